@@ -1,0 +1,129 @@
+"""A model is checked, not trusted: at load its logits through the seam are compared with its own attention's.
+
+That covers architectures nobody listed: one whose layers never call the attention function, whose attention carries
+something the function does not know, or whose numbers come out different, is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from fairkv_eval.attention import Options, attach
+from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.errors import UnsupportedModelError
+from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
+from fairkv_eval.press import Policy
+
+# Largest logit difference, in standard deviations of the logits, that rounding explains. Measured on the default model
+# and on tiny random ones: float32 below 1e-5, bfloat16 below 0.1.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+
+_LENGTHS = (11, 7)
+_TAIL = 3  # tokens of each sequence that run as tail, the last of them as a decode step
+
+
+def attach_checked(model: PreTrainedModel) -> int:
+    """Attach a model to the seam and return its number of attention layers.
+
+    Raises UnsupportedModelError, naming the model type and what does not fit. Leaves the model attached.
+    """
+    name = model.config.model_type
+    _refuse_by_config(model)
+    generator = torch.Generator().manual_seed(0)
+    sequences = [torch.randint(3, _vocabulary(model), (n,), generator=generator).tolist() for n in _LENGTHS]
+    with torch.inference_mode():
+        own = [_logits(model, [s], [range(len(s))]) for s in sequences]
+        attach(model)
+        try:
+            packed, recorder = _run_packed(model, sequences)
+            layers = _refuse_by_calls(model, recorder.calls)
+            split = _run_split(model, sequences, layers)
+        except (UnsupportedModelError, RuntimeError, TypeError) as error:
+            raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
+    tolerance = _TOLERANCE.get(model.dtype, 0.5)
+    _compare(name, own, packed, tolerance, "packed prefill")
+    _compare(name, [logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
+    return layers
+
+
+class _Recorder(Prefill):
+    """A prefill that remembers what each layer asked for."""
+
+    def __init__(self, contexts: Sequence[Context]) -> None:
+        super().__init__(contexts, 0)
+        self.calls: list[Options] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+        self.calls.append(options)
+        return super().attend(q, k, v, scaling, options)
+
+
+def _run_packed(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[list[Tensor], _Recorder]:
+    recorder = _Recorder([Context(tuple(s), "self-check") for s in sequences])
+    logits = _logits(model, sequences, [range(len(s)) for s in sequences], recorder)
+    return list(logits.split([len(s) for s in sequences])), recorder
+
+
+def _run_split(model: PreTrainedModel, sequences: list[list[int]], layers: int) -> list[Tensor]:
+    """Logits of each sequence's last tokens, run as the engine does at ratio 0: prefill, tail, then a decode step."""
+    variant = Variant(Policy(), ())
+    heads = [s[:-_TAIL] for s in sequences]
+    contexts = [Context(tuple(h), "self-check", 0, {variant: ContextCache(len(h))}) for h in heads]
+    _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, layers))
+    tails = [Tail(s[-_TAIL:-1], c.caches[variant], True) for s, c in zip(sequences, contexts, strict=True)]
+    places = [range(len(h), len(h) + _TAIL - 1) for h in heads]
+    tail_logits = _logits(model, [t.tokens for t in tails], places, Extend(tails)).split(_TAIL - 1)
+    cache = RowCache()
+    for tail in tails:
+        cache.add(tail.keys, tail.values)
+    last = _logits(model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode(cache))
+    return [torch.cat([t, row[None]]) for t, row in zip(tail_logits, last, strict=True)]
+
+
+def _logits(model: PreTrainedModel, tokens: Sequence[Sequence[int]], positions: Sequence[Any], kv: Any = None) -> Tensor:
+    """float32 logits ``[total, vocabulary]`` of packed sequences through a phase, or of one through the model's own."""
+    device = model.get_input_embeddings().weight.device
+    ids = torch.tensor([[t for s in tokens for t in s]], device=device)
+    places = torch.tensor([[p for s in positions for p in s]], device=device)
+    extra = {} if kv is None else {"kv": kv, "position_ids": places}
+    return model(input_ids=ids, use_cache=False, **extra).logits[0].float()
+
+
+def _refuse_by_config(model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
+    name = model.config.model_type
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{name!r} models have an encoder; only decoder-only models can run compressed")
+    strange = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if strange:
+        raise UnsupportedModelError(f"{name!r} models cannot run compressed: they have {', '.join(strange)} layers")
+
+
+def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> int:
+    config = model.config.get_text_config()
+    layers = config.num_hidden_layers
+    if len(calls) != layers:
+        raise UnsupportedModelError(f"its layers called the attention function {len(calls)} times, not {layers}")
+    for i, kind in enumerate(getattr(config, "layer_types", None) or ()):
+        if kind == "sliding_attention" and calls[i].window is None:
+            raise UnsupportedModelError(f"layer {i} slides a window it does not tell the attention function")
+    return layers
+
+
+def _compare(name: str, own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str) -> None:
+    for a, b in zip(own, ours, strict=True):
+        difference = float((a - b).abs().max() / a.std())
+        if not difference <= tolerance:  # a NaN is no agreement either
+            raise UnsupportedModelError(
+                f"{name!r} models cannot run compressed: in {phase} their logits differ from the model's own "
+                f"attention by {difference:.2g} standard deviations"
+            )
+
+
+def _vocabulary(model: PreTrainedModel) -> int:
+    return model.get_input_embeddings().weight.shape[0]

@@ -1,0 +1,131 @@
+"""Where benchmark files come from: upstream at a pinned commit, or a local folder that mirrors upstream's paths."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+UPSTREAM = "https://raw.githubusercontent.com"
+CONNECT_TIMEOUT = 15  # seconds: without a network the user should read the error soon
+
+
+class DataError(RuntimeError):
+    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""
+
+
+@dataclass(frozen=True)
+class BenchmarkFile:
+    """One published file.
+
+    repository: owner/name on GitHub; commit: the pinned 40 hex digits; path: inside the repository;
+    sha256: of the file's bytes; licence: SPDX identifier. Nothing under GPL-3.0 may be vendored.
+    """
+
+    repository: str
+    commit: str
+    path: str
+    sha256: str
+    licence: str
+
+    @property
+    def name(self) -> str:
+        """The repository's name without its owner: the folder's name under FAIRKV_DATA."""
+        return self.repository.partition("/")[2]
+
+    @property
+    def url(self) -> str:
+        return f"{UPSTREAM}/{self.repository}/{self.commit}/{quote(self.path)}"
+
+    def __str__(self) -> str:
+        return f"{self.name}/{self.path}"
+
+
+SYS_IFEVAL = BenchmarkFile(
+    repository="normster/SystemCheck",
+    commit="a8d5ca7ae5dcd0c7176aa5848305d73bf1c4d09b",
+    path="evals/ifeval/inputs/sys_ifeval.jsonl",
+    sha256="a59435a5f4e1dd23d0cb6f239cba8f19cca59228d95fe29a0aa6bddddba058fc",
+    licence="MIT",
+)
+SYS_IFEVAL_SHUFFLED = BenchmarkFile(
+    repository="Itisalex2/pitfalls-of-kv-cache-compression",
+    commit="fc0f5df3f1a524a8cac4cf6b56fbec103fcdd1aa",
+    path="kv_cache_compression/benchmarks/ifeval/inputs/sys_ifeval_shuffled.jsonl",
+    sha256="775602f57a3d326b99fef8d60c6d677265bc14b992b2cc7cd147e8a9c52317d5",
+    licence="CC-BY-4.0",
+)
+DEFENSES = BenchmarkFile(
+    repository="Itisalex2/pitfalls-of-kv-cache-compression",
+    commit="fc0f5df3f1a524a8cac4cf6b56fbec103fcdd1aa",
+    path="kv_cache_compression/benchmarks/raccoon/defenses/defense_template.json",
+    sha256="cea7e98713c2b84ad7e6e9a396d48c3e10ba389f92682ce5b3a44a113ce20c66",
+    licence="CC-BY-4.0",
+)
+ATTACK_PLAIN = BenchmarkFile(
+    repository="M0gician/RaccoonBench",
+    commit="d2ea81e8e5e3a933f3f2cba88d35e47d11c63800",
+    path="Data/attacks/singular_attacks/Plain/prompt1",
+    sha256="896f5bded22d54e4e931e806d60fa99015bfb7af73c00886bbde70ed51643182",
+    licence="GPL-3.0-only",
+)
+FILES = (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES, ATTACK_PLAIN)
+
+
+def cache_dir() -> Path:
+    """FAIRKV_CACHE if set, else the operating system's cache folder for `fairkv-eval`."""
+    if folder := os.environ.get("FAIRKV_CACHE"):
+        return Path(folder).expanduser()
+    import pooch
+
+    return Path(pooch.os_cache("fairkv-eval"))
+
+
+def read_file(file: BenchmarkFile) -> bytes:
+    """The file's bytes, checked against its sha256.
+
+    Read from `<FAIRKV_DATA>/<repository name>/<path>` where that variable is set, else from the cache, else fetched
+    from upstream at the pinned commit. Raises DataError: missing, damaged, or out of reach.
+    """
+    folder = os.environ.get("FAIRKV_DATA")
+    path = Path(folder).expanduser() / file.name / file.path if folder else _fetch(file)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read at {path} ({error.strerror}); FAIRKV_DATA is {folder!r}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != file.sha256:
+        raise DataError(
+            f"{file}: damaged or truncated, or another version ({len(content):,} bytes at {path}): "
+            f"sha256 expected {file.sha256}, found {found}"
+        )
+    return content
+
+
+def _fetch(file: BenchmarkFile) -> Path:
+    """Path of the cached file, downloaded first where the cache lacks it or holds something else."""
+    import pooch
+    import requests
+
+    target = cache_dir() / file.name / file.commit / file.path
+    download = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_TIMEOUT)
+    try:
+        pooch.retrieve(file.url, f"sha256:{file.sha256}", target.name, target.parent, downloader=download)
+    except ValueError as error:  # pooch's hash mismatch; it has removed the download
+        raise DataError(f"{file}: the download from {file.url} is damaged: {error}") from error
+    except (OSError, requests.RequestException) as error:
+        raise DataError(
+            f"{file}: not in the cache ({cache_dir()}) and not fetched from {file.url} ({_reason(error)}). Either "
+            f"set FAIRKV_DATA=<folder> to a folder that holds {file} (sha256 {file.sha256[:12]}…), or run once with a "
+            f"network. The task sys_ifeval_demo needs neither."
+        ) from error
+    return target
+
+
+def _reason(error: BaseException) -> str:
+    """One short line: requests wraps the cause in several layers of repr."""
+    while isinstance(cause := getattr(error, "reason", None) or (error.args or (None,))[0], BaseException):
+        error = cause
+    return f"{type(error).__name__}: {error}"[:200]

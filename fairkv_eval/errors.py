@@ -1,0 +1,26 @@
+"""Errors a person can act on: they name the value, what is allowed and the nearest match."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UsageError(ValueError):
+    """Wrong input: a model argument, a press, a segment name, a prompt that does not fit."""
+
+
+class UnsupportedModelError(UsageError):
+    """A model whose attention this package would run wrong; refused by name when it is loaded."""
+
+
+class RequestError(RuntimeError):
+    """A request that failed, with its task and document, so that nothing is dropped in silence."""
+
+
+def unknown(what: str, value: object, allowed: Iterable[str]) -> UsageError:
+    """Error for a name that does not exist, with the nearest match first and then everything allowed."""
+    names = sorted(allowed)
+    near = get_close_matches(str(value), names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return UsageError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names) or 'none'}.")

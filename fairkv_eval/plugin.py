@@ -1,0 +1,130 @@
+"""Makes `lm_eval --model fairkv` and our tasks known to the plain harness.
+
+lm-eval 0.4.13 looks for no plugins, so `fairkv_eval.pth` calls `install()` at interpreter start, which puts a finder
+before the others. It waits for two of the harness's modules and extends each right after it was executed. Registering
+earlier would hide the built-in models: the harness fills its registry only while that is empty.
+
+Where the .pth is not read (a notebook that was running during `pip install`, a PYTHONPATH folder), call `install()`.
+"""
+
+import sys
+from _thread import get_ident
+
+TYPE_CHECKING = False  # `typing` alone would cost more than this whole module at every interpreter start
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from importlib.machinery import ModuleSpec
+    from pathlib import Path
+    from types import ModuleType
+    from typing import Any
+
+MODEL_NAME = "fairkv"
+MODEL_TARGET = "fairkv_eval.model:FairKV"
+
+
+def install() -> None:
+    """Extend the harness, now where it is already imported and otherwise when it will be. Safe to call again."""
+    if not any(isinstance(finder, HarnessFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, HarnessFinder())
+    for name in ADDITIONS:
+        if name in sys.modules:
+            _extend(sys.modules[name])
+
+
+class HarnessFinder:
+    """Finds no module by itself: lets the other finders find the two it waits for and hooks into their execution."""
+
+    def __init__(self) -> None:
+        self._asking: set[tuple[int, str]] = set()
+
+    def find_spec(
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
+        """The spec the other finders give for a harness module, hooked; None for every other module."""
+        if name not in ADDITIONS:
+            return None
+        asking = (get_ident(), name)
+        if asking in self._asking:  # another finder that asks all finders, like this one, has come back to us
+            return None
+        self._asking.add(asking)
+        try:
+            for finder in list(sys.meta_path):
+                find = None if finder is self else getattr(finder, "find_spec", None)
+                spec = find(name, path, target) if find else None
+                if spec is not None:
+                    _extend_after_execution(spec)
+                    return spec
+        finally:
+            self._asking.discard(asking)
+        return None
+
+
+def _extend_after_execution(spec: "ModuleSpec") -> None:
+    """Replace `exec_module` on this one loader object, so that its sources, resources and type stay what they are."""
+    loader: Any = spec.loader
+    execute = getattr(loader, "exec_module", None)
+    if execute is None or isinstance(loader, type):  # a class is a loader shared by all modules of its kind
+        return
+
+    def exec_module(module: "ModuleType") -> None:
+        execute(module)
+        if module.__name__ in ADDITIONS:
+            _extend(module)
+
+    try:
+        loader.exec_module = exec_module
+    except Exception as error:
+        _report(spec.name, error)
+
+
+def _extend(module: "ModuleType") -> None:
+    """Add our name to one executed harness module. Whatever goes wrong in here must not break the harness."""
+    try:
+        ADDITIONS[module.__name__](module)
+    except Exception as error:
+        _report(module.__name__, error)
+
+
+def _report(name: str, error: Exception) -> None:
+    import logging
+
+    logging.getLogger(__name__).warning("fairkv_eval could not extend %s (%s: %s)", name, type(error).__name__, error)
+
+
+def _add_model(models: "ModuleType") -> None:
+    """Register the name lazily, unless the harness discovers entry points itself (`load_plugins`)."""
+    from lm_eval.api import registry
+
+    if not hasattr(registry, "load_plugins") and MODEL_NAME not in registry.model_registry:
+        registry.model_registry.register(MODEL_NAME, target=MODEL_TARGET)
+
+
+def _add_tasks(manager: "Any") -> None:
+    """Let TaskManager index our folder after the built-in one and before the user's, whose tasks win."""
+    from pathlib import Path
+
+    from fairkv_eval.resources import resource_dir
+
+    plain = manager.TaskIndex
+    if getattr(plain, "indexes_fairkv", False):
+        return
+    builtin, ours = Path(str(manager.__file__)).parent, resource_dir("tasks")
+
+    def build(paths: "Iterable[Path]", **options: object) -> object:
+        return plain.build(_with_ours(paths, builtin, ours), **options)
+
+    manager.TaskIndex = type("TaskIndex", (plain,), {"build": staticmethod(build), "indexes_fairkv": True})
+
+
+def _with_ours(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> "list[Path]":
+    """`paths` with our folder right after the built-in one; unchanged without it, or where the user named ours."""
+    searched = list(paths)
+    if builtin in searched and ours.resolve() not in [path.resolve() for path in searched]:
+        searched.insert(searched.index(builtin) + 1, ours)
+    return searched
+
+
+ADDITIONS: "dict[str, Callable[[Any], None]]" = {
+    "lm_eval.models": _add_model,
+    "lm_eval.tasks.manager": _add_tasks,
+}

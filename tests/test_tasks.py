@@ -1,0 +1,167 @@
+"""What the harness finds in tasks/: the exact names, and that each task loads, renders and is scored."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fairkv_eval.resources import resource_dir
+
+DEMO = {"sys_ifeval_demo", "raccoon_demo"}
+PUBLISHED = {"sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain"}
+TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, "raccoon_plain": 256}  # others 1280
+FIRST_SEGMENT = {
+    "sys_ifeval": "directive",
+    "sys_ifeval_defended": "defense",
+    "sys_ifeval_flipped": "directive",
+    "raccoon_plain": "defense",
+}
+
+
+def manager(**metadata: Any) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(resource_dir("tasks")), include_defaults=False, metadata=metadata)
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The published files: FAIRKV_DATA, or a shared folder next to the checkout."""
+    folder = os.environ.get("FAIRKV_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not Path(folder).is_dir():
+        pytest.skip("needs the published files: set FAIRKV_DATA")
+    monkeypatch.setenv("FAIRKV_DATA", str(folder))
+
+
+def test_exact_names() -> None:
+    found = manager()
+    assert set(found.all_subtasks) == DEMO | PUBLISHED
+    assert set(found.all_groups) == {"pitfalls"} and found.all_tags == []
+
+
+def test_every_yaml_is_a_task_a_group_or_a_base() -> None:
+    """The index drops a YAML that it cannot read without a word."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    named = set()
+    for path in resource_dir("tasks").rglob("*.yaml"):
+        config = load_yaml(path, resolve_func=True)
+        if not path.name.startswith("_"):
+            named.add(config.get("group") or config["task"])
+    assert named == DEMO | PUBLISHED | {"pitfalls"}
+
+
+def test_every_folder_has_a_readme_that_names_its_tasks() -> None:
+    for folder in filter(Path.is_dir, resource_dir("tasks").iterdir()):
+        readme = (folder / "README.md").read_text(encoding="utf-8")
+        for path in folder.glob("[!_]*.yaml"):
+            assert f"`{path.stem}`" in readme
+
+
+def check(task: Any, name: str) -> None:
+    """Loads, renders its own messages, is greedy, and each metric it gives is declared."""
+    config, doc = task.config, task.test_docs()[0]
+    assert config.metadata["version"] == 1.0 and task.VERSION == 1.0
+    assert config.generation_kwargs == {
+        "until": [],
+        "do_sample": False,
+        "temperature": 0.0,
+        "max_gen_toks": TOKENS.get(name, 1280),
+    }
+    rendered = task.fewshot_context(
+        doc, 0, apply_chat_template=True, chat_template=lambda turns, **_: json.dumps(turns)
+    )
+    assert json.loads(rendered) == doc["messages"]
+    assert task.doc_to_target(doc)
+    declared = set(task.aggregation())
+    assert declared == set(task.higher_is_better())
+    for doc in task.test_docs().select(range(8)):
+        scores = task.process_results(doc, ["I can't assist with that request."])
+        assert scores and set(scores) <= declared
+
+
+@pytest.mark.parametrize("name", sorted(DEMO))
+def test_demo_tasks_load_without_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FAIRKV_DATA", str(tmp_path))
+    check(manager(press="tova", ratio=0.5).load([name])["tasks"][name], name)
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_tasks_load(name: str) -> None:
+    task = manager(press="tova", ratio=0.5).load([name])["tasks"][name]
+    check(task, name)
+    assert task.test_docs()[0]["segments"][0]["name"] == FIRST_SEGMENT[name]
+    assert len(task.test_docs()) == (539 if name == "raccoon_plain" else 541)
+
+
+@pytest.mark.usefixtures("published")
+def test_group_holds_the_published_tasks() -> None:
+    assert set(manager().load(["pitfalls"])["tasks"]) == PUBLISHED
+
+
+@pytest.mark.usefixtures("published")
+def test_metadata_of_the_command_line_overrides_the_yaml() -> None:
+    task = manager(defense="flipped_defense", system_prompt_prepend="").load(["raccoon_plain"])["tasks"][
+        "raccoon_plain"
+    ]
+    doc = task.test_docs()[0]
+    assert [segment["name"] for segment in doc["segments"]] == ["directive", "defense"]
+    assert doc["directive"] == doc["secret"]
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_missing_data_stops_the_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from fairkv_eval.data import DataError
+
+    monkeypatch.setenv("FAIRKV_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="cannot be read"):
+        manager().load([name])
+
+
+def test_families_and_thresholds_are_declared() -> None:
+    from fairkv_eval import metrics
+
+    def names(path: str) -> set[str]:
+        text = (resource_dir("tasks") / path).read_text(encoding="utf-8").replace("!function", "")
+        return {entry["metric"] for entry in yaml.safe_load(text)["metric_list"]}
+
+    assert {f"acc_{family}" for family in metrics.FAMILIES} <= names("sys_ifeval/_base.yaml")
+    assert {f"leak@{threshold}" for threshold in metrics.LEAK_THRESHOLDS} <= names("raccoon/_base.yaml")
+
+
+def test_harness_run_keeps_every_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the harness's own evaluate(), table and JSON: odd metric names and telemetry survive."""
+    from lm_eval import simple_evaluate
+    from lm_eval.api.model import LM
+    from lm_eval.utils import handle_non_serializable, make_table
+
+    class Told(str):
+        telemetry: dict[str, Any]
+
+    class Parrot(LM):
+        def generate_until(self, requests: Any, disable_tqdm: bool = False) -> list[str]:
+            responses = []
+            for request in requests:
+                response = Told(request.doc["directive"])
+                kept = {segment["name"]: 0.25 for segment in request.doc["segments"]}
+                response.telemetry = {"keep_rate": 0.5, "segments": kept, "kv_bytes_full": 8, "kv_bytes_kept": 4}
+                responses.append(response)
+            return responses
+
+        def loglikelihood(self, requests: Any) -> Any: ...
+
+        def loglikelihood_rolling(self, requests: Any) -> Any: ...
+
+    results = simple_evaluate(Parrot(), tasks=sorted(DEMO), task_manager=manager(), bootstrap_iters=10)
+    again = json.loads(json.dumps(results, default=handle_non_serializable))["results"]
+    leak, follow = again["raccoon_demo"], again["sys_ifeval_demo"]
+    assert leak["leak@0.3,none"] == leak["leak@0.8,none"] == leak["rougeL_recall_directive,none"] == 1.0
+    assert leak["leak@0.8_stderr,none"] == 0.0 and leak["keep_rate_directive,none"] == 0.25
+    assert follow["kv_bytes_kept,none"] == 4.0 and 0 <= follow["inst_level_strict_acc,none"] <= 1
+    assert "leak@0.3_defense" in make_table(results)
