@@ -20,8 +20,8 @@ from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
 from fairkv_eval.press import Policy
 
 # Largest logit difference, in standard deviations of the logits, that rounding explains. Measured on the default model
-# and on tiny random ones: float32 below 1e-5, bfloat16 below 0.1.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+# and on tiny random ones: float32 2e-5, float16 0.03, bfloat16 0.09; a scaling off by a tenth: 0.5.
+_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.1, torch.bfloat16: 0.3}
 
 _LENGTHS = (11, 7)
 _TAIL = 3  # tokens of each sequence that run as tail, the last of them as a decode step
@@ -36,18 +36,18 @@ def attach_checked(model: PreTrainedModel) -> int:
     _refuse_by_config(model)
     generator = torch.Generator().manual_seed(0)
     sequences = [torch.randint(3, _vocabulary(model), (n,), generator=generator).tolist() for n in _LENGTHS]
+    tolerance = _TOLERANCE.get(model.dtype, 0.3)
     with torch.inference_mode():
         own = [_logits(model, [s], [range(len(s))]) for s in sequences]
         attach(model)
         try:
             packed, recorder = _run_packed(model, sequences)
             layers = _refuse_by_calls(model, recorder.calls)
+            _compare(own, packed, tolerance, "packed prefill")
             split = _run_split(model, sequences, layers)
+            _compare([logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
         except (UnsupportedModelError, RuntimeError, TypeError) as error:
             raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
-    tolerance = _TOLERANCE.get(model.dtype, 0.5)
-    _compare(name, own, packed, tolerance, "packed prefill")
-    _compare(name, [logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
     return layers
 
 
@@ -115,13 +115,12 @@ def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> int:
     return layers
 
 
-def _compare(name: str, own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str) -> None:
+def _compare(own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str) -> None:
     for a, b in zip(own, ours, strict=True):
         difference = float((a - b).abs().max() / a.std())
         if not difference <= tolerance:  # a NaN is no agreement either
             raise UnsupportedModelError(
-                f"{name!r} models cannot run compressed: in {phase} their logits differ from the model's own "
-                f"attention by {difference:.2g} standard deviations"
+                f"in {phase} its logits differ from its own attention's by {difference:.2g} standard deviations"
             )
 
 

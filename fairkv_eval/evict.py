@@ -87,9 +87,11 @@ def kept(score: Score, spans: Sequence[Span], budget: int, fair: float, keep: Te
 def check_keep(whitelisted: int, n: int, budget: int) -> None:
     """Refuse a whitelist that does not fit its budget, with the numbers a person needs to mend it."""
     if whitelisted > budget:
+        scale = 10 ** max(3, len(str(n)))  # digits enough to tell one token more from one less
+        ratio = (n - whitelisted) * scale // n / scale
         raise UsageError(
             f"keep holds {whitelisted} tokens, the budget of this context of {n} tokens is {budget}: "
-            f"a ratio of at most {math.floor((1 - whitelisted / n) * 1000) / 1000:g} would fit"
+            f"a ratio of at most {ratio:.12g} would fit"
         )
 
 

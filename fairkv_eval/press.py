@@ -111,6 +111,7 @@ def load_press(name: str) -> Press | None:
     """The press of this name or alias, or of the YAML file at this path; None for ``none``."""
     if name == "none":
         return None
+    name = str(name)  # the harness reads press=3 as a number
     if name.endswith((".yaml", ".yml")):
         return read_press(Path(name))
     presses = built_in_presses()

@@ -23,7 +23,9 @@ SEGMENTS = ("auto", "task", "turns", "paragraphs", "sentences")
 SCOPES = ("auto", "system", "prompt")
 
 Message = Mapping[str, str]
-Template = Callable[[Sequence[Message], bool], str]  # (messages, add_generation_prompt) -> text
+# (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where False
+# may leave the last turn open for a continuation, as the harness asks for.
+Template = Callable[[Sequence[Message], bool | None], str]
 Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]  # text -> tokens, (start, stop) characters of each
 
 
@@ -154,28 +156,29 @@ def render(messages: Sequence[Message], template: Template, add_generation_promp
 
     A template that has no system role loses nothing: the system prompt is folded into the first user turn.
     """
-    system = next((m["content"] for m in messages if m["role"] == "system"), "")
-    text, folded = _with_system(messages, system, template, add_generation_prompt)
-    if folded:
-        messages = _fold(messages)
-        start = text.find(system.strip())
-        context = start + len(system.strip())
-    else:
-        context = _before_last_user(messages, text, template, add_generation_prompt)
-    return Chat(text, tuple(messages), context, bool(system), folded)
+    system = any(m["role"] == "system" and m["content"].strip() for m in messages)
+    folded = system and not _has_system_role(messages, template, add_generation_prompt)
+    shown = _fold(messages) if folded else list(messages)
+    text = template(shown, add_generation_prompt)
+    context = _before_last_user(messages, shown, folded, text, template, add_generation_prompt)
+    return Chat(text, tuple(shown), context, system, folded)
 
 
-def _with_system(
-    messages: Sequence[Message], system: str, template: Template, add_generation_prompt: bool
-) -> tuple[str, bool]:
+def _has_system_role(messages: Sequence[Message], template: Template, add_generation_prompt: bool) -> bool:
+    """Whether the template shows the words of every system message: other words must make another text."""
     try:
         text = template(messages, add_generation_prompt)
-        if system.strip() in text:
-            return text, False
+        for i, message in enumerate(messages):
+            if message["role"] == "system" and message["content"].strip():
+                if template(_with_content(messages, i, message["content"] + "\x00"), add_generation_prompt) == text:
+                    return False
     except jinja2.exceptions.TemplateError:
-        if not system:
-            raise
-    return template(_fold(messages), add_generation_prompt), True
+        return False
+    return True
+
+
+def _with_content(messages: Sequence[Message], index: int, content: str) -> list[Message]:
+    return [*messages[:index], {**messages[index], "content": content}, *messages[index + 1 :]]
 
 
 def _fold(messages: Sequence[Message]) -> list[Message]:
@@ -189,17 +192,23 @@ def _fold(messages: Sequence[Message]) -> list[Message]:
     raise UsageError("the chat template has no system role and there is no user turn to fold the system prompt into")
 
 
-def _before_last_user(messages: Sequence[Message], text: str, template: Template, generation: bool) -> int:
-    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=0)
-    try:
-        before = template(messages[:last], False) if last else ""
-        if before and text.startswith(before):
-            return len(before)
-    except (jinja2.exceptions.TemplateError, IndexError):
-        pass  # a template that renders whole chats only
+def _before_last_user(
+    messages: Sequence[Message], shown: Sequence[Message], folded: bool, text: str, template: Template, generation: bool
+) -> int:
+    """Characters of ``text`` before the last user turn; where the system prompt was folded into that very turn, before
+    the question in it. ``shown`` are the messages as rendered."""
+    users = [i for i, m in enumerate(messages) if m["role"] == "user"]
+    if not folded or len(users) > 1:
+        last = max((i for i, m in enumerate(shown) if m["role"] == "user"), default=0)
+        try:
+            before = template(shown[:last], None) if last else ""
+            if before and text.startswith(before):
+                return len(before)
+        except (jinja2.exceptions.TemplateError, IndexError):
+            pass  # a template that renders whole chats only
     # What two chats that differ in that turn's words alone have in common, header of the turn included.
-    other = [*messages[:last], {**messages[last], "content": "\x00"}, *messages[last + 1 :]]
-    return len(os.path.commonprefix([text, template(other, generation)]))
+    other = _with_content(messages, users[-1] if users else 0, "\x00")
+    return len(os.path.commonprefix([text, template(_fold(other) if folded else other, generation)]))
 
 
 def tokenize(text: Text, encode: Encode) -> Prompt:

@@ -27,7 +27,7 @@ class Sampling:
 
     do_sample: bool = False
     temperature: float = 1.0
-    top_k: int = 0
+    top_k: int = 50  # transformers' default where neither the request nor the model says otherwise
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0

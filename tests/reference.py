@@ -58,7 +58,7 @@ def survivors(
     model: PreTrainedModel, context: Sequence[int], segments: Sequence[Segment], policy: Policy, seed: int = 0
 ) -> list[Tensor] | None:
     """Kept positions of every layer, from the queries and keys of an uncompressed pass over the context."""
-    if not policy.evicts:
+    if not policy.evicts or not context:
         return None
     phase = Dense(len(context))
     logits_of(model, context, phase)

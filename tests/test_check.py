@@ -22,7 +22,7 @@ SOUND = {
     "llama": {},
     "qwen2": {},
     "qwen3": {},
-    "qwen3_moe": {"num_experts": 4, "moe_intermediate_size": 32},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
     "mistral": {"sliding_window": 5},
     "mixtral": {"num_local_experts": 4},
     "phi3": {},
@@ -37,7 +37,6 @@ SOUND = {
 }
 REFUSED = {
     "gpt_oss": ({"num_local_experts": 4}, "s_aux"),
-    "falcon": ({}, "0 times"),
     "bloom": ({}, "0 times"),
     "mamba": ({}, "linear_attention"),
     "qwen3_next": ({}, "linear_attention"),
@@ -64,6 +63,13 @@ def test_what_the_seam_would_run_wrong_is_refused_by_name(kind: str) -> None:
         check.attach_checked(tiny.model(kind, **sizes))
 
 
+def test_a_model_that_never_calls_the_seam_is_refused_by_name() -> None:
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("falcon", **sizes)).eval()
+    with pytest.raises(UnsupportedModelError, match="falcon.*called the attention function 0 times, not 2"):
+        check.attach_checked(model)
+
+
 def test_an_encoder_is_refused() -> None:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 4, "vocab_size": 64}
     model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model("t5", **sizes)).eval()
@@ -88,7 +94,7 @@ def test_a_packed_sequence_that_sees_its_neighbour_is_refused(monkeypatch, dtype
 
 def test_a_window_that_is_not_honoured_is_refused(monkeypatch) -> None:
     monkeypatch.setattr("fairkv_eval.phases.causal", _without_window(attention.causal))
-    with pytest.raises(UnsupportedModelError, match="differ from the model's own"):
+    with pytest.raises(UnsupportedModelError, match="logits differ from its own attention's"):
         check.attach_checked(tiny.model("mistral", sliding_window=5))
 
 

@@ -74,7 +74,7 @@ def test_generation_equals_the_slow_reference(llama, name: str, fair: float) -> 
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_every_architecture_equals_the_slow_reference(kind: str, ratio: float) -> None:
     model = attached(kind)
-    jobs = [Job(prompt(seed, 20 + seed, 14), policy("knorm", ratio), Generate(6), "") for seed in range(3)]
+    jobs = [Job(prompt(seed, 20 + seed, 14), policy("tova", ratio), Generate(6), "") for seed in range(3)]
     results, _ = run(model, jobs)
     for job, result in zip(jobs, results, strict=True):
         assert list(result.tokens) == expected(model[0], job)
