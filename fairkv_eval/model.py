@@ -228,14 +228,15 @@ class FairKV(HFLM):
         self._chats[chat.text] = chat
         return chat.text
 
-    def _template(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+    def _template(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool | None) -> str:
+        """Render messages: open an answer (True), go on with the last message (False), or end with it (None)."""
         if self.tokenizer.chat_template is None:
             raise UsageError("the model has no chat template; chat=off renders documents as plain text")
         return self.tokenizer.apply_chat_template(
             list(messages),
             tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
+            add_generation_prompt=bool(add_generation_prompt),
+            continue_final_message=add_generation_prompt is False,
             **self.chat_template_args,
         )
 
@@ -249,8 +250,7 @@ class FairKV(HFLM):
             messages = _with_instruction(messages, text)
             if self.chat == "off" or (self.chat == "auto" and self.tokenizer.chat_template is None):
                 return self.parts.of_text(plain_text(messages), declared)
-            self.apply_chat_template(messages)
-            chat = self._chats[render(messages, self._template).text]
+            chat = self._chats[self.apply_chat_template(messages)]
         elif chat is None and self.chat == "on":
             chat = self._chats[self.apply_chat_template([{"role": "user", "content": text}])]
         if chat is None:

@@ -1,0 +1,225 @@
+"""FairKV as the harness sees it, on tiny models: equal to `hf` at ratio 0, and one clear error for every wrong input."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+
+import pytest
+import torch
+from lm_eval.api.model import CachingLM
+from lm_eval.models.huggingface import HFLM
+
+import tiny
+from fairkv_eval.errors import UnsupportedModelError, UsageError
+from fairkv_eval.model import FairKV
+from fairkv_eval.response import Response
+
+KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3"]
+TEXTS = ["A small text to go on from.", "Another", "Ünïcode ✓ text, a bit longer than the others here\n\nwith two paragraphs"]
+TEXT = "Be brief. Never tell the secret.Hello?"  # as the harness joins a document's parts without a chat template
+DOC = tiny.chat_doc("Be brief. Never tell the secret.", "Hello?", ("a", "Be brief."), ("b", "Never tell the secret."))
+
+
+def fairkv(kind: str = "llama", template: str | None = tiny.CHATML, **kwargs) -> FairKV:
+    return FairKV(tiny.model(kind), tokenizer=tiny.tokenizer(template), batch_size=kwargs.pop("batch_size", 4), **kwargs)
+
+
+def hf(kind: str = "llama") -> HFLM:
+    return HFLM(tiny.model(kind), tokenizer=tiny.tokenizer(), batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def lm() -> FairKV:
+    return fairkv()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_ratio_zero_is_hf(kind: str) -> None:
+    ours, theirs = fairkv(kind, press="tova", ratio=0.0), hf(kind)
+    generate = [tiny.generation(t, max_gen_toks=24, until=["\n"]) for t in TEXTS]
+    assert ours.generate_until(copy.deepcopy(generate)) == theirs.generate_until(copy.deepcopy(generate))
+    score = [tiny.scoring(t, c) for t in [*TEXTS, "", "ends with spaces  "] for c in [" yes", " no, not at all", "x"]]
+    for a, b in zip(ours.loglikelihood(score), theirs.loglikelihood(score), strict=True):
+        assert a[0] == pytest.approx(b[0], abs=1e-3) and a[1] == b[1]
+    rolling = [tiny.scoring(t * 40, "") for t in TEXTS]
+    for request in rolling:
+        request.arguments = (request.arguments[0],)
+    for a, b in zip(ours.loglikelihood_rolling(rolling), theirs.loglikelihood_rolling(rolling), strict=True):
+        assert a == pytest.approx(b, rel=1e-5)
+    assert any("rolling" in note for note in ours.get_model_info()["fairkv"]["notes"])
+
+
+def test_repetition_penalty_of_the_generation_config_applies_as_in_hf() -> None:
+    ours, theirs = fairkv(), hf()
+    for lm in (ours, theirs):
+        lm.model.generation_config.repetition_penalty = 1.3
+    requests = [tiny.generation(t, max_gen_toks=24) for t in TEXTS]
+    assert ours.generate_until(copy.deepcopy(requests)) == theirs.generate_until(copy.deepcopy(requests))
+
+
+def test_compression_changes_answers_and_is_reported() -> None:
+    plain, pressed = fairkv(), fairkv(press="knorm", ratio=0.9)
+    request = [tiny.scoring(TEXTS[2], " yes")]
+    assert abs(plain.loglikelihood(request)[0][0] - pressed.loglikelihood(request)[0][0]) > 1e-2
+    response = pressed.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=4)])[0]
+    assert isinstance(response, Response)
+    told = response.telemetry
+    assert told["context_tokens"] == 1 + len("system\nBe brief. Never tell the secret.") + 1 + len("\n")
+    assert set(told["segments"]) == {"a", "b"} and told["kv_bytes_kept"] < 0.12 * told["kv_bytes_full"]
+    info = pressed.get_model_info()["fairkv"]
+    assert info["press"] == "knorm" and info["ratio"] == 0.9 and 0.88 < info["achieved_ratio"] < 0.92
+    assert info["kv_bytes_kept"] < info["kv_bytes_full"] and info["decode_tokens_per_second"] > 0
+    assert info["versions"]["torch"] == torch.__version__ and info["versions"]["lm-eval"]
+    json.dumps(info)
+
+
+def test_the_model_renders_documents_with_messages(lm: FairKV) -> None:
+    rendered = lm.tokenizer.apply_chat_template(DOC["messages"], tokenize=False, add_generation_prompt=True)
+    harness_text = "".join(m["content"] for m in DOC["messages"])
+    divided = lm._divide(harness_text, DOC)
+    assert divided.text == rendered and divided.context == rendered.index("<|start|>user")
+    # Where the harness renders, it asks the model for the template first.
+    assert lm._divide(lm.apply_chat_template(DOC["messages"]), DOC) == divided
+    # --system_instruction reaches the text in front of the document's own system prompt.
+    told = lm._divide("Extra rule.\n\n" + harness_text, DOC)
+    assert "system\nExtra rule.\n\nBe brief." in told.text and told.segments[0].name == "a"
+    with pytest.raises(UsageError, match="apply_chat_template"):
+        lm._divide("Q: 1\nA: 2\n\nHello?", DOC)
+
+
+def test_chat_off_on_and_without_a_template() -> None:
+    plain = "Be brief. Never tell the secret.\n\nHello?"
+    harness_text = "".join(m["content"] for m in DOC["messages"])
+    assert fairkv(chat="off")._divide(harness_text, DOC).text == plain
+    assert fairkv(template=None)._divide(harness_text, DOC).text == plain
+    assert fairkv(chat="on")._divide("Hi", {}).text == "<|start|>user\nHi<|end|>\n<|start|>assistant\n"
+    with pytest.raises(UsageError, match="no chat template"):
+        fairkv(template=None, chat="on")._divide("Hi", {})
+
+
+def test_a_template_without_a_system_role_keeps_the_system_prompt() -> None:
+    drops = "{% for m in messages if m.role != 'system' %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
+    lm = fairkv(template=drops, press="tova", ratio=0.5, fair=True)
+    divided = lm._divide("".join(m["content"] for m in DOC["messages"]), DOC)
+    assert divided.folded and "Never tell the secret.\n\nHello?" in divided.text
+    assert divided.text[: divided.context].endswith("Never tell the secret.\n\n")
+    assert lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry["folded_system"]
+    assert any("folded" in note for note in lm.get_model_info()["fairkv"]["notes"])
+
+
+def test_a_batch_of_sixteen_answers_as_each_alone() -> None:
+    texts = [TEXTS[i % 3] + str(i) * i for i in range(16)]
+    answers = []
+    for size in (1, 16):
+        lm = fairkv(press="snapkv", ratio=0.6, window=4, batch_size=size)
+        answers.append(lm.generate_until([tiny.generation(t, max_gen_toks=16) for t in texts]))
+    assert answers[0] == answers[1]
+
+
+def test_samples_repeat_and_differ_by_document_and_repeat() -> None:
+    def draw(size: int, order: int = 1) -> list[str]:
+        torch.manual_seed(7)
+        lm = fairkv(batch_size=size)
+        settings = {"do_sample": True, "temperature": 1.2, "top_k": 50, "max_gen_toks": 12}
+        one, two = (tiny.generation(TEXTS[0], doc_id=i, **settings) for i in (0, 1))
+        requests = [one, one, two] if order > 0 else [two, one, one]
+        answers = lm.generate_until(requests)
+        return answers if order > 0 else [*answers[1:], answers[0]]
+
+    assert draw(1) == draw(8) == draw(2, -1)
+    assert len(set(draw(1))) == 3
+
+
+def test_stop_strings_and_special_stop_tokens_are_cut() -> None:
+    lm = fairkv()
+    free = lm.generate_until([tiny.generation(TEXTS[0], max_gen_toks=24)])[0]
+    stop = free[5:7]
+    assert lm.generate_until([tiny.generation(TEXTS[0], max_gen_toks=24, until=[stop])])[0] == free.split(stop)[0]
+
+
+def test_a_prompt_that_does_not_fit_is_an_error_with_document_and_lengths(caplog) -> None:
+    requests = [tiny.generation(TEXTS[0], doc_id=5, max_gen_toks=40)]
+    with pytest.raises(UsageError, match=r"task tiny, doc 5: the prompt has 27 tokens and 40 may follow.* 50 "):
+        fairkv(max_length=50).generate_until(requests)
+    lm = fairkv(max_length=50, truncation=True, press="knorm", ratio=0.5)
+    doc = {**DOC, "segments": DOC["segments"]}
+    with caplog.at_level(logging.WARNING):
+        response = lm.generate_until([tiny.generation(TEXT, doc, doc_id=6, max_gen_toks=10)])[0]
+    assert response.telemetry["truncated_tokens"] > 0
+    assert "doc 6" in caplog.text and "'a'" in caplog.text
+    assert lm.get_model_info()["fairkv"]["notes"]["prompts truncated"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"press": "tovaa"}, "unknown press 'tovaa'. Did you mean 'tova'"),
+        ({"press": "tova", "ratio": 1.0}, "ratio=1.0 is not allowed"),
+        ({"press": "tova", "ratio": -0.1}, "ratio=-0.1 is not allowed"),
+        ({"press": "tova", "ratio": "half"}, "ratio='half' is not allowed"),
+        ({"press": "tova", "ratio": float("nan")}, "ratio=nan is not allowed"),
+        ({"ratio": 0.5}, "needs a press"),
+        ({"press": "tova", "ratio": 0.5, "fair": 1.5}, "fair=1.5 is not allowed"),
+        ({"press": "tova", "ratio": 0.5, "fair": "yes"}, "fair='yes' is not allowed"),
+        ({"press": "tova", "ratoi": 0.5}, "unknown model argument 'ratoi'. Did you mean 'ratio'"),
+        ({"press": "tova", "window": 16}, "unknown model argument 'window'"),
+        ({"press": "snapkv", "windw": 16}, "Did you mean 'window'"),
+        ({"press": "snapkv", "window": 0}, "window=0 is not allowed"),
+        ({"segments": "lines"}, "unknown segments 'lines'"),
+        ({"scope": "systm"}, "Did you mean 'system'"),
+        ({"chat": "maybe"}, "unknown chat 'maybe'"),
+        ({"press": "missing.yaml"}, "'missing.yaml' does not exist"),
+    ],
+)
+def test_wrong_arguments(arguments: dict, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        fairkv(**arguments)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "doc", "message"),
+    [
+        ({"keep": "defence"}, DOC, "task tiny, doc 0: unknown segment in keep 'defence'"),
+        ({"keep": "a+b", "ratio": 0.9}, DOC, "task tiny, doc 0: keep holds"),
+        ({"fair": True, "segments": "task"}, {}, "doc 0: fair eviction needs segments"),
+        ({}, {**DOC, "segments": [{"name": "a", "text": "not there"}]}, "doc 0: segment 'a' is not in the prompt"),
+        ({"scope": "system"}, {}, "doc 0: scope=system needs chat turns"),
+    ],
+)
+def test_wrong_documents(arguments: dict, doc: dict, message: str) -> None:
+    lm = fairkv(**{"press": "tova", "ratio": 0.5, **arguments})
+    text = "".join(m["content"] for m in doc.get("messages", ())) or TEXTS[0]
+    with pytest.raises(UsageError) as error:
+        lm.generate_until([tiny.generation(text, doc, max_gen_toks=2)])
+    assert message in str(error.value)
+
+
+def test_unknown_generation_arguments_name_the_document() -> None:
+    with pytest.raises(UsageError, match="doc 0: unknown generation argument 'temprature'. Did you mean 'temperature'"):
+        fairkv().generate_until([tiny.generation("x", temprature=1.0)])
+
+
+def test_a_model_without_a_compressible_cache_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="mamba"):
+        FairKV(tiny.model("mamba"), tokenizer=tiny.tokenizer(), press="tova", ratio=0.5)
+
+
+def test_a_response_cache_of_another_policy_or_dtype_is_refused(tmp_path) -> None:
+    path = str(tmp_path / "cache.db")
+    request = [tiny.generation(TEXTS[0], max_gen_toks=6)]
+    model = {"press": "tova", "ratio": 0.5}
+    first = CachingLM(fairkv(**model), path).generate_until(request)
+    again = CachingLM(fairkv(**model), path)
+    again.lm.generate_until = None  # every answer must come from the cache
+    assert again.generate_until(request) == first
+    with pytest.raises(UsageError, match="ratio: 0.5 there, 0.6 here"):
+        CachingLM(fairkv(press="tova", ratio=0.6), path)
+    with pytest.raises(UsageError, match="dtype"):
+        CachingLM(FairKV(tiny.model(dtype=torch.bfloat16), tokenizer=tiny.tokenizer(), **model), path)
+    foreign = CachingLM(hf(), str(tmp_path / "hf.db"))
+    foreign.generate_until(request)
+    with pytest.raises(UsageError, match="not written by fairkv"):
+        CachingLM(fairkv(**model), str(tmp_path / "hf.db"))
