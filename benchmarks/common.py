@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def kvpress_command(python: str | None, arguments: Sequence[str]) -> list[str]:
     """Command of kvpress's worker; ends the program where no interpreter was named."""
     if not python:
-        raise SystemExit("name the interpreter of kvpress's environment: --kvpress-python or KVPRESS_PYTHON (README.md)")
+        raise SystemExit("name kvpress's interpreter (benchmarks/README.md): --kvpress-python or KVPRESS_PYTHON")
     return [python, str(WORKER), *arguments]
 
 

@@ -66,8 +66,8 @@ class Kvpress:
     """kvpress's pipeline, kept in a process of its own that waits while the other side runs."""
 
     def __init__(self, args: argparse.Namespace, pretrained: dict[str, str], texts: Path, tokenizer: Any) -> None:
-        model = {"pretrained_model_name_or_path": pretrained["pretrained"], **pretrained}
-        model.pop("pretrained")
+        model = {k: v for k, v in pretrained.items() if k != "pretrained"}
+        model["pretrained_model_name_or_path"] = pretrained["pretrained"]
         options = {"model": json.dumps(model), "dtype": args.dtype, "ratio": args.ratio, "threads": args.threads}
         options |= {"prompts": texts, "new-tokens": args.new_tokens}
         arguments = [f"--{name}={value}" for name, value in options.items()]
@@ -155,6 +155,7 @@ def report(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]], pr
         "question_tokens": [len(p["question"]) for p in prompts],
         "fairkv": provenance.describe(),
         "kvpress": versions,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
     }
     common.write_json(args.json, args, figures)
 

@@ -25,7 +25,8 @@ def main() -> None:
     runs = {press: {"tokens": args.context, **ours(args, press, args.context)} for press in PRESSES}
     if args.kvpress_context:
         n = args.kvpress_context
-        runs |= {"h2o, shorter": {"tokens": n, **ours(args, "h2o", n)}, "kvpress observed": {"tokens": n, **theirs(args)}}
+        runs["h2o, shorter"] = {"tokens": n, **ours(args, "h2o", n)}
+        runs["kvpress observed"] = {"tokens": n, **theirs(args)}
     report(args, runs)
 
 
@@ -37,7 +38,7 @@ def parse() -> argparse.Namespace:
         "--kvpress-context",
         type=int,
         default=0,
-        help="also compare with kvpress's ObservedAttentionPress at this many tokens; its memory grows with their square",
+        help="also compare with kvpress's observed attention at this many tokens; its memory grows with their square",
     )
     parser.add_argument("--one", choices=PRESSES, help="measure this press in this process and print JSON")
     return parser.parse_args()
@@ -99,7 +100,7 @@ def report(args: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> None:
     print(common.table(HEADER, rows))
     ratios = {f"{a} / {b}": _ratios(runs[a], runs[b]) for a, b in _pairs(runs)}
     for name, ratio in ratios.items():
-        print(f"{name}: peak {ratio['peak']:.3f} x, growth {ratio['growth']:.3f} x ({args.dtype}, {args.threads} threads)")
+        print(f"{name}: peak {ratio['peak']:.3f} x, growth {ratio['growth']:.3f} x ({args.dtype})")
     common.write_json(args.json, args, {"ratios": ratios, "runs": runs})
 
 

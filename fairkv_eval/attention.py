@@ -46,13 +46,14 @@ class Options(NamedTuple):
 
 
 def attach(model: PreTrainedModel) -> None:
-    """Make a model's attention layers call the phase they are given. UnsupportedModelError where it has no such seam."""
+    """Make a model's attention layers call the phase they are given. UnsupportedModelError where they cannot."""
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
     try:
         model.set_attn_implementation(NAME)
     except (ValueError, NotImplementedError) as error:
-        raise UnsupportedModelError(f"{model.config.model_type!r} models have no attention interface: {error}") from error
+        name = model.config.model_type
+        raise UnsupportedModelError(f"{name!r} models have no attention interface: {error}") from error
 
 
 def _attention(
@@ -67,7 +68,7 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """query ``[1, heads, n, dim]``, key and value ``[1, kv_heads, n, dim]`` to ``[1, n, heads, dim]``."""
     if kv is None:
-        raise RuntimeError("a model attached to fairkv runs through its engine only: it was called without kv=<phase>")
+        raise RuntimeError("a model attached to fairkv runs through its engine only: no kv=<phase> was given")
     if attention_mask is not None:
         raise UnsupportedModelError(f"{type(module).__name__} brings an attention mask of its own")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -78,11 +79,14 @@ def _options(module: nn.Module, kwargs: dict[str, Any]) -> Options:
     window, softcap = kwargs.pop("sliding_window", None), kwargs.pop("softcap", None)
     strange = sorted(name for name, value in kwargs.items() if value is not None and name not in _INERT)
     if strange:
-        raise UnsupportedModelError(f"{type(module).__name__} attends with {', '.join(strange)}, unknown to this package")
+        raise UnsupportedModelError(f"{type(module).__name__} attends with {', '.join(strange)}, unknown here")
     return Options(window, softcap)
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = Options()) -> Tensor:
+NO_OPTIONS = Options()
+
+
+def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = NO_OPTIONS) -> Tensor:
     """Attention of the last m of n tokens, each over itself and what came before.
 
     q: ``[heads, m, dim]``; k, v: ``[kv_heads, n, dim]``, n >= m, the last m keys being the queries' own.
@@ -108,11 +112,13 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = O
 
 
 def masked(q: Tensor, k: Tensor, v: Tensor, scaling: float, mask: Tensor | None, softcap: float | None) -> Tensor:
-    """Attention under a boolean mask (True: visible) that broadcasts to ``[..., heads, m, n]``; a bounded logit's
-    attention has no fused kernel everywhere, so it is spelled out. q ``[..., heads, m, dim]``, k ``[..., kv_heads, n, dim]``.
+    """Attention under a boolean mask (True: visible) that broadcasts to ``[..., heads, m, n]``.
+
+    q: ``[..., heads, m, dim]``; k, v: ``[..., kv_heads, n, dim]``. Returns the shape of q.
     """
     if softcap is None:
         return _sdpa(q, k, v, scaling, mask)
+    # No fused kernel bounds its logits everywhere, so this is spelled out.
     groups = q.shape[-3] // k.shape[-3]
     k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
     logits = torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap)).float() * softcap
@@ -128,5 +134,5 @@ def _sdpa(
     if single:
         q, k, v = q[None], k[None], v[None]
     grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=is_causal, scale=scaling, enable_gqa=grouped)
+    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scaling, enable_gqa=grouped)
     return out[0] if single else out

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fairkv_eval.attention import Options
 
-BLOCK = 128  # tokens a row buffer grows by; new room is zeroed, since even a hidden NaN would spread
+BLOCK = 128  # tokens a row buffer grows by; room beyond a row's entries is zeroed, since even a hidden NaN would spread
 
 
 @dataclass
@@ -43,8 +43,9 @@ class ContextCache:
 class RowCache:
     """KV pairs of the rows that decode together: per layer a buffer ``[slots, kv_heads, capacity, dim]``.
 
-    Row r of layer l holds its first ``lengths[l][r]`` entries; nothing beyond is ever read. Rows occupy the slots
-    0 … rows−1: one that leaves is replaced by the last. Buffers grow by blocks, on the layer's own device, and are kept.
+    Row r of layer l holds its first ``lengths[l][r]`` entries; what lies beyond is never visible. Rows occupy the
+    slots 0 … rows−1: one that leaves is replaced by the last. Buffers grow by blocks, on the layer's own device, and
+    are kept.
     """
 
     def __init__(self) -> None:
@@ -64,19 +65,19 @@ class RowCache:
         for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
             m = k.shape[1]
             self._reserve(layer, m + 1)
-            self.keys[layer][row, :, :m] = k
-            self.values[layer][row, :, :m] = v
+            for buffer, entries in ((self.keys[layer], k), (self.values[layer], v)):
+                buffer[row, :, :m] = entries
+                buffer[row, :, m:] = 0
             self.lengths[layer].append(m)
 
     def remove(self, row: int) -> None:
         """Drop a row; the last row takes its slot."""
         last = self.rows - 1
         for layer, lengths in enumerate(self.lengths):
-            m = lengths[last]
             if row != last:
-                self.keys[layer][row, :, :m] = self.keys[layer][last, :, :m]
-                self.values[layer][row, :, :m] = self.values[layer][last, :, :m]
-                lengths[row] = m
+                self.keys[layer][row] = self.keys[layer][last]
+                self.values[layer][row] = self.values[layer][last]
+                lengths[row] = lengths[last]
             lengths.pop()
         self.rows = last
 
@@ -143,12 +144,10 @@ class _Step:
     def of(cls, lengths: list[int], window: int | None, device: torch.device) -> _Step:
         positions = torch.tensor(lengths, device=device)
         longest = max(lengths) + 1
-        hidden_start = window is not None and window < longest
+        window = longest if window is None else min(window, longest)
         mask = None
-        if hidden_start or min(lengths) + 1 < longest:
+        if min(window, min(lengths) + 1) < longest:
             entry = torch.arange(longest, device=device)
-            mask = entry <= positions[:, None]
-            if hidden_start:
-                mask &= entry > positions[:, None] - window
+            mask = (entry <= positions[:, None]) & (entry > positions[:, None] - window)
             mask = mask[:, None, None]
         return cls(torch.arange(len(lengths), device=device), positions, longest, mask)

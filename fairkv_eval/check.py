@@ -35,7 +35,7 @@ def attach_checked(model: PreTrainedModel) -> int:
     name = model.config.model_type
     _refuse_by_config(model)
     generator = torch.Generator().manual_seed(0)
-    sequences = [torch.randint(3, _vocabulary(model), (n,), generator=generator).tolist() for n in _LENGTHS]
+    sequences = [torch.randint(3, _embedding(model).shape[0], (n,), generator=generator).tolist() for n in _LENGTHS]
     tolerance = _TOLERANCE.get(model.dtype, 0.3)
     with torch.inference_mode():
         own = [_logits(model, [s], [range(len(s))]) for s in sequences]
@@ -85,9 +85,11 @@ def _run_split(model: PreTrainedModel, sequences: list[list[int]], layers: int) 
     return [torch.cat([t, row[None]]) for t, row in zip(tail_logits, last, strict=True)]
 
 
-def _logits(model: PreTrainedModel, tokens: Sequence[Sequence[int]], positions: Sequence[Any], kv: Any = None) -> Tensor:
+def _logits(
+    model: PreTrainedModel, tokens: Sequence[Sequence[int]], positions: Sequence[Any], kv: Any = None
+) -> Tensor:
     """float32 logits ``[total, vocabulary]`` of packed sequences through a phase, or of one through the model's own."""
-    device = model.get_input_embeddings().weight.device
+    device = _embedding(model).device
     ids = torch.tensor([[t for s in tokens for t in s]], device=device)
     places = torch.tensor([[p for s in positions for p in s]], device=device)
     extra = {} if kv is None else {"kv": kv, "position_ids": places}
@@ -124,5 +126,8 @@ def _compare(own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str
             )
 
 
-def _vocabulary(model: PreTrainedModel) -> int:
-    return model.get_input_embeddings().weight.shape[0]
+def _embedding(model: PreTrainedModel) -> Tensor:
+    """The input embedding ``[vocabulary, dim]``."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight

@@ -23,7 +23,7 @@ from fairkv_eval.cache import ContextCache, RowCache
 from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
 from fairkv_eval.press import Policy
 from fairkv_eval.prompt import Prompt
-from fairkv_eval.sampling import Sampler, Sampling
+from fairkv_eval.sampling import GREEDY, Sampler, Sampling
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Generate:
 
     max_tokens: int
     stop: tuple[str, ...] = ()
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
 
 
 @dataclass(frozen=True)
@@ -140,13 +140,14 @@ class Engine:
         self.softmax_dtype = softmax_dtype
         self.autocast = autocast
         self.totals = Totals()
-        self.device = model.get_input_embeddings().weight.device
+        self.device: Any = model.get_input_embeddings().weight.device
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish."""
         waiting = deque(_by_context(jobs))
         open_contexts = _OpenContexts(jobs)
-        cache, running = RowCache(), []
+        cache = RowCache()
+        running: list[_Row] = []
         while waiting or running:
             # Single arrivals would cost a forward pass each: let some places come free before the next group enters.
             while waiting and len(running) <= self.rows - max(1, self.rows // 4):
@@ -349,7 +350,8 @@ def _tail_tokens(job: Job) -> tuple[int, ...]:
 
 def _last_positions(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
     """Places of the last ``counts[i]`` tokens of each packed sequence."""
-    places, end = [], 0
+    places: list[int] = []
+    end = 0
     for length, count in zip(lengths, counts, strict=True):
         end += length
         places.extend(range(end - count, end))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def ranges(starts: Sequence[int], n: int) -> list[Span]:
     The first also owns everything before it, the last everything after, so template tokens belong to a neighbour.
     """
     edges = [0, *sorted(starts)[1:], n]
-    pairs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a]
+    pairs = [(a, b) for a, b in pairwise(edges) if b > a]
     return [Span(a, b, i, len(pairs)) for i, (a, b) in enumerate(pairs)]
 
 

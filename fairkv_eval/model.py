@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -83,7 +83,8 @@ class FairKV(HFLM):
         others = {k: v for k, v in kwargs.items() if k not in given}
         for name in others:
             if name not in own and name not in _FROM_PRETRAINED:
-                raise unknown("model argument", name, own | _FROM_PRETRAINED | _fairkv_arguments() | set(rule.parameters if rule else ()))
+                mine = _fairkv_arguments() | set(rule.parameters if rule else ())
+                raise unknown("model argument", name, own | _FROM_PRETRAINED | mine)
         self.policy = Policy(rule, rule.configure(given) if rule else (), ratio, _degree(fair), _names(keep))
         self.parts = Parts(segments, scope)
         if chat not in CHAT:
@@ -97,14 +98,15 @@ class FairKV(HFLM):
             pretrained = others.pop("pretrained")
         super().__init__(pretrained, **others)
         if self.backend != "causal":
-            raise UsageError(f"{self.config.model_type!r} models have an encoder; only decoder-only models can run compressed")
+            name = self.config.model_type
+            raise UsageError(f"{name!r} models have an encoder; only decoder-only models can run compressed")
         self._arguments = others
         self._seed = torch.initial_seed()
         self._layers = attach_checked(self._base_model)
         self._max_prefill_tokens = max_prefill_tokens
         self._chats: dict[str, Chat] = {}
-        self._totals = Totals()
-        self._notes: dict[str, int] = {}
+        self._account = Totals()
+        self._notes: Counter[str] = Counter()
         self._join_processes()
 
     # --- requests
@@ -136,10 +138,14 @@ class FairKV(HFLM):
         return answers
 
     def _loglikelihood_tokens(
-        self, requests: list[tuple[Any, list[int], list[int]]], disable_tqdm: bool = False, override_bs: int | None = None
+        self,
+        requests: list[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
     ) -> list[tuple[float, bool]]:
         """Score windows of a rolling log-likelihood. Their contexts of one token leave nothing to compress."""
-        self._note("rolling windows scored uncompressed: a one-token context leaves nothing to compress", len(requests))
+        note = "rolling windows scored uncompressed: a one-token context leaves nothing to compress"
+        self._notes[note] += len(requests)
         jobs = [
             Job(Prompt(tuple(context), 0), Policy(), Score(tuple(continuation)), "rolling window")
             for _, context, continuation in requests
@@ -149,11 +155,8 @@ class FairKV(HFLM):
             answers[index] = result.logprob, result.greedy
         return answers
 
-    def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool):  # type: ignore[no-untyped-def]
-        if self.batch_size == "auto":
-            rows = int(self.max_batch_size or 64)
-        else:
-            rows = int(self.batch_size)
+    def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
+        rows = int((self.max_batch_size or 64) if self.batch_size == "auto" else self.batch_size)
         engine = Engine(
             self.model,
             self._layers,
@@ -169,7 +172,7 @@ class FairKV(HFLM):
             for index, result in engine.run(jobs):
                 yield index, result
                 bar.update(1)
-        self._totals.add(engine.totals)
+        self._account.add(engine.totals)
 
     def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
         text, kwargs = request.args[:2]
@@ -224,7 +227,7 @@ class FairKV(HFLM):
         """Render a chat and remember it, so that a request's parts are known when its text comes back."""
         chat = render(chat_history, self._template, add_generation_prompt)
         if chat.folded:
-            self._note("prompts whose system prompt was folded into the first user turn", 1)
+            self._notes["system prompts folded into the first user turn"] += 1
         self._chats[chat.text] = chat
         return chat.text
 
@@ -279,8 +282,9 @@ class FairKV(HFLM):
             )
         cut = truncate(prompt, longest)
         lost = sorted({s.name for s in prompt.segments} - {s.name for s in cut.segments} | _shortened(prompt, cut))
-        log.warning("%s: %d tokens cut from the left%s", label, cut.truncated, f", into segments {lost}" if lost else "")
-        self._note("prompts truncated", 1)
+        into = f", into segments {lost}" if lost else ""
+        log.warning("%s: %d tokens cut from the left%s", label, cut.truncated, into)
+        self._notes["prompts truncated"] += 1
         return cut
 
     def _require_parts(self, prompt: Prompt) -> None:
@@ -310,7 +314,7 @@ class FairKV(HFLM):
                 "segments": self.parts.segments,
                 "scope": self.parts.scope,
                 "chat": self.chat,
-                **self._totals.describe(),
+                **self._account.describe(),
                 "notes": dict(self._notes),
                 **provenance.describe(),
                 "model_sha256": provenance.weights_sha256(self._arguments, self.pretrained),
@@ -350,8 +354,19 @@ class FairKV(HFLM):
         if accelerator is not None and accelerator.num_processes > 1:
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
-    def _note(self, what: str, count: int) -> None:
-        self._notes[what] = self._notes.get(what, 0) + count
+    def barrier(self) -> None:
+        """Wait for all processes and hand the first one what the others have processed since.
+
+        The harness calls it after each type of request, where every process is present, even one whose answers all
+        came from a response cache.
+        """
+        super().barrier()
+        if self.world_size > 1:
+            gathered = self.gather_object((self._account, self._notes))
+            self._account, self._notes = Totals(), Counter()
+            for account, notes in gathered or ():
+                self._account.add(account)
+                self._notes.update(notes)
 
 
 def _harness_arguments() -> set[str]:

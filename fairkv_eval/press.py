@@ -6,6 +6,7 @@ A press is a YAML file: a name, the function that scores, and its parameters. Th
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ _KEYS = {"press", "aliases", "summary", "paper", "observes", "score", "parameter
 
 @dataclass(frozen=True)
 class Parameter:
-    """One number a press can be told: its default, its bounds (inclusive; ``odd`` where a centre is needed), its use."""
+    """One number a press can be told: default, bounds (inclusive; ``odd`` where a centre is needed), and its use."""
 
     default: float
     min: float = -math.inf
@@ -34,7 +35,7 @@ class Parameter:
     odd: bool = False
     help: str = ""
 
-    def check(self, press: str, name: str, value: object) -> float:
+    def check(self, press: str, name: str, value: Any) -> float:
         """The value, or an error that names press, parameter, value and bounds. Whole where the default is whole."""
         whole = isinstance(self.default, int)
         kind = int if whole else (int, float)
@@ -43,7 +44,9 @@ class Parameter:
         allowed += f" to {self.max:g}" if self.max < math.inf else ""
         fits = isinstance(value, kind) and not isinstance(value, bool) and self.min <= value <= self.max
         if not fits or (self.odd and value % 2 == 0):
-            raise UsageError(f"press {press!r}: {name}={value!r} is not allowed; it takes {allowed} (default {self.default})")
+            raise UsageError(
+                f"press {press!r}: {name}={value!r} is not allowed; it takes {allowed} (default {self.default})"
+            )
         return value
 
 
@@ -140,7 +143,7 @@ def read_press(path: Path) -> Press:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
     try:
         return _from_config(config)
-    except (UsageError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"press file {str(path)!r}: {error}") from error
 
 
@@ -153,6 +156,8 @@ def _from_config(config: dict[str, Any]) -> Press:
             raise UsageError(f"the key {key!r} is missing")
     if not callable(config["score"]):
         raise UsageError(f"score must name a function (score: !function module.function), not {config['score']!r}")
+    if not isinstance(config.get("aliases") or [], list):
+        raise UsageError(f"aliases must be a list, not {config['aliases']!r}")
     parameters = {name: Parameter(**entry) for name, entry in (config.get("parameters") or {}).items()}
     press = Press(
         name=config["press"],
@@ -163,14 +168,16 @@ def _from_config(config: dict[str, Any]) -> Press:
         paper=config.get("paper", ""),
         observes=config.get("observes", ""),
     )
-    press.configure({})
+    defaults = press.configure({})
+    inspect.signature(press.score).bind(None, None, **dict(defaults))  # TypeError where YAML and function disagree
     return press
 
 
-def _check_fraction(name: str, value: object, below_one: bool = False) -> None:
+def _check_fraction(name: str, value: Any, below_one: bool = False) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not (0 <= value < 1 or (value == 1 and not below_one)):
-        raise UsageError(f"{name}={value!r} is not allowed; it takes a number from 0 {'up to, not including,' if below_one else 'to'} 1")
+        upto = "up to, not including," if below_one else "to"
+        raise UsageError(f"{name}={value!r} is not allowed; it takes a number from 0 {upto} 1")
 
 
 def _allowed_presses() -> str:

@@ -7,7 +7,6 @@ mapping, never by searching for token sub-sequences.
 from __future__ import annotations
 
 import logging
-import os.path
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +22,8 @@ SEGMENTS = ("auto", "task", "turns", "paragraphs", "sentences")
 SCOPES = ("auto", "system", "prompt")
 
 Message = Mapping[str, str]
-# (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where False
-# may leave the last turn open for a continuation, as the harness asks for.
+# (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where
+# False may leave the last turn open for a continuation, as the harness asks for.
 Template = Callable[[Sequence[Message], bool | None], str]
 Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]  # text -> tokens, (start, stop) characters of each
 
@@ -169,9 +168,10 @@ def _has_system_role(messages: Sequence[Message], template: Template, add_genera
     try:
         text = template(messages, add_generation_prompt)
         for i, message in enumerate(messages):
-            if message["role"] == "system" and message["content"].strip():
-                if template(_with_content(messages, i, message["content"] + "\x00"), add_generation_prompt) == text:
-                    return False
+            other = _with_content(messages, i, message["content"] + "\x00")
+            says_something = message["role"] == "system" and message["content"].strip()
+            if says_something and template(other, add_generation_prompt) == text:
+                return False
     except jinja2.exceptions.TemplateError:
         return False
     return True
@@ -184,11 +184,11 @@ def _with_content(messages: Sequence[Message], index: int, content: str) -> list
 def _fold(messages: Sequence[Message]) -> list[Message]:
     """The same messages with the system prompt at the head of the first user turn."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
-    rest = [dict(m) for m in messages if m["role"] != "system"]
+    rest: list[dict[str, str]] = [dict(m) for m in messages if m["role"] != "system"]
     for message in rest:
         if message["role"] == "user":
             message["content"] = f"{system}\n\n{message['content']}"
-            return rest
+            return [*rest]
     raise UsageError("the chat template has no system role and there is no user turn to fold the system prompt into")
 
 
@@ -208,7 +208,11 @@ def _before_last_user(
             pass  # a template that renders whole chats only
     # What two chats that differ in that turn's words alone have in common, header of the turn included.
     other = _with_content(messages, users[-1] if users else 0, "\x00")
-    return len(os.path.commonprefix([text, template(_fold(other) if folded else other, generation)]))
+    return _common_prefix(text, template(_fold(other) if folded else other, generation))
+
+
+def _common_prefix(a: str, b: str) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def tokenize(text: Text, encode: Encode) -> Prompt:

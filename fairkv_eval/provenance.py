@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, commit, weights; and the guard that keeps runs from reusing each other's answers."""
+"""Where numbers come from: versions, commit, weights; and the guard against reusing another run's answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Commit of the checkout this package runs from, ``-dirty`` if it was changed since; None for an installed wheel."""
+    """Commit of the checkout this package runs from, ``-dirty`` if changed since; None for an installed wheel."""
     top = Path(__file__).resolve().parent.parent
     if not (top / ".git").exists():
         return None
@@ -70,7 +70,7 @@ def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
 def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> None:
     """Mark an empty response cache with what will write it; refuse one that something else wrote.
 
-    The harness keys its answers by prompt alone, so answers of another policy, model or dtype would be reused in silence.
+    The harness keys its answers by prompt alone: those of another policy, model or dtype would be reused in silence.
     """
     fingerprint = json.loads(json.dumps(fingerprint, sort_keys=True))
     if len(database) == 0:

@@ -69,6 +69,9 @@ class Sampling:
         return chain
 
 
+GREEDY = Sampling()
+
+
 def request_seed(*parts: object) -> int:
     """A seed from the run's seed and what identifies a request, the same on every machine and in every batch."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
@@ -92,7 +95,7 @@ class Sampler:
         """The next token from float32 logits ``[vocabulary]``."""
         if self.processors:
             seen = torch.tensor([self.tokens], device=logits.device)
-            logits = self.processors(seen, logits[None])[0]
+            logits = self.processors(seen, logits[None])[0]  # type: ignore[arg-type]
         if self.sampling.do_sample:
             token = int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=self.generator))
         else:

@@ -16,7 +16,7 @@ from fairkv_eval.scores import Layer
 
 
 class Dense:
-    """Plain softmax attention over one whole sequence; ``visible[layer][head]`` are the context's surviving positions."""
+    """Plain softmax attention over one sequence; ``visible[layer][head]`` are the context's surviving positions."""
 
     def __init__(self, context: int, visible: list[Tensor] | None = None) -> None:
         self.context = context

@@ -18,7 +18,9 @@ from fairkv_eval.errors import UnsupportedModelError
 SCALING = 0.4
 
 
-def tensors(m: int, n: int, kv_heads: int = 2, group: int = 2, dim: int = 4, rng: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def tensors(
+    m: int, n: int, kv_heads: int = 2, group: int = 2, dim: int = 4, rng: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(rng)
     q = torch.randn(kv_heads * group, m, dim, generator=generator) * 2
     k, v = (torch.randn(kv_heads, n, dim, generator=generator) * 2 for _ in "kv")
@@ -32,7 +34,8 @@ def weighted_mean(query: list[float], keys: list[list[float]], values: list[list
         logits = [softcap * math.tanh(x / softcap) for x in logits]
     weights = [math.exp(x - max(logits)) for x in logits]
     return [
-        sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights) for d in range(len(values[0]))
+        sum(w * value[d] for w, value in zip(weights, values, strict=True)) / sum(weights)
+        for d in range(len(values[0]))
     ]
 
 
@@ -110,7 +113,10 @@ def test_masked_rows_as_a_decode_step_has_them(softcap: float | None, some_hidde
         mask[row, :, :, entries] = True
     expected = [
         [
-            [weighted_mean(query, k[r, h][visible[r]].tolist(), v[r, h][visible[r]].tolist(), softcap) for query in head]
+            [
+                weighted_mean(query, k[r, h][visible[r]].tolist(), v[r, h][visible[r]].tolist(), softcap)
+                for query in head
+            ]
             for h, head in enumerate(row)
         ]
         for r, row in enumerate(q.tolist())

@@ -3,12 +3,12 @@
 import zlib
 
 import pytest
+import reference
+import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import reference
-import tiny
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine, Generate, Job, Score
 from fairkv_eval.errors import RequestError, UsageError

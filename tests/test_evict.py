@@ -148,7 +148,9 @@ def kept_by_loops(
             continue
         mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, shares, strict=True)]
         chosen = largest_remainder_exactly(mixed, budget)
-        rows.append(sorted(p for s, c in zip(spans, chosen, strict=True) for p in best(inner, head, s.start, s.stop, c)))
+        rows.append(
+            sorted(p for s, c in zip(spans, chosen, strict=True) for p in best(inner, head, s.start, s.stop, c))
+        )
     return rows
 
 
@@ -183,7 +185,7 @@ class TestKept:
         result = kept(scorer(tables, n), spans, budget, fair, whitelist)
         assert result.dtype == torch.int64 and result.shape == (len(tables[0]), budget)
         for row in result.tolist():
-            assert row == sorted(set(row)) and 0 <= row[0] and row[-1] < n
+            assert row == sorted(set(row)) and row[0] >= 0 and row[-1] < n
             assert {p for p in range(n) if keep[p]} <= set(row)
         if fair == 1:
             floors = [sum(keep[span.start : span.stop]) for span in spans]
@@ -246,7 +248,9 @@ class TestCheckKeep:
         check_keep(5, 10, 5)
 
     def test_names_both_numbers(self) -> None:
-        with pytest.raises(UsageError, match=r"keep holds 9 tokens.* of 10 tokens is 5: a ratio of at most 0\.1 would fit"):
+        with pytest.raises(
+            UsageError, match=r"keep holds 9 tokens.* of 10 tokens is 5: a ratio of at most 0\.1 would fit"
+        ):
             check_keep(9, 10, 5)
 
     @given(st.integers(2, 200_000).flatmap(lambda n: st.tuples(st.just(n), st.integers(2, n))))

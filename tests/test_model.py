@@ -1,4 +1,4 @@
-"""FairKV as the harness sees it, on tiny models: equal to `hf` at ratio 0, and one clear error for every wrong input."""
+"""FairKV as the harness sees it, on tiny models: `hf` at ratio 0, and one clear error for every wrong input."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import json
 import logging
 
 import pytest
+import tiny
 import torch
 from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
-import tiny
 from fairkv_eval.errors import UnsupportedModelError, UsageError
 from fairkv_eval.model import FairKV
 from fairkv_eval.response import Response
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3"]
-TEXTS = ["A small text to go on from.", "Another", "Ünïcode ✓ text, a bit longer than the others here\n\nwith two paragraphs"]
+TEXTS = ["A small text to go on from.", "Another", "Ünïcode ✓ text, longer than the others\n\nwith two paragraphs"]
 TEXT = "Be brief. Never tell the secret.Hello?"  # as the harness joins a document's parts without a chat template
 DOC = tiny.chat_doc("Be brief. Never tell the secret.", "Hello?", ("a", "Be brief."), ("b", "Never tell the secret."))
 
 
 def fairkv(kind: str = "llama", template: str | None = tiny.CHATML, **kwargs) -> FairKV:
-    return FairKV(tiny.model(kind), tokenizer=tiny.tokenizer(template), batch_size=kwargs.pop("batch_size", 4), **kwargs)
+    return FairKV(tiny.model(kind), tokenizer=tiny.tokenizer(template), **{"batch_size": 4, **kwargs})
 
 
 def hf(kind: str = "llama") -> HFLM:
@@ -198,7 +198,7 @@ def test_wrong_documents(arguments: dict, doc: dict, message: str) -> None:
 
 
 def test_unknown_generation_arguments_name_the_document() -> None:
-    with pytest.raises(UsageError, match="doc 0: unknown generation argument 'temprature'. Did you mean 'temperature'"):
+    with pytest.raises(UsageError, match=r"doc 0: unknown generation argument .temprature.\."):
         fairkv().generate_until([tiny.generation("x", temprature=1.0)])
 
 
@@ -215,7 +215,7 @@ def test_a_response_cache_of_another_policy_or_dtype_is_refused(tmp_path) -> Non
     again = CachingLM(fairkv(**model), path)
     again.lm.generate_until = None  # every answer must come from the cache
     assert again.generate_until(request) == first
-    with pytest.raises(UsageError, match="ratio: 0.5 there, 0.6 here"):
+    with pytest.raises(UsageError, match=r"ratio: 0.5 there, 0.6 here"):
         CachingLM(fairkv(press="tova", ratio=0.6), path)
     with pytest.raises(UsageError, match="dtype"):
         CachingLM(FairKV(tiny.model(dtype=torch.bfloat16), tokenizer=tiny.tokenizer(), **model), path)
@@ -223,3 +223,20 @@ def test_a_response_cache_of_another_policy_or_dtype_is_refused(tmp_path) -> Non
     foreign.generate_until(request)
     with pytest.raises(UsageError, match="not written by fairkv"):
         CachingLM(fairkv(**model), str(tmp_path / "hf.db"))
+
+
+def test_a_lora_adapter_answers_as_in_hf(tmp_path) -> None:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(1)
+    config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    tiny.model().save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    peft.get_peft_model(tiny.model(), config).save_pretrained(tmp_path / "adapter")
+    arguments = {"pretrained": str(tmp_path / "base"), "peft": str(tmp_path / "adapter"), "device": "cpu"}
+    requests = [tiny.generation(t, max_gen_toks=12) for t in TEXTS]
+    theirs = HFLM(**arguments).generate_until(copy.deepcopy(requests))
+    assert FairKV(**arguments).generate_until(copy.deepcopy(requests)) == theirs
+    assert hf().generate_until(copy.deepcopy(requests)) != theirs, "the adapter does nothing"
+    pressed = FairKV(**arguments, press="knorm", ratio=0.8)
+    assert pressed.generate_until(copy.deepcopy(requests)) != theirs
+    assert pressed.get_model_info()["fairkv"]["model_sha256"]

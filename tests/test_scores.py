@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -227,5 +228,5 @@ class TestRandom:
     @settings(max_examples=20, deadline=None)
     def test_does_not_depend_on_how_spans_are_cut(self, cuts: set[int]) -> None:
         edges = [0, *sorted(cuts), 40]
-        pieces = [self.noise(Span(a, b, i, len(edges) - 1)) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+        pieces = [self.noise(Span(a, b, i, len(edges) - 1)) for i, (a, b) in enumerate(pairwise(edges))]
         assert torch.equal(torch.cat(pieces, -1), self.noise(Span(0, 40)))

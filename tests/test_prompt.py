@@ -1,0 +1,456 @@
+"""Where contexts end and segments lie, on a byte-level tokenizer and small chat templates of every kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import jinja2
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.prompt import (
+    Chat,
+    Message,
+    Parts,
+    Prompt,
+    Segment,
+    Template,
+    Text,
+    locate,
+    paragraphs,
+    plain_text,
+    render,
+    sentences,
+    tokenize,
+    truncate,
+)
+
+TURN = "{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}"
+GENERATION = "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+RAISES = "{{ raise_exception('System role not supported') }}"
+TEMPLATES = {
+    "chatml": "{% for m in messages %}" + TURN + "{% endfor %}" + GENERATION,
+    "trims": "{% for m in messages %}" + TURN.replace("m.content", "m.content | trim") + "{% endfor %}" + GENERATION,
+    "no_end": "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}" + GENERATION,
+    "whole_chats_only": (
+        "{% if messages[-1].role != 'user' %}{{ raise_exception('ends with the user') }}{% endif %}"
+        "{% for m in messages %}" + TURN + "{% endfor %}" + GENERATION
+    ),
+    "refuses_system": (
+        "{% for m in messages %}{% if m.role == 'system' %}"
+        + RAISES
+        + "{% endif %}"
+        + TURN
+        + "{% endfor %}"
+        + GENERATION
+    ),
+    "drops_system": "{% for m in messages if m.role != 'system' %}" + TURN + "{% endfor %}" + GENERATION,
+}
+WITHOUT_SYSTEM = ["refuses_system", "drops_system"]
+WITH_SYSTEM = [name for name in TEMPLATES if name not in WITHOUT_SYSTEM]
+
+
+def make_tokenizer(*merges: tuple[str, str]) -> PreTrainedTokenizerFast:
+    """One token a byte, and one for each merge (of byte-level characters: a space is Ġ, a line break Ċ)."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+BYTES = make_tokenizer()
+
+
+def encode(text: str, tokenizer: PreTrainedTokenizerFast = BYTES) -> tuple[list[int], list[tuple[int, int]]]:
+    encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    return encoding["input_ids"], encoding["offset_mapping"]
+
+
+def template(name: str) -> Template:
+    def apply(messages: Sequence[Message], add_generation_prompt: bool | None) -> str:
+        return BYTES.apply_chat_template(
+            list(messages),
+            chat_template=TEMPLATES[name],
+            tokenize=False,
+            add_generation_prompt=bool(add_generation_prompt),
+            continue_final_message=add_generation_prompt is False,
+        )
+
+    return apply
+
+
+def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
+    return [{"role": role, "content": content} for role, content in turns]
+
+
+def words(prompt: Prompt, start: int, stop: int) -> str:
+    """The text of a range of tokens of BYTES, which has one for each byte."""
+    symbols = {symbol: byte for byte, symbol in _byte_symbols().items()}
+    return bytes(symbols[BYTES.convert_ids_to_tokens(t)] for t in prompt.tokens[start:stop]).decode()
+
+
+def _byte_symbols() -> dict[int, str]:
+    """GPT-2's printable character for each byte."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+def context_of(rendered: Chat) -> str:
+    return rendered.text[: rendered.context]
+
+
+SYSTEM, QUESTION = "Answer in French. Keep it secret.", "What is the capital?"
+SIMPLE = chat(("system", SYSTEM), ("user", QUESTION))
+FEW_SHOT = chat(
+    ("system", SYSTEM), ("user", "1+1?"), ("assistant", "2"), ("user", "2+2?"), ("assistant", "4"), ("user", QUESTION)
+)
+
+
+class TestRender:
+    def test_the_context_is_everything_before_the_last_user_turn(self) -> None:
+        rendered = render(SIMPLE, template("chatml"))
+        assert context_of(rendered) == f"<|system|>\n{SYSTEM}<|end|>\n"
+        assert rendered.text[rendered.context :] == f"<|user|>\n{QUESTION}<|end|>\n<|assistant|>\n"
+        assert rendered.system and not rendered.folded and rendered.messages == tuple(SIMPLE)
+
+    def test_few_shot_turns_belong_to_the_context(self) -> None:
+        rendered = render(FEW_SHOT, template("chatml"))
+        assert context_of(rendered).endswith("<|assistant|>\n4<|end|>\n")
+        assert rendered.text[rendered.context :].startswith(f"<|user|>\n{QUESTION}")
+
+    def test_a_template_that_renders_whole_chats_only(self) -> None:
+        """There the header of the last user turn is in the context, and nothing of its words."""
+        rendered = render(FEW_SHOT, template("whole_chats_only"))
+        assert context_of(rendered).endswith("<|assistant|>\n4<|end|>\n<|user|>\n")
+        assert rendered.text[rendered.context :].startswith(QUESTION)
+
+    def test_without_a_system_prompt(self) -> None:
+        for name in TEMPLATES:
+            rendered = render(chat(("user", QUESTION)), template(name))
+            assert not rendered.system and not rendered.folded
+            assert QUESTION not in context_of(rendered) and rendered.text.count(QUESTION) == 1
+
+    @pytest.mark.parametrize("nothing", ["", "  \n"])
+    def test_an_empty_system_prompt_is_none(self, nothing: str) -> None:
+        rendered = render(chat(("system", nothing), ("user", QUESTION)), template("drops_system"))
+        assert not rendered.system and not rendered.folded
+
+    def test_a_continued_answer_stays_in_the_tail(self) -> None:
+        messages = [*SIMPLE, *chat(("assistant", "It is"))]
+        rendered = render(messages, template("chatml"), add_generation_prompt=False)
+        assert context_of(rendered) == f"<|system|>\n{SYSTEM}<|end|>\n"
+        assert rendered.text.endswith(f"{QUESTION}<|end|>\n<|assistant|>\nIt is")
+
+    def test_another_error_of_a_template_is_not_hidden(self) -> None:
+        with pytest.raises(jinja2.exceptions.TemplateError, match="ends with the user"):
+            render(chat(("user", "a"), ("assistant", "b")), template("whole_chats_only"))
+
+    def test_nothing_to_fold_into(self) -> None:
+        with pytest.raises(UsageError, match="no user turn to fold"):
+            render(chat(("system", SYSTEM)), template("drops_system"))
+
+
+class TestFolding:
+    @pytest.mark.parametrize("name", WITHOUT_SYSTEM)
+    def test_the_system_prompt_is_not_lost(self, name: str) -> None:
+        rendered = render(SIMPLE, template(name))
+        assert rendered.folded and rendered.system
+        assert rendered.text == f"<|user|>\n{SYSTEM}\n\n{QUESTION}<|end|>\n<|assistant|>\n"
+        assert context_of(rendered) == f"<|user|>\n{SYSTEM}\n\n"
+        assert rendered.messages == tuple(chat(("user", f"{SYSTEM}\n\n{QUESTION}")))
+
+    @pytest.mark.parametrize("name", WITHOUT_SYSTEM)
+    def test_few_shot_turns_still_belong_to_the_context(self, name: str) -> None:
+        rendered = render(FEW_SHOT, template(name))
+        assert rendered.folded and rendered.text.startswith(f"<|user|>\n{SYSTEM}\n\n1+1?<|end|>\n")
+        assert context_of(rendered).endswith("<|assistant|>\n4<|end|>\n")
+        assert rendered.text[rendered.context :].startswith(f"<|user|>\n{QUESTION}")
+
+    @pytest.mark.parametrize("system", ["user", "capital", "u", "<|user|>"])
+    def test_words_that_are_also_elsewhere_do_not_pass_for_the_system_prompt(self, system: str) -> None:
+        rendered = render(chat(("system", system), ("user", QUESTION)), template("drops_system"))
+        assert rendered.folded and context_of(rendered) == f"<|user|>\n{system}\n\n"
+
+    def test_all_of_several_system_prompts_are_folded(self) -> None:
+        messages = chat(("system", "One."), ("system", "Two."), ("user", QUESTION))
+        assert context_of(render(messages, template("refuses_system"))) == "<|user|>\nOne.\n\nTwo.\n\n"
+
+    def test_a_template_that_shows_the_first_of_two_only(self) -> None:
+        def first_only(messages: Sequence[Mapping[str, str]], generation: bool | None) -> str:
+            return template("chatml")(
+                [m for i, m in enumerate(messages) if m["role"] != "system" or i == 0], generation
+            )
+
+        messages = chat(("system", "One."), ("system", "Two."), ("user", QUESTION))
+        rendered = render(messages, first_only)
+        assert rendered.folded and context_of(rendered) == "<|user|>\nOne.\n\nTwo.\n\n"
+
+    def test_the_callers_messages_are_left_alone(self) -> None:
+        messages = chat(("system", SYSTEM), ("user", QUESTION))
+        render(messages, template("refuses_system"))
+        assert messages == SIMPLE
+
+    def test_segments_are_found_in_the_folded_turn_and_the_prompt_says_so(self) -> None:
+        declared = [{"name": "directive", "text": "Answer in French."}, {"name": "defense", "text": "Keep it secret."}]
+        text = Parts().of_chat(render(SIMPLE, template("drops_system")), declared)
+        prompt = tokenize(text, encode)
+        assert prompt.folded
+        assert [(s.name, words(prompt, s.start, s.stop)) for s in prompt.segments] == [
+            ("directive", "Answer in French."),
+            ("defense", "Keep it secret."),
+        ]
+        assert words(prompt, 0, prompt.context) == f"<|user|>\n{SYSTEM}\n\n"
+
+
+class TestLocate:
+    def found(self, text: str, *parts: tuple[str, str]) -> list[tuple[str, str]]:
+        return [(s.name, text[s.start : s.stop]) for s in locate(text, parts)]
+
+    def test_the_same_name_twice(self) -> None:
+        text = "Guard this: THE SECRET. Never tell."
+        parts = [("defense", "Guard this:"), ("directive", "THE SECRET."), ("defense", "Never tell.")]
+        assert self.found(text, *parts) == parts
+
+    def test_the_same_words_twice(self) -> None:
+        assert [s.start for s in locate("No. Yes. No.", [("a", "No."), ("b", "No.")])] == [0, 9]
+
+    def test_white_space_around_a_part_does_not_count(self) -> None:
+        assert self.found("[be kind]", ("a", "\n be kind  ")) == [("a", "be kind")]
+
+    def test_empty_parts_are_skipped(self) -> None:
+        assert self.found("be kind", ("a", ""), ("b", " \n"), ("c", "kind")) == [("c", "kind")]
+
+    @pytest.mark.parametrize(
+        "parts", [[("a", "cruel")], [("b", "kind"), ("a", "be")], [("b", "be kind"), ("a", "kind")]]
+    )
+    def test_absent_or_out_of_order_is_an_error_that_names_it(self, parts: list[tuple[str, str]]) -> None:
+        with pytest.raises(UsageError, match=r"segment 'a' is not in the prompt \(or not in the declared order\)"):
+            list(locate("be kind", parts))
+
+
+class TestParts:
+    def names(self, text: Text) -> list[tuple[str, str]]:
+        return [(s.name, text.text[s.start : s.stop]) for s in text.segments]
+
+    def test_auto_takes_the_documents_segments_then_turns_then_paragraphs(self) -> None:
+        rendered = render(FEW_SHOT, template("chatml"))
+        declared = [{"name": "directive", "text": "Answer in French."}]
+        assert self.names(Parts().of_chat(rendered, declared)) == [("directive", "Answer in French.")]
+        assert self.names(Parts().of_chat(rendered, ())) == [
+            ("system", SYSTEM),
+            ("user_1", "1+1?"),
+            ("assistant_2", "2"),
+            ("user_3", "2+2?"),
+            ("assistant_4", "4"),
+        ]
+        plain = "First line.\nSame paragraph.\n\nSecond."
+        assert self.names(Parts().of_text(plain, ())) == [
+            ("paragraph_1", "First line.\nSame paragraph."),
+            ("paragraph_2", "Second."),
+        ]
+        assert self.names(Parts().of_text(plain, [{"name": "x", "text": "Same"}])) == [("x", "Same")]
+
+    def test_scope(self) -> None:
+        rendered = render(SIMPLE, template("chatml"))
+        assert Parts().of_chat(rendered, ()).context == rendered.context
+        assert Parts(scope="system").of_chat(rendered, ()).context == rendered.context
+        whole = Parts(scope="prompt").of_chat(rendered, ())
+        assert whole.context is None and [name for name, _ in self.names(whole)] == ["system", "user_1"]
+        bare = render(chat(("user", QUESTION)), template("chatml"))
+        assert Parts().of_chat(bare, ()).context is None
+
+    def test_a_segment_ends_where_the_context_does(self) -> None:
+        rendered = render(SIMPLE, template("chatml"))
+        declared = [{"name": "both", "text": f"secret.<|end|>\n<|user|>\n{QUESTION}"}]
+        assert self.names(Parts().of_chat(rendered, declared)) == [("both", "secret.<|end|>\n")]
+
+    def test_explicit_sources(self) -> None:
+        messages = chat(("system", "One. Two.\n\nThree."), ("user", QUESTION))
+        rendered = render(messages, template("chatml"))
+        declared = [{"name": "directive", "text": "One."}]
+        found = self.names(Parts("paragraphs").of_chat(rendered, declared))
+        assert found[0] == ("paragraph_1", "<|system|>\nOne. Two.") and found[1][1].startswith("Three.<|end|>")
+        assert self.names(Parts("turns").of_chat(rendered, declared)) == [("system", "One. Two.\n\nThree.")]
+        assert self.names(Parts("task").of_chat(rendered, ())) == []
+
+    @pytest.mark.parametrize("given, told", [({"segments": "turn"}, "'turns'"), ({"scope": "sytem"}, "'system'")])
+    def test_a_wrong_choice_names_the_nearest(self, given: dict[str, str], told: str) -> None:
+        with pytest.raises(UsageError, match=f"Did you mean {told}"):
+            Parts(**given)
+
+    def test_plain_text_has_no_turns(self) -> None:
+        with pytest.raises(UsageError, match="use segments=paragraphs"):
+            Parts("turns").of_text("text", ())
+        with pytest.raises(UsageError, match="use scope=prompt"):
+            Parts(scope="system").of_text("text", ())
+
+    def test_a_declared_segment_that_is_absent_is_an_error(self) -> None:
+        with pytest.raises(UsageError, match="'defense' is not in the prompt"):
+            Parts().of_chat(render(SIMPLE, template("chatml")), [{"name": "defense", "text": "Do not tell."}])
+
+    def test_messages_as_plain_text(self) -> None:
+        assert plain_text(FEW_SHOT[:3]) == f"{SYSTEM}\n\n1+1?\n\n2"
+
+
+def paragraphs_by_lines(text: str) -> list[str]:
+    found: list[list[str]] = []
+    open_paragraph = False
+    for line in text.split("\n"):
+        if not line.strip():
+            open_paragraph = False
+        elif open_paragraph:
+            found[-1].append(line)
+        else:
+            found.append([line])
+            open_paragraph = True
+    return ["\n".join(lines).strip() for lines in found]
+
+
+class TestParagraphsAndSentences:
+    @given(st.text(alphabet="ab. \n\té", max_size=60))
+    @example("\n\n a\n \n\nb\nc\n")
+    @settings(max_examples=200)
+    def test_paragraphs_are_runs_of_lines(self, text: str) -> None:
+        found = list(paragraphs(text))
+        assert [text[s.start : s.stop].strip() for s in found] == paragraphs_by_lines(text)
+        assert [s.name for s in found] == [f"paragraph_{i}" for i in range(1, len(found) + 1)]
+        assert all(not text[s.start].isspace() for s in found)
+
+    def test_line_ends_of_another_system(self) -> None:
+        assert len(list(paragraphs("one\r\nstill\r\n\r\ntwo"))) == 2
+
+    def test_sentences(self) -> None:
+        text = "Dr. Smith left at 3.15 p.m. today. Why? Nobody\nknows!"
+        assert [(s.name, text[s.start : s.stop]) for s in sentences(text)] == [
+            ("sentence_1", "Dr. Smith left at 3.15 p.m. today."),
+            ("sentence_2", "Why?"),
+            ("sentence_3", "Nobody\nknows!"),
+        ]
+
+
+class TestTokenize:
+    def test_a_token_that_straddles_the_boundary_goes_to_the_tail(self) -> None:
+        tokenizer = make_tokenizer((".", "Ċ"))
+        text = Text("One.\nTwo", context=4)
+        prompt = tokenize(text, lambda t: encode(t, tokenizer))
+        assert len(prompt.tokens) == 7 and prompt.context == 3
+        assert tokenize(Text("One.\nTwo", context=5), lambda t: encode(t, tokenizer)).context == 4
+
+    def test_a_token_belongs_to_the_segment_in_which_it_starts(self) -> None:
+        tokenizer = make_tokenizer((".", "B"))
+        text = Text("A.Bb?", segments=(Segment("a", 0, 2), Segment("b", 2, 4)))
+        prompt = tokenize(text, lambda t: encode(t, tokenizer))
+        assert tokenizer.convert_ids_to_tokens(list(prompt.tokens)) == ["A", ".B", "b", "?"]
+        assert prompt.segments == (Segment("a", 0, 2), Segment("b", 2, 3))
+
+    def test_a_segment_of_no_token_is_left_out(self) -> None:
+        tokenizer = make_tokenizer((".", "B"))
+        text = Text("A.B!", segments=(Segment("a", 0, 2), Segment("b", 2, 3)))
+        assert tokenize(text, lambda t: encode(t, tokenizer)).segments == (Segment("a", 0, 2),)
+
+    @pytest.mark.parametrize("context", [None, 0, 2, 3, 99])
+    def test_one_token_is_always_left(self, context: int | None) -> None:
+        prompt = tokenize(Text("abc", context), encode)
+        assert prompt.context == {0: 0, 2: 2}.get(context, 2)
+        assert tokenize(Text("a"), encode).context == 0
+
+    def test_characters_of_several_tokens(self) -> None:
+        text = "Sé 😀!"
+        start = text.index("😀")
+        prompt = tokenize(Text(text, start + 1, (Segment("smile", start, start + 1),)), encode)
+        assert prompt.segments == (Segment("smile", 4, 8),) and prompt.context == 8
+        assert tokenize(Text(text, start), encode).context == 4
+
+    def test_special_tokens_without_characters_belong_to_no_segment(self) -> None:
+        def with_bos(text: str) -> tuple[list[int], list[tuple[int, int]]]:
+            tokens, offsets = encode(text)
+            return [0, *tokens], [(0, 0), *offsets]
+
+        prompt = tokenize(Text("abc", 2, (Segment("a", 0, 1),)), with_bos)
+        assert prompt.context == 3 and prompt.segments == (Segment("a", 1, 2),)
+
+
+class TestTruncate:
+    PROMPT = Prompt(tuple(range(10)), 8, (Segment("a", 1, 3), Segment("b", 4, 7)))
+
+    def test_what_fits_is_left_alone(self) -> None:
+        assert truncate(self.PROMPT, 10) is self.PROMPT
+
+    def test_segments_move_shrink_and_go(self) -> None:
+        assert truncate(self.PROMPT, 9) == Prompt(
+            tuple(range(1, 10)), 7, (Segment("a", 0, 2), Segment("b", 3, 6)), truncated=1
+        )
+        assert truncate(self.PROMPT, 8).segments == (Segment("a", 0, 1), Segment("b", 2, 5))
+        assert truncate(self.PROMPT, 7).segments == (Segment("b", 1, 4),)
+        assert truncate(self.PROMPT, 4).segments == (Segment("b", 0, 1),)
+        assert truncate(self.PROMPT, 2) == Prompt((8, 9), 0, (), truncated=8)
+
+    @given(st.integers(1, 12))
+    def test_names_keep_their_tokens(self, longest: int) -> None:
+        cut = truncate(self.PROMPT, longest)
+        assert len(cut.tokens) == min(longest, 10) and cut.truncated == 10 - len(cut.tokens)
+        assert cut.context == sum(token < self.PROMPT.context for token in cut.tokens)
+        for segment in self.PROMPT.segments:
+            left = [t for t in range(segment.start, segment.stop) if t in cut.tokens]
+            found = [list(cut.tokens[s.start : s.stop]) for s in cut.segments if s.name == segment.name]
+            assert found == ([left] if left else [])
+
+
+# Characters that no template above has in its own text, so that a turn's words are where they are searched.
+CONTENT = st.text(alphabet="BKQ.?\n é😀", min_size=1, max_size=12).filter(lambda text: text.strip())
+
+
+@st.composite
+def chats(draw: st.DrawFn) -> list[dict[str, str]]:
+    messages = [("system", draw(CONTENT))] if draw(st.booleans()) else []
+    for _ in range(draw(st.integers(0, 2))):
+        messages += [("user", draw(CONTENT)), ("assistant", draw(CONTENT))]
+    return chat(*messages, ("user", draw(CONTENT)))
+
+
+class TestInvariants:
+    @pytest.mark.parametrize("name", TEMPLATES)
+    @given(messages=chats(), source=st.sampled_from(["turns", "paragraphs"]), scope=st.sampled_from(["auto", "prompt"]))
+    @settings(max_examples=40, deadline=None)
+    def test_of_any_chat(self, name: str, messages: list[dict[str, str]], source: str, scope: str) -> None:
+        rendered = render(messages, template(name))
+        assert all(m["content"].strip() in rendered.text for m in messages)
+        assert rendered.folded == (name in WITHOUT_SYSTEM and messages[0]["role"] == "system")
+        assert all(m["content"].strip() in context_of(rendered) for m in messages[:-1])
+        tail = rendered.text[rendered.context :]
+        assert messages[-1]["content"].strip() in tail and tail.count("<|user|>") <= 1
+
+        text = Parts(source, scope).of_chat(rendered, ())
+        prompt = tokenize(text, encode)
+        assert 0 <= prompt.context < len(prompt.tokens)
+        edges = [edge for segment in prompt.segments for edge in (segment.start, segment.stop)]
+        assert edges == sorted(edges) and all(s.start < s.stop for s in prompt.segments)
+        assert not edges or edges[-1] <= prompt.context
+        # All but the last token, which is a line break or a bracket here, where the whole prompt is context.
+        reaches = rendered.text[:-1] if text.context is None else context_of(rendered)
+        for segment, declared in zip(prompt.segments, text.segments, strict=True):
+            assert segment.name == declared.name
+            inside = words(prompt, segment.start, segment.stop)
+            assert inside == reaches[declared.start : declared.stop]
+        if scope == "auto" and rendered.system:
+            assert words(prompt, 0, prompt.context) == context_of(rendered)
+        if source == "turns":
+            contents = [m["content"].strip() for m in rendered.messages]
+            found = [rendered.text[s.start : s.stop] for s in text.segments]
+            assert found == contents[: len(found)] or (rendered.folded and contents[0].startswith(found[0].strip()))
+
+    @pytest.mark.parametrize("name", WITH_SYSTEM)
+    def test_the_boundary_is_independent_of_the_question(self, name: str) -> None:
+        contexts = {
+            context_of(render([*FEW_SHOT[:-1], *chat(("user", question))], template(name)))
+            for question in ("a", "Ab?", "é")
+        }
+        assert len(contexts) == 1
+        assert re.search(r"4(<\|end\|>)?\n", contexts.pop())
