@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from fairkv_eval.attention import Options, attach
 from fairkv_eval.cache import ContextCache, RowCache
@@ -49,6 +49,22 @@ def attach_checked(model: PreTrainedModel) -> int:
         except (UnsupportedModelError, RuntimeError, TypeError) as error:
             raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
     return layers
+
+
+def length_limit(config: PretrainedConfig) -> int | None:
+    """Tokens up to which a position's RoPE depends on the position alone, None where there is no such bound.
+
+    Dynamic and LongRoPE scaling choose their frequencies by the longest sequence of a forward pass, so beyond this
+    length an answer would depend on what runs beside it.
+    """
+    text = config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    if not any(kind.get("rope_type") in ("dynamic", "longrope") for kind in kinds):
+        return None
+    original = [kind.get("original_max_position_embeddings") for kind in kinds]
+    original.append(getattr(text, "original_max_position_embeddings", None))
+    return next((int(length) for length in original if length), int(text.max_position_embeddings))
 
 
 class _Recorder(Prefill):

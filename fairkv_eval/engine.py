@@ -12,7 +12,7 @@ import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,83 +20,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
-from fairkv_eval.press import Policy
 from fairkv_eval.prompt import Prompt
-from fairkv_eval.sampling import GREEDY, Sampler, Sampling
-
-
-@dataclass(frozen=True)
-class Generate:
-    """Generate up to ``max_tokens`` tokens, stopping after any of the strings ``stop``."""
-
-    max_tokens: int
-    stop: tuple[str, ...] = ()
-    sampling: Sampling = GREEDY
-
-
-@dataclass(frozen=True)
-class Score:
-    """Score the tokens of ``continuation``, each given all before it."""
-
-    continuation: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One prompt under one policy, and what is wanted of it. ``label`` names task and document in errors."""
-
-    prompt: Prompt
-    policy: Policy
-    want: Generate | Score
-    label: str
-
-
-@dataclass(frozen=True)
-class Result:
-    """``tokens`` of a generation; ``logprob`` (nats, summed) and ``greedy`` of a score; what eviction did."""
-
-    telemetry: dict[str, Any]
-    tokens: tuple[int, ...] = ()
-    logprob: float = 0.0
-    greedy: bool = False
-
-
-@dataclass
-class Totals:
-    """What a run processed: tokens, seconds, and bytes of the contexts before and after eviction."""
-
-    contexts: int = 0
-    prefill_tokens: int = 0
-    prefill_seconds: float = 0.0
-    tail_tokens: int = 0
-    tail_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-    kv_pairs_full: int = 0
-    kv_pairs_kept: int = 0
-    kv_bytes_full: int = 0
-    kv_bytes_kept: int = 0
-
-    def add(self, other: Totals) -> None:
-        """Add another run's."""
-        for name, value in asdict(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-    def describe(self) -> dict[str, Any]:
-        """Figures for the result: achieved ratio over KV pairs, bytes, tokens per second."""
-
-        def rate(tokens: int, seconds: float) -> float | None:
-            return round(tokens / seconds, 1) if seconds else None
-
-        full = self.kv_pairs_full
-        return {
-            **{k: v for k, v in asdict(self).items() if not k.endswith("_seconds")},
-            "achieved_ratio": round(1 - self.kv_pairs_kept / full, 6) if full else None,
-            "prefill_tokens_per_second": rate(self.prefill_tokens, self.prefill_seconds),
-            "tail_tokens_per_second": rate(self.tail_tokens, self.tail_seconds),
-            "decode_tokens_per_second": rate(self.decode_tokens, self.decode_seconds),
-        }
+from fairkv_eval.sampling import Sampler
 
 
 @dataclass(eq=False)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,41 +17,17 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 from tqdm import tqdm
 
 from fairkv_eval import provenance
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine, Generate, Job, Result, Score, Totals
+from fairkv_eval.arguments import read_policy
+from fairkv_eval.check import attach_checked, length_limit
+from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.press import Policy, load_press
+from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
+from fairkv_eval.press import Policy
 from fairkv_eval.pretrained import default_pretrained
-from fairkv_eval.prompt import Chat, Parts, Prompt, Text, plain_text, render, tokenize, truncate
+from fairkv_eval.prompt import Parts, Prompt
+from fairkv_eval.prompter import Prompter
 from fairkv_eval.response import Response
 from fairkv_eval.sampling import Sampling, request_seed
-
-log = logging.getLogger(__name__)
-
-CHAT = ("auto", "on", "off")
-
-# Arguments of transformers' from_pretrained that HFLM passes on; anything else a user types is a mistake.
-_FROM_PRETRAINED = {
-    "attn_implementation",
-    "bnb_4bit_compute_dtype",
-    "bnb_4bit_quant_type",
-    "bnb_4bit_use_double_quant",
-    "cache_dir",
-    "device_map",
-    "force_download",
-    "load_in_4bit",
-    "load_in_8bit",
-    "local_files_only",
-    "low_cpu_mem_usage",
-    "max_memory",
-    "offload_buffers",
-    "offload_state_dict",
-    "proxies",
-    "quantization_config",
-    "token",
-    "use_safetensors",
-    "variant",
-}
 
 
 class FairKV(HFLM):
@@ -77,36 +53,27 @@ class FairKV(HFLM):
         max_prefill_tokens: int = 4096,
         **kwargs: Any,
     ) -> None:
-        rule = load_press(press)
-        own = _harness_arguments()
-        given = {k: v for k, v in kwargs.items() if rule is not None and k in rule.parameters}
-        others = {k: v for k, v in kwargs.items() if k not in given}
-        for name in others:
-            if name not in own and name not in _FROM_PRETRAINED:
-                mine = _fairkv_arguments() | set(rule.parameters if rule else ())
-                raise unknown("model argument", name, own | _FROM_PRETRAINED | mine)
-        self.policy = Policy(rule, rule.configure(given) if rule else (), ratio, _degree(fair), _names(keep))
-        self.parts = Parts(segments, scope)
-        if chat not in CHAT:
-            raise unknown("chat", chat, CHAT)
-        self.chat = chat
-        if rule is not None and not ratio:
-            log.warning("press=%s with ratio=0 evicts nothing", rule.name)
-
+        own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
+        self.policy, others = read_policy(press, ratio, fair, keep, kwargs, own)
+        self.parts = Parts(segments, scope, chat)
+        if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
+            raise UsageError(
+                f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
+            )
         if pretrained is None:
             others = {**default_pretrained(), **others}
             pretrained = others.pop("pretrained")
         super().__init__(pretrained, **others)
-        if self.backend != "causal":
-            name = self.config.model_type
-            raise UsageError(f"{name!r} models have an encoder; only decoder-only models can run compressed")
-        self._arguments = others
+        self._prompter = Prompter(
+            self.tokenizer, self.parts, self.chat_template_args, self.add_bos_token, self.prefix_token_id
+        )
+        # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
+        self._layers = attach_checked(self.model.get_base_model() if self.peft else self.model)
+        self._weights = provenance.weights_sha256(others, pretrained)
         self._seed = torch.initial_seed()
-        self._layers = attach_checked(self._base_model)
         self._max_prefill_tokens = max_prefill_tokens
-        self._chats: dict[str, Chat] = {}
         self._account = Totals()
-        self._notes: Counter[str] = Counter()
+        self._notes: Counter[str] = self._prompter.notes
         self._join_processes()
 
     # --- requests
@@ -183,8 +150,8 @@ class FairKV(HFLM):
         try:
             seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
-            prompt = self._fit(tokenize(self._divide(text, request.doc), self._encode), max_gen_toks, label)
-            self._require_parts(prompt)
+            prompt = self._prompter.prompt(self._prompter.divide(text, request.doc))
+            prompt = self._fit(prompt, max_gen_toks, label)
         except UsageError as error:
             raise UsageError(f"{label}: {error}") from error
         stop = tuple(s for s in until if s)
@@ -194,18 +161,20 @@ class FairKV(HFLM):
         context, continuation = request.args[:2]
         label = _label(request)
         try:
+            if not continuation:
+                raise UsageError("the continuation to score is empty")
             if context == "":
                 tokens = self.tok_encode(continuation, add_special_tokens=False)
                 first = [self.prefix_token_id] if tokens[0] != self.prefix_token_id else [tokens.pop(0)]
                 prompt = Prompt(tuple(first), 0)
             else:
-                text = self._divide(context, request.doc)
+                text = self._prompter.divide(context, request.doc)
                 head, tokens = self._encode_pair(text.text, continuation)
-                prompt = tokenize(Text(text.text.rstrip(), text.context, text.segments, text.folded), self._encode)
+                # The harness moves white space at the end of a context into the continuation.
+                prompt = self._prompter.prompt(replace(text, text=text.text.rstrip()))
                 if list(prompt.tokens) != head:
                     raise UsageError("the tokenizer reads the context differently with offsets than without")
             prompt = self._fit(prompt, len(tokens) - 1, label)
-            self._require_parts(prompt)
         except UsageError as error:
             raise UsageError(f"{label}: {error}") from error
         return Job(prompt, self.policy, Score(tuple(tokens)), label)
@@ -221,83 +190,23 @@ class FairKV(HFLM):
         text = postprocess_generated_text(text, until, thought if isinstance(thought, str) else None)
         return Response(text, result.telemetry)
 
-    # --- from text to prompts
+    def _fit(self, prompt: Prompt, following: int, label: str) -> Prompt:
+        """The prompt, if it fits and has the parts the policy names."""
+        prompt = self._prompter.fit(prompt, following, self.max_length, bool(self.truncation), label)
+        if prompt.context and self.policy.evicts:
+            if self.policy.fair and not prompt.segments:
+                raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
+            names = {segment.name for segment in prompt.segments}
+            for name in self.policy.keep:
+                if name not in names:
+                    raise unknown("segment in keep", name, names)
+        return prompt
+
+    # --- the harness's view of the model
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Render a chat and remember it, so that a request's parts are known when its text comes back."""
-        chat = render(chat_history, self._template, add_generation_prompt)
-        if chat.folded:
-            self._notes["system prompts folded into the first user turn"] += 1
-        self._chats[chat.text] = chat
-        return chat.text
-
-    def _template(self, messages: Sequence[Mapping[str, str]], add_generation_prompt: bool | None) -> str:
-        """Render messages: open an answer (True), go on with the last message (False), or end with it (None)."""
-        if self.tokenizer.chat_template is None:
-            raise UsageError("the model has no chat template; chat=off renders documents as plain text")
-        return self.tokenizer.apply_chat_template(
-            list(messages),
-            tokenize=False,
-            add_generation_prompt=bool(add_generation_prompt),
-            continue_final_message=add_generation_prompt is False,
-            **self.chat_template_args,
-        )
-
-    def _divide(self, text: str, doc: Any) -> Text:
-        """The text of a request with its context and segments, rendered as a chat where that is wanted."""
-        fields = doc if isinstance(doc, Mapping) else {}
-        declared = fields.get("segments") or ()
-        messages = fields.get("messages") or ()
-        chat = self._chats.get(text)
-        if chat is None and messages:
-            messages = _with_instruction(messages, text)
-            if self.chat == "off" or (self.chat == "auto" and self.tokenizer.chat_template is None):
-                return self.parts.of_text(plain_text(messages), declared)
-            chat = self._chats[self.apply_chat_template(messages)]
-        elif chat is None and self.chat == "on":
-            chat = self._chats[self.apply_chat_template([{"role": "user", "content": text}])]
-        if chat is None:
-            return self.parts.of_text(text, declared)
-        return self.parts.of_chat(chat, declared)
-
-    def _encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens as `hf` makes them, with the characters each covers."""
-        if not self.tokenizer.is_fast:
-            raise UsageError("the model's tokenizer gives no character offsets; use a fast tokenizer")
-        special: dict[str, bool] = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        if text.startswith(self.tokenizer.decode([self.prefix_token_id])):
-            special = {"add_special_tokens": False}
-        encoding = self.tokenizer(text, return_offsets_mapping=True, **special)
-        return encoding["input_ids"], encoding["offset_mapping"]
-
-    def _fit(self, prompt: Prompt, following: int, label: str) -> Prompt:
-        """Refuse a prompt that does not fit the model with what follows it, or cut it where that was asked for."""
-        longest = self.max_length - following
-        if len(prompt.tokens) <= longest:
-            return prompt
-        if not self.truncation or longest < 1:
-            raise UsageError(
-                f"the prompt has {len(prompt.tokens)} tokens and {following} may follow, more than the "
-                f"{self.max_length} the model takes; shorten it, lower max_gen_toks, or pass truncation=true"
-            )
-        cut = truncate(prompt, longest)
-        lost = sorted({s.name for s in prompt.segments} - {s.name for s in cut.segments} | _shortened(prompt, cut))
-        into = f", into segments {lost}" if lost else ""
-        log.warning("%s: %d tokens cut from the left%s", label, cut.truncated, into)
-        self._notes["prompts truncated"] += 1
-        return cut
-
-    def _require_parts(self, prompt: Prompt) -> None:
-        if not prompt.context or not self.policy.evicts:
-            return
-        if self.policy.fair and not prompt.segments:
-            raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
-        names = {segment.name for segment in prompt.segments}
-        for name in self.policy.keep:
-            if name not in names:
-                raise unknown("segment in keep", name, names)
-
-    # --- the harness's view of the model
+        return self._prompter.render(chat_history, add_generation_prompt).text
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Accept a response cache only if it was written by the same model, policy and dtype."""
@@ -311,32 +220,30 @@ class FairKV(HFLM):
             **super().get_model_info(),
             "fairkv": {
                 **self.policy.describe(),
-                "segments": self.parts.segments,
-                "scope": self.parts.scope,
-                "chat": self.chat,
+                **asdict(self.parts),
                 **self._account.describe(),
                 "notes": dict(self._notes),
                 **provenance.describe(),
-                "model_sha256": provenance.weights_sha256(self._arguments, self.pretrained),
+                "model_sha256": self._weights,
             },
         }
 
+    @property
+    def max_length(self) -> int:
+        """Tokens the model takes; fewer than for `hf` where a longer sequence would change its neighbours' RoPE."""
+        limit = length_limit(self.config)
+        return min(super().max_length, limit) if limit else super().max_length
+
     def _fingerprint(self) -> dict[str, Any]:
-        parts = {"segments": self.parts.segments, "scope": self.parts.scope, "chat": self.chat}
         model = {
             "pretrained": provenance.model_name(self.pretrained),
             "revision": self.revision,
             "peft": self.peft,
             "delta": self.delta,
             "dtype": str(self.model.dtype),
-            "weights": provenance.weights_sha256(self._arguments, self.pretrained),
+            "weights": self._weights,
         }
-        return {**self.policy.describe(), **parts, **model, "seed": self._seed}
-
-    @property
-    def _base_model(self) -> Any:
-        """The transformers model inside a PEFT wrapper, if there is one."""
-        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        return {**self.policy.describe(), **asdict(self.parts), **model, "seed": self._seed}
 
     def _eos_tokens(self) -> set[int]:
         config = getattr(self.model, "generation_config", None)
@@ -362,51 +269,13 @@ class FairKV(HFLM):
         """
         super().barrier()
         if self.world_size > 1:
-            gathered = self.gather_object((self._account, self._notes))
-            self._account, self._notes = Totals(), Counter()
+            gathered = self.gather_object((self._account, Counter(self._notes)))
+            self._account = Totals()
+            self._notes.clear()
             for account, notes in gathered or ():
                 self._account.add(account)
                 self._notes.update(notes)
 
 
-def _harness_arguments() -> set[str]:
-    names = inspect.signature(HFLM.__init__).parameters
-    return set(names) - {"self", "kwargs"}
-
-
-def _fairkv_arguments() -> set[str]:
-    return set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
-
-
-def _degree(fair: object) -> Any:
-    return float(fair) if isinstance(fair, bool) else fair
-
-
-def _names(keep: str | Sequence[str] | None) -> tuple[str, ...]:
-    if keep is None:
-        return ()
-    return tuple(keep.split("+") if isinstance(keep, str) else keep)
-
-
 def _label(request: Instance) -> str:
     return f"task {request.task_name}, doc {request.doc_id}"
-
-
-def _with_instruction(messages: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
-    """A document's messages, with what the harness put before them (``--system_instruction``) in the system turn."""
-    rendered = "".join(m["content"] for m in messages)
-    if not text.endswith(rendered):
-        raise UsageError("few-shot examples or prefixes before a chat document need --apply_chat_template")
-    before = text[: len(text) - len(rendered)].strip()
-    chat = [dict(m) for m in messages]
-    if before:
-        if chat[0]["role"] == "system":
-            chat[0]["content"] = f"{before}\n\n{chat[0]['content']}"
-        else:
-            chat.insert(0, {"role": "system", "content": before})
-    return chat
-
-
-def _shortened(before: Prompt, after: Prompt) -> set[str]:
-    lengths = {s.name: s.stop - s.start for s in before.segments}
-    return {s.name for s in after.segments if s.stop - s.start < lengths[s.name]}

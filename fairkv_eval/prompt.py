@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 SEGMENTS = ("auto", "task", "turns", "paragraphs", "sentences")
 SCOPES = ("auto", "system", "prompt")
+CHAT = ("auto", "on", "off")
 
 Message = Mapping[str, str]
 # (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where
@@ -70,16 +71,21 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Parts:
-    """How a prompt is divided: which part is context (``scope``) and where its segments come from (``segments``)."""
+    """How a prompt is divided: which part is context (``scope``) and where its segments come from (``segments``);
+    and whether documents with messages are rendered with the chat template (``chat``; auto: when the harness did not).
+    """
 
     segments: str = "auto"
     scope: str = "auto"
+    chat: str = "auto"
 
     def __post_init__(self) -> None:
         if self.segments not in SEGMENTS:
             raise unknown("segments", self.segments, SEGMENTS)
         if self.scope not in SCOPES:
             raise unknown("scope", self.scope, SCOPES)
+        if self.chat not in CHAT:
+            raise unknown("chat", self.chat, CHAT)
 
     def of_chat(self, chat: Chat, declared: Sequence[Message]) -> Text:
         """Divide a rendered chat; ``declared`` are the segments the document names."""

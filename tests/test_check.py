@@ -107,3 +107,26 @@ def test_a_broken_decode_is_refused(monkeypatch) -> None:
     monkeypatch.setattr(check.RowCache, "append", forgets_the_last)
     with pytest.raises(UnsupportedModelError, match="decode"):
         check.attach_checked(tiny.model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("rope", "limit"),
+    [
+        ({"rope_type": "default", "rope_theta": 1e4}, None),
+        ({"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}, None),
+        ({"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, 1024),
+        (
+            {
+                "rope_type": "longrope",
+                "rope_theta": 1e4,
+                "factor": 4.0,
+                "short_factor": [1.0] * 8,
+                "long_factor": [4.0] * 8,
+                "original_max_position_embeddings": 256,
+            },
+            256,
+        ),
+    ],
+)
+def test_a_rope_that_depends_on_its_neighbours_bounds_the_length(rope: dict, limit: int | None) -> None:
+    assert check.length_limit(tiny.model("llama", rope_parameters=rope).config) == limit

@@ -10,9 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine, Generate, Job, Score
+from fairkv_eval.engine import Engine
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
+from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.press import Policy, Press, load_press
 from fairkv_eval.prompt import Prompt, Segment
 from fairkv_eval.sampling import Sampling

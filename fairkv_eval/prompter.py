@@ -1,0 +1,133 @@
+"""From a request's text and document to a prompt: chats rendered and remembered, parts found, lengths checked."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.prompt import Chat, Message, Parts, Prompt, Text, plain_text, render, tokenize, truncate
+
+log = logging.getLogger(__name__)
+
+
+class Prompter:
+    """Makes prompts for one model.
+
+    parts: how they are divided and rendered. template_arguments: for the chat template. add_bos_token, prefix_token: as
+    in `hf`. ``notes`` counts what a result should say.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        parts: Parts,
+        template_arguments: Mapping[str, Any] | None = None,
+        add_bos_token: bool | None = None,
+        prefix_token: int | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.parts = parts
+        self.template_arguments = dict(template_arguments or {})
+        self.add_bos_token = add_bos_token
+        self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
+        self.notes: Counter[str] = Counter()
+        self._chats: dict[str, Chat] = {}
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Chat:
+        """Render a chat and remember it, so that its parts are known when its text comes back in a request."""
+        chat = render(messages, self._template, add_generation_prompt)
+        if chat.folded:
+            self.notes["system prompts folded into the first user turn"] += 1
+        self._chats[chat.text] = chat
+        return chat
+
+    def divide(self, text: str, doc: Any) -> Text:
+        """A request's text with its context and segments, rendered as a chat where that is wanted."""
+        fields = doc if isinstance(doc, Mapping) else {}
+        declared, messages = fields.get("segments") or (), fields.get("messages") or ()
+        chat = self._chats.get(text)
+        if chat is None and messages:
+            messages = _with_instruction(messages, text)
+            if self.parts.chat == "off" or (self.parts.chat == "auto" and self.tokenizer.chat_template is None):
+                return self.parts.of_text(plain_text(messages), declared)
+            chat = self.render(messages)
+        elif chat is None and self.parts.chat == "on":
+            chat = self.render([{"role": "user", "content": text}])
+        if chat is None:
+            return self.parts.of_text(text, declared)
+        return self.parts.of_chat(chat, declared)
+
+    def prompt(self, text: Text) -> Prompt:
+        """A divided text in tokens."""
+        return tokenize(text, self.encode)
+
+    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens as `hf` makes them, with the characters each covers."""
+        if not self.tokenizer.is_fast:
+            raise UsageError("the model's tokenizer gives no character offsets; use a fast tokenizer")
+        special: dict[str, bool] = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
+        if self.prefix and text.startswith(self.prefix):
+            special = {"add_special_tokens": False}
+        encoding = self.tokenizer(text, return_offsets_mapping=True, **special)
+        return encoding["input_ids"], encoding["offset_mapping"]
+
+    def fit(self, prompt: Prompt, following: int, longest: int, truncation: bool, label: str) -> Prompt:
+        """Refuse a prompt that does not fit into ``longest`` tokens with what follows it, or cut it where asked to."""
+        room = longest - following
+        if len(prompt.tokens) <= room:
+            return prompt
+        if not truncation or room < 1:
+            raise UsageError(
+                f"the prompt has {len(prompt.tokens)} tokens and {following} may follow, more than the "
+                f"{longest} the model takes; shorten it, lower max_gen_toks, or pass truncation=true"
+            )
+        cut = truncate(prompt, room)
+        lost = _shortened(prompt, cut)
+        into = f", into segments {lost}" if lost else ""
+        log.warning("%s: %d tokens cut from the left%s", label, cut.truncated, into)
+        self.notes["prompts truncated"] += 1
+        if lost:
+            self.notes["prompts truncated into a segment"] += 1
+        return cut
+
+    def _template(self, messages: Sequence[Message], add_generation_prompt: bool | None) -> str:
+        """Render messages: open an answer (True), go on with the last message (False), or end with it (None)."""
+        if self.tokenizer.chat_template is None:
+            raise UsageError("the model has no chat template; chat=off renders documents as plain text")
+        text = self.tokenizer.apply_chat_template(
+            [dict(m) for m in messages],
+            tokenize=False,
+            add_generation_prompt=bool(add_generation_prompt),
+            continue_final_message=add_generation_prompt is False,
+            **self.template_arguments,
+        )
+        return str(text)
+
+
+def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]]:
+    """A document's messages, with what the harness put before them (``--system_instruction``) in the system turn."""
+    rendered = "".join(m["content"] for m in messages)
+    if not text.endswith(rendered):
+        raise UsageError("few-shot examples or prefixes before a chat document need --apply_chat_template")
+    before = text[: len(text) - len(rendered)].strip()
+    chat = [dict(m) for m in messages]
+    if before and chat[0]["role"] == "system":
+        chat[0]["content"] = f"{before}\n\n{chat[0]['content']}"
+    elif before:
+        chat.insert(0, {"role": "system", "content": before})
+    return chat
+
+
+def _shortened(before: Prompt, after: Prompt) -> list[str]:
+    """Names of the segments of which truncation took something."""
+    lengths: Counter[str] = Counter()
+    for segment in before.segments:
+        lengths[segment.name] += segment.stop - segment.start
+    for segment in after.segments:
+        lengths[segment.name] -= segment.stop - segment.start
+    return sorted(name for name, lost in lengths.items() if lost)
