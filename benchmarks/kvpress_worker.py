@@ -48,15 +48,18 @@ def decode(args: argparse.Namespace, say: Any) -> None:
     tokenizer.chat_template = PASS_THROUGH
     generated = record_decoded(tokenizer)
     pipe = pipeline("kv-press-text-generation", model=model, tokenizer=tokenizer, device="cpu")
+    answering = record_seconds(pipe)
     press = kvpress.TOVAPress(compression_ratio=args.ratio)
     prompts = json.loads(args.prompts.read_text())
     say({"versions": versions(), "prompts": [tokens(pipe, p) for p in prompts]})
     for line in sys.stdin:
         generated.clear()
+        answering.clear()
         started = time.perf_counter()
         for p in prompts[: int(line)]:
             pipe(p["context"], question=p["question"], press=press, max_new_tokens=args.new_tokens)
-        say({"seconds": time.perf_counter() - started, "generated": generated})
+        seconds = time.perf_counter() - started
+        say({"seconds": seconds, "answering": sum(answering), "generated": generated})
 
 
 def peak(args: argparse.Namespace, say: Any) -> None:
@@ -88,6 +91,21 @@ def record_decoded(tokenizer: Any) -> list[list[int]]:
 
     tokenizer.decode = recording
     return decoded
+
+
+def record_seconds(pipe: Any) -> list[float]:
+    """A list that fills with the seconds each answer takes once its context is compressed."""
+    seconds: list[float] = []
+    own = pipe.generate_answer
+
+    def timed(*args: Any, **kwargs: Any) -> str:
+        started = time.perf_counter()
+        answer = own(*args, **kwargs)
+        seconds.append(time.perf_counter() - started)
+        return answer
+
+    pipe.generate_answer = timed
+    return seconds
 
 
 def tokens(pipe: Any, prompt: dict[str, str]) -> dict[str, list[int]]:

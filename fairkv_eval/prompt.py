@@ -187,7 +187,7 @@ def _with_content(messages: Sequence[Message], index: int, content: str) -> list
     return [*messages[:index], {**messages[index], "content": content}, *messages[index + 1 :]]
 
 
-def _fold(messages: Sequence[Message]) -> list[Message]:
+def _fold(messages: Sequence[Message]) -> Sequence[Message]:
     """The same messages with the system prompt at the head of the first user turn."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
     rest: list[dict[str, str]] = [dict(m) for m in messages if m["role"] != "system"]

@@ -144,6 +144,15 @@ def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> Non
     assert first is second is not None
 
 
+@pytest.mark.parametrize("lengths", [(3, 4), (4, 3, 4), (0, 1), (2, 40)])
+def test_rows_of_different_lengths_see_their_own(lengths: tuple[int, ...]) -> None:
+    batch = Batch()
+    for m in lengths:
+        batch.add(m, m)
+    batch.step()
+    batch.step()
+
+
 def test_rows_of_one_length_need_no_mask() -> None:
     rows = RowCache()
     for _ in range(2):
