@@ -23,7 +23,6 @@ from lm_eval.tasks import TaskManager
 from fairkv_eval import provenance
 from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import default_pretrained
-from fairkv_eval.prompt import render
 
 WARM_UP = 2  # prompts
 HEADER = ("side", "prompts", "tokens", "seconds", "tokens/s", "answering s", "tokens/s")
@@ -43,7 +42,7 @@ class Ours:
 
     def texts(self) -> list[dict[str, str]]:
         """Each prompt as rendered text, in two parts."""
-        chats = [render(request.doc["messages"], self.model.apply_chat_template) for request in self.requests]
+        chats = [self.model._prompter.render(request.doc["messages"]) for request in self.requests]
         return [{"context": c.text[: c.context], "question": c.text[c.context :]} for c in chats]
 
     def tokens(self) -> list[dict[str, list[int]]]:
@@ -65,7 +64,7 @@ class Ours:
         }
 
     def _answering(self) -> float:
-        return self.model._totals.tail_seconds + self.model._totals.decode_seconds
+        return self.model._account.tail_seconds + self.model._account.decode_seconds
 
 
 class Kvpress:
@@ -171,20 +170,20 @@ def report(args: argparse.Namespace, rounds: dict[str, list[dict[str, Any]]], pr
 
 
 def _row(name: str, prompts: int, runs: list[dict[str, Any]]) -> tuple:
-    times = [f"{figure:.{digits}f}" for key in ("seconds", "answering") for figure, digits in _times(runs, key)]
+    times = [f for key in ("seconds", "answering") for f in (f"{_sum(runs, key):.2f}", f"{_rate(runs, key):.1f}")]
     return name, prompts, _tokens(runs), *times
 
 
-def _times(runs: list[dict[str, Any]], key: str) -> list[tuple[float, int]]:
-    return [(sum(run[key] for run in runs), 2), (_rate(runs, key), 1)]
-
-
 def _rate(runs: list[dict[str, Any]], key: str) -> float:
-    return _tokens(runs) / sum(run[key] for run in runs)
+    return _tokens(runs) / _sum(runs, key)
 
 
 def _tokens(runs: list[dict[str, Any]]) -> int:
     return sum(sum(run["tokens"]) for run in runs)
+
+
+def _sum(runs: list[dict[str, Any]], key: str) -> float:
+    return sum(run[key] for run in runs)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def n_kept(n: int, ratio: float) -> int:
 
 def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers that add up to ``total`` in proportion to ``weights``; ties go to the later one."""
-    scale = total / sum(weights)
+    scale = total / sum(weights) if total else 0.0
     shares = [weight * scale for weight in weights]
     counts = [math.floor(share + 1e-9) for share in shares]
     remainder = sorted(range(len(shares)), key=lambda i: (round(shares[i] - counts[i], 9), i), reverse=True)
@@ -31,21 +31,21 @@ def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     return counts
 
 
-def quotas(lengths: Sequence[int], floors: Sequence[int], total: int) -> list[int]:
-    """Proportional shares of ``total`` over spans of these lengths, none below its floor (its whitelisted tokens).
+def shares(lengths: Sequence[int], floors: Sequence[int], total: int) -> list[float]:
+    """``total`` in proportion to the lengths of spans, none below its floor (its whitelisted tokens).
 
     A span whose share falls below its floor gets the floor; the others share what is left in proportion.
-    Needs sum(floors) <= total <= sum(lengths). No quota exceeds its span's length.
+    Needs sum(floors) <= total <= sum(lengths). No share exceeds its span's length.
     """
-    fixed: dict[int, int] = {}
+    fixed: set[int] = set()
     while True:
-        free = [i for i in range(len(lengths)) if i not in fixed]
-        left = total - sum(fixed.values())
-        shares = dict(zip(free, largest_remainder([lengths[i] for i in free], left), strict=True)) if free else {}
-        short = [i for i in free if shares[i] < floors[i]]
+        free = sum(n for i, n in enumerate(lengths) if i not in fixed)
+        scale = (total - sum(floors[i] for i in fixed)) / free if free else 0.0
+        result = [floors[i] if i in fixed else n * scale for i, n in enumerate(lengths)]
+        short = {i for i, share in enumerate(result) if share < floors[i] - 1e-9}
         if not short:
-            return [fixed[i] if i in fixed else shares[i] for i in range(len(lengths))]
-        fixed.update((i, floors[i]) for i in short)
+            return result
+        fixed |= short
 
 
 def ranges(starts: Sequence[int], n: int) -> list[Span]:
@@ -71,15 +71,16 @@ def kept(score: Score, spans: Sequence[Span], budget: int, fair: float, keep: Te
         ranking = _ranking(score(whole), whole, keep)
         return ranking[:, :budget].sort(-1).values
     floors = [0 if keep is None else int(keep[span.start : span.stop].sum()) for span in spans]
-    shares = quotas([len(span) for span in spans], floors, budget)
+    proportional = shares([len(span) for span in spans], floors, budget)
     rankings = [_ranking(score(span), span, keep) for span in spans]
     if fair == 1:
-        return torch.cat([r[:, :q] for r, q in zip(rankings, shares, strict=True)], -1).sort(-1).values
+        quota = largest_remainder(proportional, budget)
+        return torch.cat([r[:, :q] for r, q in zip(rankings, quota, strict=True)], -1).sort(-1).values
     plain = kept(score, spans, budget, 0, keep)
     rows = []
     for head, positions in enumerate(plain):
         counts = [int(((positions >= s.start) & (positions < s.stop)).sum()) for s in spans]
-        mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, shares, strict=True)]
+        mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, proportional, strict=True)]
         quota = largest_remainder(mixed, budget)
         rows.append(torch.cat([r[head, :q] for r, q in zip(rankings, quota, strict=True)]).sort().values)
     return torch.stack(rows)

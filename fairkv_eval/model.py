@@ -152,7 +152,7 @@ class FairKV(HFLM):
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
             prompt = self._prompter.prompt(self._prompter.divide(text, request.doc))
             prompt = self._fit(prompt, max_gen_toks, label)
-        except UsageError as error:
+        except (UsageError, ValueError, TypeError) as error:
             raise UsageError(f"{label}: {error}") from error
         stop = tuple(s for s in until if s)
         return Job(prompt, self.policy, Generate(max_gen_toks, stop, sampling), label), until

@@ -6,10 +6,11 @@ A press is a YAML file: a name, the function that scores, and its parameters. Th
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +53,10 @@ class Parameter:
 
 @dataclass(frozen=True, eq=False)
 class Press:
-    """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`)."""
+    """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`).
+
+    ``sha256`` covers its YAML and the file of its function, so that an edited rule is told from the one before.
+    """
 
     name: str
     score: Callable[..., Tensor]
@@ -61,6 +65,7 @@ class Press:
     summary: str = ""
     paper: str = ""
     observes: str = ""
+    sha256: str = ""
 
     def configure(self, given: Mapping[str, object]) -> tuple[tuple[str, float], ...]:
         """All parameters with their values, by name: the defaults, overridden by what is given and checked."""
@@ -103,6 +108,7 @@ class Policy:
         """The policy as plain values, for results and fingerprints."""
         return {
             "press": self.press.name if self.press else "none",
+            "press_sha256": self.press.sha256 if self.press else None,
             "parameters": dict(self.parameters),
             "ratio": self.ratio,
             "fair": self.fair,
@@ -139,10 +145,11 @@ def read_press(path: Path) -> Press:
         raise UsageError(f"press file {str(path)!r} does not exist")
     try:
         config = load_yaml(path)
-    except (yaml.YAMLError, ImportError, AttributeError, ValueError) as error:
+    except (yaml.YAMLError, ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
     try:
-        return _from_config(config)
+        press = _from_config(config)
+        return replace(press, sha256=_digest(path, press.score))
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"press file {str(path)!r}: {error}") from error
 
@@ -171,6 +178,11 @@ def _from_config(config: dict[str, Any]) -> Press:
     defaults = press.configure({})
     inspect.signature(press.score).bind(None, None, **dict(defaults))  # TypeError where YAML and function disagree
     return press
+
+
+def _digest(path: Path, score: Callable[..., Tensor]) -> str:
+    code = Path(inspect.getsourcefile(score) or path)
+    return hashlib.sha256(path.read_bytes() + code.read_bytes()).hexdigest()
 
 
 def _check_fraction(name: str, value: Any, below_one: bool = False) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import NamedTuple
 
 import jinja2
@@ -229,11 +231,10 @@ def tokenize(text: Text, encode: Encode) -> Prompt:
     limit = len(text.text) if text.context is None else text.context
     context = next((i for i, (_, stop) in enumerate(offsets) if stop > limit), len(tokens))
     context = max(0, min(context, len(tokens) - 1))
-    segments = []
-    for name, start, stop in text.segments:
-        inside = [i for i in range(context) if start <= offsets[i][0] < stop and offsets[i][1] > offsets[i][0]]
-        if inside:
-            segments.append(Segment(name, inside[0], inside[-1] + 1))
+    # A token without characters goes with the one before it; a BOS that the tokenizer adds goes before all text.
+    starts = list(accumulate((start if stop > start else -1 for start, stop in offsets[:context]), max))
+    spans = (Segment(name, bisect_left(starts, a), bisect_left(starts, b)) for name, a, b in text.segments)
+    segments = [span for span in spans if span.stop > span.start]
     return Prompt(tuple(tokens), context, tuple(segments), text.folded)
 
 

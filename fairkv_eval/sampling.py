@@ -50,7 +50,9 @@ class Sampling:
             return cls(repetition_penalty=float(values.get("repetition_penalty", 1.0)))
         if not float(values.get("temperature", 1.0)) > 0:
             raise UsageError(f"temperature={values['temperature']} cannot be sampled at; it takes a number above 0")
-        return cls(**values, seed=seed)
+        sampling = cls(**values, seed=seed)
+        sampling.processors()  # transformers' own checks, while the request is still at hand
+        return sampling
 
     def processors(self) -> LogitsProcessorList:
         """The warpers transformers applies for these settings, in its order."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import check_keep, kept, largest_remainder, n_kept, quotas, ranges
+from fairkv_eval.evict import check_keep, kept, largest_remainder, n_kept, ranges, shares
 from fairkv_eval.scores import PROTECTED, Span
 
 RATIOS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
@@ -42,20 +42,28 @@ def largest_remainder_exactly(weights: list[Fraction], total: int) -> list[int]:
     return counts
 
 
-def quotas_exactly(lengths: list[int], floors: list[int], total: int) -> list[int]:
+def shares_exactly(lengths: list[int], floors: list[int], total: int) -> list[Fraction]:
     """A span whose share is below its floor gets the floor and steps aside; the rest share again."""
-    result = [0] * len(lengths)
+    result = [Fraction(0)] * len(lengths)
     rest = list(range(len(lengths)))
     while rest:
-        shares = largest_remainder_exactly([Fraction(lengths[i]) for i in rest], total)
-        short = [i for i, share in zip(rest, shares, strict=True) if share < floors[i]]
-        for i, share in zip(rest, shares, strict=True):
-            result[i] = floors[i] if i in short else share
+        proportional = {i: Fraction(lengths[i] * total, sum(lengths[j] for j in rest)) for i in rest}
+        short = [i for i in rest if proportional[i] < floors[i]]
+        for i in rest:
+            result[i] = Fraction(floors[i]) if i in short else proportional[i]
         if not short:
             break
         total -= sum(floors[i] for i in short)
         rest = [i for i in rest if i not in short]
     return result
+
+
+def quotas_exactly(lengths: list[int], floors: list[int], total: int) -> list[int]:
+    return largest_remainder_exactly(shares_exactly(lengths, floors, total), total)
+
+
+def quotas(lengths: list[int], floors: list[int], total: int) -> list[int]:
+    return largest_remainder(shares(lengths, floors, total), total)
 
 
 class TestLargestRemainder:
@@ -138,7 +146,7 @@ def kept_by_loops(
     inner = tables[0 if len(spans) == 1 else 1]
     lengths = [span.stop - span.start for span in spans]
     floors = [sum(keep[span.start : span.stop]) for span in spans]
-    shares = quotas_exactly(lengths, floors, budget)
+    proportional = shares_exactly(lengths, floors, budget)
     rows = []
     for head in range(len(tables[0])):
         plain = best(tables[0], head, 0, len(keep), budget)
@@ -146,7 +154,7 @@ def kept_by_loops(
         if fair == 0:
             rows.append(sorted(plain))
             continue
-        mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, shares, strict=True)]
+        mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, proportional, strict=True)]
         chosen = largest_remainder_exactly(mixed, budget)
         rows.append(
             sorted(p for s, c in zip(spans, chosen, strict=True) for p in best(inner, head, s.start, s.stop, c))

@@ -252,6 +252,7 @@ class TestPolicy:
         snapkv = press("snapkv")
         assert Policy(snapkv, snapkv.configure({"window": 16}), 0.5, 1.0, ("defense",)).describe() == {
             "press": "snapkv",
+            "press_sha256": snapkv.sha256,
             "parameters": {"window": 16, "kernel": 5},
             "ratio": 0.5,
             "fair": 1.0,
@@ -261,3 +262,12 @@ class TestPolicy:
     def test_cannot_be_changed(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):
             Policy().ratio = 0.5  # type: ignore[misc]
+
+
+def test_an_edited_rule_has_another_digest(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("press: mine\nscore: !function rules_of_mine.rule\n")
+    code = tmp_path / "rules_of_mine.py"
+    code.write_text("def rule(layer, span):\n    return -layer.k.norm(dim=-1)\n")
+    before = load_press(str(tmp_path / "mine.yaml"))
+    code.write_text("def rule(layer, span):\n    return layer.k.norm(dim=-1)\n")
+    assert load_press(str(tmp_path / "mine.yaml")).sha256 != before.sha256
