@@ -34,7 +34,7 @@ class TestNKept:
 
 
 def largest_remainder_exactly(weights: list[Fraction], total: int) -> list[int]:
-    shares = [w * total / sum(weights) for w in weights]
+    shares = [w * total / sum(weights) if total else Fraction(0) for w in weights]
     counts = [math.floor(share) for share in shares]
     while sum(counts) < total:
         best = max(range(len(shares)), key=lambda i: (shares[i] - counts[i], i))
