@@ -44,12 +44,13 @@ class RowCache:
     """KV pairs of the rows that decode together: per layer a buffer ``[slots, kv_heads, capacity, dim]``.
 
     Row r of layer l holds its first ``lengths[l][r]`` entries; what lies beyond is never visible. Rows occupy the
-    slots 0 … rows−1: one that leaves is replaced by the last. Buffers grow by blocks, on the layer's own device, and
-    are kept.
+    slots 0 … rows−1: one that leaves is replaced by the last. Buffers have room for ``slots`` rows from the start (and
+    double where more come), grow by blocks of tokens, lie on their layer's own device, and are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1) -> None:
         self.rows = 0
+        self._slots = slots
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.lengths: list[list[int]] = []
@@ -123,8 +124,10 @@ class RowCache:
         slots, heads, capacity, _ = self.keys[layer].shape
         if self.rows <= slots and tokens <= capacity:
             return
-        capacity = max(capacity, -(-tokens // BLOCK) * BLOCK)
-        slots = slots if self.rows <= slots else max(self.rows, 2 * slots)
+        if tokens > capacity:  # one block more than needed: rows of a group differ by less than that
+            capacity = (-(-tokens // BLOCK) + 1) * BLOCK
+        if self.rows > slots:
+            slots = max(self.rows, self._slots, 2 * slots)
         for buffers in (self.keys, self.values):
             old = buffers[layer]
             buffers[layer] = old.new_zeros(slots, heads, capacity, old.shape[3])

@@ -73,7 +73,7 @@ class Engine:
         """Results with the index of their job, in the order in which they finish."""
         waiting = deque(_by_context(jobs))
         open_contexts = _OpenContexts(jobs)
-        cache = RowCache()
+        cache = RowCache(min(self.rows, len(jobs)))
         running: list[_Row] = []
         while waiting or running:
             # Single arrivals would cost a forward pass each: let some places come free before the next group enters.

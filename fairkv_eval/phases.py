@@ -148,8 +148,12 @@ def _evict(layer: Layer, variant: Variant, cache: ContextCache) -> tuple[Tensor,
         inside = int(((index >= segment.start) & (index < segment.stop)).sum())
         cache.segment_kept[segment.name] = cache.segment_kept.get(segment.name, 0) + inside
     cache.slots += layer.kv_heads
-    at = index[:, :, None]
-    return layer.k.take_along_dim(at, 1), layer.v.take_along_dim(at, 1)
+    return _pick(layer.k, index), _pick(layer.v, index)
+
+
+def _pick(entries: Tensor, index: Tensor) -> Tensor:
+    """The entries at these positions, head by head: ``[kv_heads, n, dim]`` and ``[kv_heads, kept]``."""
+    return entries.gather(1, index[:, :, None].expand(-1, -1, entries.shape[2]))
 
 
 def _whitelist(segments: Sequence[Segment], names: Sequence[str], n: int, device: torch.device) -> Tensor | None:

@@ -13,15 +13,20 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.pretrained import PACKAGE, sha256_of
+from fairkv_eval.sentences import ensure_sentence_splitter
 
 _CACHE_KEY = "fairkv-eval"  # the harness's own keys are SHA-256 digests
 
 
 @cache
 def describe() -> dict[str, Any]:
-    """Versions of what computes, and the commit of this package where it runs from a checkout."""
+    """Versions of what computes, the commit where this package runs from a checkout, and what splits sentences."""
     names = ("fairkv-eval", "lm-eval", "torch", "transformers", "accelerate", "tokenizers")
-    return {"versions": {**{n: _version(n) for n in names}, "python": platform.python_version()}, "commit": commit()}
+    return {
+        "versions": {**{n: _version(n) for n in names}, "python": platform.python_version()},
+        "commit": commit(),
+        "sentence_splitter": ensure_sentence_splitter(),
+    }
 
 
 def commit() -> str | None:

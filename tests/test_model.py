@@ -72,6 +72,7 @@ def test_compression_changes_answers_and_is_reported() -> None:
     assert info["press"] == "knorm" and info["ratio"] == 0.9 and 0.88 < info["achieved_ratio"] < 0.92
     assert info["kv_bytes_kept"] < info["kv_bytes_full"] and info["decode_tokens_per_second"] > 0
     assert info["versions"]["torch"] == torch.__version__ and info["versions"]["lm-eval"]
+    assert "punkt_tab" in info["sentence_splitter"]
     json.dumps(info)
 
 

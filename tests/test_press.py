@@ -202,7 +202,7 @@ class TestFromOutside:
         name = str(arguments["press"])
         press(name)
         rules = Path(name).with_name("my_rules.py")
-        rules.write_text(rules.read_text().replace("def oldest", "def eldest"))
+        rules.write_text(rules.read_text().replace("def oldest", "def the_oldest"))
         with pytest.raises(UsageError, match="no function 'oldest'"):
             read_press(Path(name))
 
