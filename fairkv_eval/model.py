@@ -123,11 +123,10 @@ class FairKV(HFLM):
         return answers
 
     def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
-        rows = int((self.max_batch_size or 64) if self.batch_size == "auto" else self.batch_size)
         engine = Engine(
             self.model,
             self._layers,
-            rows,
+            self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size),
             self._max_prefill_tokens,
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
             eos=self._eos_tokens(),
@@ -140,6 +139,10 @@ class FairKV(HFLM):
                 yield index, result
                 bar.update(1)
         self._account.add(engine.totals)
+
+    def _detect_batch_size(self, requests: Sequence | None = None, pos: int = 0) -> int:
+        """Rows for ``batch_size=auto``: the most the harness allows, not tried out as `hf` does."""
+        return int(self.max_batch_size or 64)
 
     def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
         text, kwargs = request.args[:2]

@@ -119,6 +119,15 @@ def test_a_batch_of_sixteen_answers_as_each_alone() -> None:
     assert answers[0] == answers[1]
 
 
+def test_batch_size_auto() -> None:
+    lm, rolling = fairkv(batch_size="auto"), tiny.scoring("", "")
+    rolling.arguments = (TEXTS[2],)
+    assert lm.generate_until([tiny.generation(TEXTS[0], max_gen_toks=4)]) == fairkv().generate_until(
+        [tiny.generation(TEXTS[0], max_gen_toks=4)]
+    )
+    assert lm.loglikelihood_rolling([rolling]) == pytest.approx(fairkv().loglikelihood_rolling([rolling]), abs=1e-4)
+
+
 def test_samples_repeat_and_differ_by_document_and_repeat() -> None:
     def draw(size: int, order: int = 1) -> list[str]:
         torch.manual_seed(7)
