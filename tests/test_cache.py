@@ -124,14 +124,25 @@ def test_any_sequence_equals_lists(actions: list[tuple], rng: int) -> None:
             batch.check_sizes()
 
 
-def test_growth_across_a_block() -> None:
+def test_growth_across_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "BLOCK", 8)
     batch = Batch()
-    batch.add(cache.BLOCK - 2, 3)
-    batch.add(5, cache.BLOCK - 1)
-    for _ in range(4):
+    batch.add(6, 3)  # needs 7 and 4 places, and gets a block more than that
+    assert [keys.shape[2] for keys in batch.cache.keys] == [16, 16]
+    batch.add(5, 14)
+    for _ in range(12):
         batch.step()
         batch.check_sizes()
-    assert [keys.shape[2] for keys in batch.cache.keys] == [2 * cache.BLOCK] * 2
+    assert [keys.shape[2] for keys in batch.cache.keys] == [32, 32]
+
+
+def test_room_for_the_whole_batch_from_the_start() -> None:
+    rows = RowCache(slots=5)
+    rows.add([torch.zeros(HEADS, 3, KEY_DIM)], [torch.zeros(HEADS, 3, VALUE_DIM)])
+    buffer = rows.keys[0]
+    for _ in range(4):
+        rows.add([torch.zeros(HEADS, 60, KEY_DIM)], [torch.zeros(HEADS, 60, VALUE_DIM)])
+    assert rows.keys[0] is buffer and len(buffer) == 5
 
 
 def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> None:
@@ -189,7 +200,7 @@ def test_bytes_are_those_of_the_entries_in_use(dtype: torch.dtype, size: int) ->
     for m in (3, 5):
         rows.add([torch.zeros(HEADS, m, KEY_DIM, dtype=dtype)], [torch.zeros(HEADS, m, VALUE_DIM, dtype=dtype)])
     assert rows.nbytes_held == (3 + 5) * HEADS * (KEY_DIM + VALUE_DIM) * size
-    assert rows.nbytes_allocated == 2 * cache.BLOCK * HEADS * (KEY_DIM + VALUE_DIM) * size
+    assert rows.nbytes_allocated == 2 * (2 * cache.BLOCK) * HEADS * (KEY_DIM + VALUE_DIM) * size
     assert rows.keys[0].dtype == dtype
     rows.remove(0)
     assert rows.nbytes_held == 5 * HEADS * (KEY_DIM + VALUE_DIM) * size
