@@ -32,7 +32,6 @@ class _Row:
 
     index: int
     want: Generate
-    cache: ContextCache
     position: int
     sampler: Sampler
     telemetry: dict[str, Any]
@@ -128,7 +127,7 @@ class Engine:
                 done.append((index, self._score(job.want, own, telemetry)))
                 continue
             sampler = Sampler(job.want.sampling, job.prompt.tokens)
-            row = _Row(index, job.want, tail.cache, len(job.prompt.tokens), sampler, telemetry)
+            row = _Row(index, job.want, len(job.prompt.tokens), sampler, telemetry)
             row.tokens.append(sampler.choose(own[0].float()))
             if self._finished(row):
                 done.append((index, _generated(row)))

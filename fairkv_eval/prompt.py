@@ -6,7 +6,6 @@ mapping, never by searching for token sub-sequences.
 
 from __future__ import annotations
 
-import logging
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +16,6 @@ from typing import NamedTuple
 import jinja2
 
 from fairkv_eval.errors import UsageError, unknown
-
-log = logging.getLogger(__name__)
 
 SEGMENTS = ("auto", "task", "turns", "paragraphs", "sentences")
 SCOPES = ("auto", "system", "prompt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
@@ -67,8 +68,6 @@ def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
     digests = [sha256_of(file) for file in files if file.is_file()]
     if len(digests) <= 1:
         return digests[0] if digests else None
-    import hashlib
-
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
