@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fairkv_eval import layer as layer_module
 from fairkv_eval import scores
 from fairkv_eval.scores import Layer, Span
 
@@ -147,7 +148,7 @@ def test_snapkv_window_is_split_over_the_spans_and_never_vanishes() -> None:
 @pytest.mark.parametrize("span", [Span(0, 40), Span(11, 40, 1, 2), Span(0, 19, 0, 2)])
 def test_h2o_in_blocks(elements: int, span: Span, monkeypatch: pytest.MonkeyPatch) -> None:
     """16 queries are the smallest block, so 40 make several; the last is not full."""
-    monkeypatch.setattr(scores, "BLOCK_ELEMENTS", elements)
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", elements)
     layer = make_layer(40, softcap=3.0)
     blocks = len(list(layer.attention_blocks(span.start, span.stop)))
     assert blocks == (1 if elements == 1 << 22 else -(-len(span) // max(16, elements // (6 * span.stop))))
@@ -168,7 +169,7 @@ class LargestTensor(TorchDispatchMode):
 
 def test_h2o_never_holds_all_of_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
     n, heads, bound = 2048, 2, 1 << 17
-    monkeypatch.setattr(scores, "BLOCK_ELEMENTS", bound)
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", bound)
     layer = make_layer(n, kv_heads=1, group=heads, dim=2)
     assert all(block.numel() <= bound for block in layer.attention_blocks(0, n))
     with LargestTensor() as largest:
@@ -177,7 +178,7 @@ def test_h2o_never_holds_all_of_the_attention(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_blocks_are_the_rows_of_the_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", 1)
     layer = make_layer(50)
     whole = layer.attention(7, 50)
     row = 0

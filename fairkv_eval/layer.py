@@ -1,0 +1,81 @@
+"""What a scoring rule sees: one attention layer of one context, and one span of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.rope import Rotation
+
+PROTECTED = float("inf")
+
+# Elements of one float32 block of attention weights (16 MiB): enough work for a matrix product, and small beside the
+# keys of the long contexts for which memory matters.
+BLOCK_ELEMENTS = 1 << 22
+
+
+@dataclass(frozen=True)
+class Span:
+    """A contiguous range [start, stop) of a context, the ``index``-th of ``count`` spans that share one budget.
+
+    ``budget`` is the number of pairs a head keeps of it: under fair eviction its proportional share, with budgets that
+    differ by head their mean.
+    """
+
+    start: int
+    stop: int
+    index: int = 0
+    count: int = 1
+    budget: int = 0
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one attention layer shows of one context.
+
+    q: ``[heads, n, dim]``; k, v: ``[kv_heads, n, dim]``, all after RoPE. ``index`` of ``count`` layers. ``seed``
+    is a number drawn from the context's tokens, for rules that need noise. ``softcap`` bounds the logits (Gemma 2).
+    ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None where that is not known. ``replayed``
+    is, for presses that replay the context, the most attention each key got from it: float32 ``[kv_heads, n]``.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    scaling: float
+    index: int = 0
+    count: int = 1
+    seed: int = 0
+    softcap: float | None = None
+    rotation: Rotation | None = None
+    replayed: Tensor | None = None
+
+    @property
+    def kv_heads(self) -> int:
+        return self.k.shape[0]
+
+    def attention(self, start: int, stop: int) -> Tensor:
+        """Causal attention weights of the queries [start, stop): float32 ``[heads, stop - start, stop]``."""
+        q = self.q[:, start:stop].float().unflatten(0, (self.kv_heads, -1))  # [kv_heads, group, queries, dim]
+        logits = torch.einsum("hgqd,hkd->hgqk", q, self.k[:, :stop].float()).flatten(0, 1) * self.scaling
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        query = torch.arange(start, stop, device=logits.device)
+        future = torch.arange(stop, device=logits.device) > query[:, None]
+        return logits.masked_fill_(future, float("-inf")).softmax(-1)
+
+    def attention_blocks(self, start: int, stop: int) -> Iterator[Tensor]:
+        """The rows of ``attention(start, stop)`` in blocks of bounded size, so that no n×n matrix is ever held."""
+        rows = max(16, BLOCK_ELEMENTS // (self.q.shape[0] * max(stop, 1)))
+        for first in range(start, stop, rows):
+            yield self.attention(first, min(first + rows, stop))
+
+    def per_kv_head(self, scores: Tensor) -> Tensor:
+        """Mean over the query heads of each KV head's group: ``[heads, m] -> [kv_heads, m]``."""
+        return scores.unflatten(0, (self.kv_heads, -1)).mean(1)
