@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval.errors import unknown
-from fairkv_eval.press import Policy, load_press
+from fairkv_eval.keep import parse_keep
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import load_press
 
 log = logging.getLogger(__name__)
 
@@ -39,23 +41,30 @@ _FROM_PRETRAINED = {
 
 
 def read_policy(
-    press: str, ratio: Any, fair: Any, keep: str | Sequence[str] | None, rest: Mapping[str, Any], own: set[str]
+    press: str, base: str | None, settings: Mapping[str, Any], rest: Mapping[str, Any], own: set[str]
 ) -> tuple[Policy, dict[str, Any]]:
     """The policy, and the arguments that are for `hf`.
 
-    ``rest`` mixes the press's parameters with those of `hf`; ``own`` are the names this package takes itself. Raises
-    UsageError for a name nobody knows and a value out of bounds.
+    ``settings`` are the policy's own arguments, ``keep_text`` among them. ``rest`` mixes the press's parameters with
+    those of `hf`; ``own`` are the names this package takes itself. Raises UsageError for a name nobody knows and a
+    value out of bounds.
     """
-    rule = load_press(press)
+    rule = load_press(press, base)
     parameters = set(rule.parameters) if rule else set()
     harness = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
     for name in rest:
         if name not in parameters | harness | _FROM_PRETRAINED:
             raise unknown("model argument", name, parameters | harness | _FROM_PRETRAINED | own)
     given = {k: v for k, v in rest.items() if k in parameters}
-    names = keep.split("+") if isinstance(keep, str) else keep or ()
-    degree = float(fair) if isinstance(fair, bool) else fair
-    policy = Policy(rule, rule.configure(given) if rule else (), ratio, degree, tuple(names))
-    if rule is not None and not policy.evicts:
+    others = {k: v for k, v in settings.items() if k not in ("fair", "keep", "keep_text")}
+    fair = settings["fair"]
+    policy = Policy(
+        rule,
+        rule.configure(given) if rule else (),
+        fair=float(fair) if isinstance(fair, bool) else fair,
+        keep=parse_keep(settings["keep"], settings["keep_text"]),
+        **others,
+    )
+    if rule is not None and not policy.evicts and policy.decode_budget is None:
         log.warning("press=%s with ratio=0 evicts nothing", rule.name)
     return policy, {k: v for k, v in rest.items() if k not in parameters}

@@ -72,7 +72,8 @@ def _attention(
     if attention_mask is not None:
         raise UnsupportedModelError(f"{type(module).__name__} brings an attention mask of its own")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return kv.attend(query, key, value, scaling, _options(module, kwargs)), None
+    # Some models view the output, which the phases give transposed.
+    return kv.attend(query, key, value, scaling, _options(module, kwargs)).contiguous(), None
 
 
 def _options(module: nn.Module, kwargs: dict[str, Any]) -> Options:

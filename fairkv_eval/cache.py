@@ -1,8 +1,14 @@
-"""Where KV pairs live: what is left of a context after eviction, and the rows of the running batch."""
+"""Where KV pairs live: what is left of a context after eviction, and the rows of the running batch.
+
+KV heads that hold equally many pairs share a tensor; heads of different lengths have one each, so that what an uneven
+budget saves is really saved.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,126 +18,206 @@ from fairkv_eval.attention import Options
 BLOCK = 128  # tokens a row buffer grows by; room beyond a row's entries is zeroed, since even a hidden NaN would spread
 
 
+class Pairs(NamedTuple):
+    """KV pairs of consecutive KV heads that hold equally many: keys and values ``[heads, m, dim]``.
+
+    A layer of a context or of a row is a list of these that covers its heads in order: one of all heads, or one a head.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def by_head(self) -> list[Pairs]:
+        """The same pairs, head by head."""
+        return [Pairs(k, v) for k, v in zip(self.keys.split(1), self.values.split(1), strict=True)]
+
+
 @dataclass
 class ContextCache:
-    """The KV pairs of one context, layer by layer: keys and values ``[kv_heads, kept, dim]``.
+    """The KV pairs of one context, layer by layer.
 
-    ``tokens`` is the context's length, so what follows it continues at that position. ``full_bytes`` is what the same
-    layers hold without eviction. ``segment_kept`` counts, for each segment, the kept pairs of its tokens summed over
-    ``slots`` heads and layers.
+    ``tokens`` is the context's length and ``position`` that of the token after it: the same, unless the kept keys moved
+    up to consecutive positions. ``full_bytes`` and ``full_pairs`` are what the same layers hold without eviction.
+    ``segments`` is the part of each segment's pairs that was kept, over the layers and heads that evict. For rows with a
+    decode budget ``observed`` holds, by layer, the positions of the kept pairs and the attention they received from the
+    context's queries, both ``[kv_heads, m]``.
     """
 
     tokens: int
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    position: int = 0
+    layers: list[list[Pairs]] = field(default_factory=list)
     full_bytes: int = 0
     full_pairs: int = 0
-    segment_kept: dict[str, int] = field(default_factory=dict)
-    slots: int = 0
+    segments: dict[str, float] = field(default_factory=dict)
+    observed: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.position = self.position or self.tokens
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors held."""
-        return sum(t.nbytes for t in (*self.keys, *self.values))
+        return sum(pairs.nbytes for layer in self.layers for pairs in layer)
 
     @property
     def pairs(self) -> int:
         """KV pairs held, summed over layers and heads."""
-        return sum(k.shape[0] * k.shape[1] for k in self.keys)
+        return sum(pairs.keys.shape[0] * pairs.keys.shape[1] for layer in self.layers for pairs in layer)
 
 
 class RowCache:
-    """KV pairs of the rows that decode together: per layer a buffer ``[slots, kv_heads, capacity, dim]``.
+    """KV pairs of the rows that decode together: per layer a `Buffer` for all heads, or one a head.
 
-    Row r of layer l holds its first ``lengths[l][r]`` entries; what lies beyond is never visible. Rows occupy the
+    A layer begins with one buffer and is split by heads when a row comes whose heads differ in length. Rows occupy the
     slots 0 … rows−1: one that leaves is replaced by the last. Buffers have room for ``slots`` rows from the start (and
     double where more come), grow by blocks of tokens, lie on their layer's own device, and are kept.
     """
 
     def __init__(self, slots: int = 1) -> None:
         self.rows = 0
-        self._slots = slots
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self.lengths: list[list[int]] = []
+        self.slots = slots
+        self.layers: list[list[Buffer]] = []
         self._steps: dict[tuple, _Step] = {}
 
-    def add(self, keys: list[Tensor], values: list[Tensor]) -> None:
-        """Append a row from its layers' ``[kv_heads, m, dim]`` tensors."""
-        if not self.keys:
-            self.keys = [k.new_empty(0, k.shape[0], 0, k.shape[2]) for k in keys]
-            self.values = [v.new_empty(0, v.shape[0], 0, v.shape[2]) for v in values]
-            self.lengths = [[] for _ in keys]
+    def add(self, layers: Sequence[Sequence[Pairs]]) -> None:
+        """Append a row from its layers' pairs."""
+        if not self.layers:
+            self.layers = [[Buffer(_join(pairs), self.slots)] for pairs in layers]
         row, self.rows = self.rows, self.rows + 1
-        for layer, (k, v) in enumerate(zip(keys, values, strict=True)):
-            m = k.shape[1]
-            self._reserve(layer, m + 1)
-            for buffer, entries in ((self.keys[layer], k), (self.values[layer], v)):
-                buffer[row, :, :m] = entries
-                buffer[row, :, m:] = 0
-            self.lengths[layer].append(m)
+        for layer, pairs in enumerate(layers):
+            if len(pairs) > len(self.layers[layer]):
+                self.layers[layer] = self.layers[layer][0].by_head()
+            elif len(pairs) < len(self.layers[layer]):
+                pairs = pairs[0].by_head()
+            for buffer, own in zip(self.layers[layer], pairs, strict=True):
+                buffer.write(row, own)
 
     def remove(self, row: int) -> None:
         """Drop a row; the last row takes its slot."""
-        last = self.rows - 1
-        for layer, lengths in enumerate(self.lengths):
-            if row != last:
-                self.keys[layer][row] = self.keys[layer][last]
-                self.values[layer][row] = self.values[layer][last]
-                lengths[row] = lengths[last]
-            lengths.pop()
-        self.rows = last
+        self.rows -= 1
+        for buffer in self._buffers():
+            buffer.move(self.rows, row)
 
     def begin_step(self) -> None:
         """Make room for one more token a row. Call once before each decode step."""
         self._steps = {}
-        for layer, lengths in enumerate(self.lengths):
-            self._reserve(layer, max(lengths) + 1)
+        for buffer in self._buffers():
+            buffer.reserve(self.rows, max(buffer.lengths) + 1)
 
-    def append(self, layer: int, k: Tensor, v: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor | None]:
+    def append(
+        self, layer: int, k: Tensor, v: Tensor, options: Options
+    ) -> list[tuple[slice, Tensor, Tensor, Tensor | None]]:
         """Append one token to every row of a layer and show what each row may see.
 
-        k, v: ``[rows, kv_heads, dim]``. Returns keys and values ``[rows, kv_heads, m, dim]`` and a boolean mask
-        ``[rows, 1, 1, m]`` of visible entries, None where all are.
+        k, v: ``[rows, kv_heads, dim]``. Returns for each buffer its heads, keys and values ``[rows, heads, m, dim]``
+        and a boolean mask ``[rows, 1, 1, m]`` of visible entries, None where all are.
         """
-        lengths = self.lengths[layer]
-        key = (k.device, options.window, tuple(lengths))
-        step = self._steps.get(key)
-        if step is None:  # layers that share lengths share the step's small tensors
-            step = self._steps[key] = _Step.of(lengths, options.window, k.device)
-        self.keys[layer][step.rows, :, step.positions] = k
-        self.values[layer][step.rows, :, step.positions] = v
-        self.lengths[layer] = [m + 1 for m in lengths]
-        rows = slice(0, self.rows)
-        span = slice(0, step.longest)
-        return self.keys[layer][rows, :, span], self.values[layer][rows, :, span], step.mask
+        shown, head = [], 0
+        for buffer in self.layers[layer]:
+            heads = slice(head, head := head + buffer.heads)
+            key = (k.device, options.window, tuple(buffer.lengths))
+            step = self._steps.get(key)
+            if step is None:  # buffers that share lengths share the step's small tensors
+                step = self._steps[key] = _Step.of(buffer.lengths, options.window, k.device)
+            buffer.keys[step.rows, :, step.positions] = k[:, heads]
+            buffer.values[step.rows, :, step.positions] = v[:, heads]
+            buffer.lengths = [m + 1 for m in buffer.lengths]
+            visible = slice(0, self.rows), slice(None), slice(0, step.longest)
+            shown.append((heads, buffer.keys[visible], buffer.values[visible], step.mask))
+        return shown
+
+    def row(self, layer: int, row: int) -> Pairs:
+        """The pairs of one row in one layer, whose heads hold equally many."""
+        pairs = [buffer.read(row) for buffer in self.layers[layer]]
+        return pairs[0] if len(pairs) == 1 else Pairs(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
+
+    def replace(self, layer: int, row: int, pairs: Pairs) -> None:
+        """Put these in the place of one row's pairs in one layer; they must not be views of them."""
+        buffers = self.layers[layer]
+        for buffer, own in zip(buffers, [pairs] if len(buffers) == 1 else pairs.by_head(), strict=True):
+            buffer.write(row, own)
 
     @property
     def nbytes_held(self) -> int:
         """Bytes of the entries in use."""
-        return sum(
-            sum(lengths) * buffer.shape[1] * buffer.shape[3] * buffer.element_size()
-            for buffers in (self.keys, self.values)
-            for lengths, buffer in zip(self.lengths, buffers, strict=True)
-        )
+        return sum(buffer.nbytes_held for buffer in self._buffers())
 
     @property
     def nbytes_allocated(self) -> int:
         """Bytes of the buffers, room to grow included."""
-        return sum(t.nbytes for t in (*self.keys, *self.values))
+        return sum(buffer.keys.nbytes + buffer.values.nbytes for buffer in self._buffers())
 
-    def _reserve(self, layer: int, tokens: int) -> None:
-        slots, heads, capacity, _ = self.keys[layer].shape
-        if self.rows <= slots and tokens <= capacity:
+    def _buffers(self) -> list[Buffer]:
+        return [buffer for layer in self.layers for buffer in layer]
+
+
+class Buffer:
+    """Room for the pairs of some rows and heads: keys and values ``[slots, heads, capacity, dim]``.
+
+    Row r holds its first ``lengths[r]`` entries in all heads; what lies beyond is never visible.
+    """
+
+    def __init__(self, like: Pairs, slots: int) -> None:
+        """An empty buffer for as many heads as ``like`` has, of its dims, type and device."""
+        self.keys = like.keys.new_empty(0, like.keys.shape[0], 0, like.keys.shape[2])
+        self.values = like.values.new_empty(0, like.values.shape[0], 0, like.values.shape[2])
+        self.lengths: list[int] = []
+        self._slots = slots
+
+    @property
+    def heads(self) -> int:
+        return self.keys.shape[1]
+
+    @property
+    def nbytes_held(self) -> int:
+        """Bytes of the entries in use."""
+        entry = self.keys.shape[3] * self.keys.element_size() + self.values.shape[3] * self.values.element_size()
+        return sum(self.lengths) * self.heads * entry
+
+    def read(self, row: int) -> Pairs:
+        m = self.lengths[row]
+        return Pairs(self.keys[row, :, :m], self.values[row, :, :m])
+
+    def write(self, row: int, pairs: Pairs) -> None:
+        """Make these the row's pairs; a row that follows the last one is new."""
+        m = pairs.keys.shape[1]
+        self.lengths[row : row + 1] = [m]
+        self.reserve(len(self.lengths), m + 1)
+        for buffer, entries in ((self.keys, pairs.keys), (self.values, pairs.values)):
+            buffer[row, :, :m] = entries
+            buffer[row, :, m:] = 0
+
+    def move(self, last: int, row: int) -> None:
+        """The last row takes the place of this one and leaves its own."""
+        if row != last:
+            self.keys[row] = self.keys[last]
+            self.values[row] = self.values[last]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+
+    def by_head(self) -> list[Buffer]:
+        """The same rows in a buffer a head, each no longer than its own entries need."""
+        like = Pairs(*(old.new_empty(1, 0, old.shape[3]) for old in (self.keys, self.values)))
+        buffers = [Buffer(like, self._slots) for _ in range(self.heads)]
+        for row in range(len(self.lengths)):
+            for buffer, own in zip(buffers, self.read(row).by_head(), strict=True):
+                buffer.write(row, own)
+        return buffers
+
+    def reserve(self, rows: int, tokens: int) -> None:
+        """Make room for so many rows of so many tokens."""
+        slots, _, capacity, _ = self.keys.shape
+        if rows <= slots and tokens <= capacity:
             return
         if tokens > capacity:  # one block more than needed: rows of a group differ by less than that
             capacity = (-(-tokens // BLOCK) + 1) * BLOCK
-        if self.rows > slots:
-            slots = max(self.rows, self._slots, 2 * slots)
-        for buffers in (self.keys, self.values):
-            old = buffers[layer]
-            buffers[layer] = old.new_zeros(slots, heads, capacity, old.shape[3])
-            buffers[layer][: old.shape[0], :, : old.shape[2]] = old
+        if rows > slots:
+            slots = max(rows, self._slots, 2 * slots)
+        self.keys, self.values = (_grown(old, slots, capacity) for old in (self.keys, self.values))
 
 
 @dataclass(frozen=True)
@@ -154,3 +240,14 @@ class _Step:
             mask = (entry <= positions[:, None]) & (entry > positions[:, None] - window)
             mask = mask[:, None, None]
         return cls(torch.arange(len(lengths), device=device), positions, longest, mask)
+
+
+def _join(pairs: Sequence[Pairs]) -> Pairs:
+    """Empty pairs for all heads of a layer."""
+    return Pairs(torch.cat([p.keys[:, :0] for p in pairs]), torch.cat([p.values[:, :0] for p in pairs]))
+
+
+def _grown(old: Tensor, slots: int, capacity: int) -> Tensor:
+    new = old.new_zeros(slots, old.shape[1], capacity, old.shape[3])
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new

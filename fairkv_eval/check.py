@@ -14,10 +14,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fairkv_eval.attention import Options, attach
-from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.cache import RowCache
+from fairkv_eval.context import Context, Variant
 from fairkv_eval.errors import UnsupportedModelError
-from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
-from fairkv_eval.press import Policy
+from fairkv_eval.phases import Decode, Extend, Prefill, Tail
+from fairkv_eval.policy import Policy
 
 # Largest logit difference, in standard deviations of the logits, that rounding explains. Measured on the default model
 # and on tiny random ones: float32 2e-5, float16 0.03, bfloat16 0.09; a scaling off by a tenth: 0.5.
@@ -27,8 +28,8 @@ _LENGTHS = (11, 7)
 _TAIL = 3  # tokens of each sequence that run as tail, the last of them as a decode step
 
 
-def attach_checked(model: PreTrainedModel) -> int:
-    """Attach a model to the seam and return its number of attention layers.
+def attach_checked(model: PreTrainedModel) -> list[int | None]:
+    """Attach a model to the seam and return the sliding window of each attention layer, None where it has none.
 
     Raises UnsupportedModelError, naming the model type and what does not fit. Leaves the model attached.
     """
@@ -42,13 +43,14 @@ def attach_checked(model: PreTrainedModel) -> int:
         attach(model)
         try:
             packed, recorder = _run_packed(model, sequences)
-            layers = _refuse_by_calls(model, recorder.calls)
+            _refuse_by_calls(model, recorder.calls)
+            windows = [options.window for options in recorder.calls]
             _compare(own, packed, tolerance, "packed prefill")
-            split = _run_split(model, sequences, layers)
+            split = _run_split(model, sequences, windows)
             _compare([logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
         except (UnsupportedModelError, RuntimeError, TypeError) as error:
             raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
-    return layers
+    return windows
 
 
 def length_limit(config: PretrainedConfig) -> int | None:
@@ -85,18 +87,18 @@ def _run_packed(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[lis
     return list(logits.split([len(s) for s in sequences])), recorder
 
 
-def _run_split(model: PreTrainedModel, sequences: list[list[int]], layers: int) -> list[Tensor]:
+def _run_split(model: PreTrainedModel, sequences: list[list[int]], windows: list[int | None]) -> list[Tensor]:
     """Logits of each sequence's last tokens, run as the engine does at ratio 0: prefill, tail, then a decode step."""
-    variant = Variant(Policy(), ())
+    variant = Variant(Policy())
     heads = [s[:-_TAIL] for s in sequences]
-    contexts = [Context(tuple(h), "self-check", 0, {variant: ContextCache(len(h))}) for h in heads]
-    _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, layers))
+    contexts = [Context(tuple(h), "self-check", [variant], windows) for h in heads]
+    _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, len(windows)))
     tails = [Tail(s[-_TAIL:-1], c.caches[variant], True) for s, c in zip(sequences, contexts, strict=True)]
     places = [range(len(h), len(h) + _TAIL - 1) for h in heads]
     tail_logits = _logits(model, [t.tokens for t in tails], places, Extend(tails)).split(_TAIL - 1)
     cache = RowCache()
     for tail in tails:
-        cache.add(tail.keys, tail.values)
+        cache.add(tail.layers)
     last = _logits(model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode(cache))
     return [torch.cat([t, row[None]]) for t, row in zip(tail_logits, last, strict=True)]
 
@@ -122,7 +124,7 @@ def _refuse_by_config(model: PreTrainedModel) -> None:
         raise UnsupportedModelError(f"{name!r} models cannot run compressed: they have {', '.join(strange)} layers")
 
 
-def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> int:
+def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> None:
     config = model.config.get_text_config()
     layers = config.num_hidden_layers
     if len(calls) != layers:
@@ -130,7 +132,6 @@ def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> int:
     for i, kind in enumerate(getattr(config, "layer_types", None) or ()):
         if kind == "sliding_attention" and calls[i].window is None:
             raise UnsupportedModelError(f"layer {i} slides a window it does not tell the attention function")
-    return layers
 
 
 def _compare(own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str) -> None:

@@ -8,11 +8,11 @@ prefill.
 from __future__ import annotations
 
 import time
-import zlib
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,9 +20,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.context import Context
+from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
-from fairkv_eval.phases import Context, Decode, Extend, Prefill, Tail, Variant
+from fairkv_eval.keep import whitelist
+from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
+from fairkv_eval.phases import Decode, Extend, Prefill, Tail
 from fairkv_eval.prompt import Prompt
+from fairkv_eval.replay import Encode, Replay, asked, finish
+from fairkv_eval.rolling import Rolling
+from fairkv_eval.rope import Rotation, find_rotations
 from fairkv_eval.sampling import Sampler
 
 
@@ -35,33 +42,36 @@ class _Row:
     position: int
     sampler: Sampler
     telemetry: dict[str, Any]
+    rolling: Rolling | None = None
     tokens: list[int] = field(default_factory=list)
 
 
 class Engine:
-    """Runs jobs on a model attached to the seam (`attention.attach`).
+    """Runs jobs on a model attached to the seam (`check.attach_checked`, which gives the ``windows`` of its layers).
 
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass (a longer context runs
-    alone). decode: tokens to text, for stop strings. eos: tokens that end a generation. autocast: context manager
-    around each forward pass.
+    alone). decode: tokens to text, for stop strings. encode: text to tokens, for presses that replay. eos: tokens that
+    end a generation. autocast: context manager around each forward pass.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
-        layers: int,
+        windows: Sequence[int | None],
         rows: int = 1,
         max_prefill_tokens: int = 4096,
         decode: Callable[[Sequence[int]], str] | None = None,
+        encode: Encode | None = None,
         eos: Iterable[int] = (),
         softmax_dtype: torch.dtype = torch.float32,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ) -> None:
         self.model = model
-        self.layers = layers
+        self.windows = windows
         self.rows = rows
         self.max_prefill_tokens = max_prefill_tokens
         self.decode = decode
+        self.encode = encode
         self.eos = frozenset(eos)
         self.softmax_dtype = softmax_dtype
         self.autocast = autocast
@@ -70,8 +80,8 @@ class Engine:
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish."""
-        waiting = deque(_by_context(jobs))
-        open_contexts = _OpenContexts(jobs)
+        waiting = deque(by_context(jobs))
+        open_contexts = OpenContexts(jobs, self.windows)
         cache = RowCache(min(self.rows, len(jobs)))
         running: list[_Row] = []
         while waiting or running:
@@ -83,7 +93,7 @@ class Engine:
                 yield from self._decode_step(cache, running)
 
     def _next_group(
-        self, waiting: deque[int], places: int, jobs: Sequence[Job], open_contexts: _OpenContexts
+        self, waiting: deque[int], places: int, jobs: Sequence[Job], open_contexts: OpenContexts
     ) -> list[int]:
         """Jobs for one prefill and one tail pass, as many as tokens and places allow, at least one."""
         group: list[int] = []
@@ -91,7 +101,7 @@ class Engine:
         prefill = tail = 0
         while waiting and len(group) < places:
             job = jobs[waiting[0]]
-            context = _context(job)
+            context = context_tokens(job)
             fresh = context not in contexts and context not in open_contexts
             prefill += len(context) if fresh else 0
             tail += len(_tail_tokens(job))
@@ -103,21 +113,24 @@ class Engine:
 
     @torch.inference_mode()
     def _admit(
-        self, group: list[int], jobs: Sequence[Job], open_contexts: _OpenContexts, cache: RowCache, running: list[_Row]
+        self, group: list[int], jobs: Sequence[Job], open_contexts: OpenContexts, cache: RowCache, running: list[_Row]
     ) -> list[tuple[int, Result]]:
         """Prefill a group's contexts, run its tails; scores are done, generations become rows."""
         self._prefill(open_contexts.open(group))
         tails, counts = [], []
         for index in group:
             job = jobs[index]
-            tail = Tail(_tail_tokens(job), open_contexts.take(job), isinstance(job.want, Generate))
+            cache_of_context = open_contexts.take(job)
+            tail = Tail(_tail_tokens(job), cache_of_context, isinstance(job.want, Generate))
+            if tail.goes_on and job.policy.decode_budget is not None:
+                tail.rolling = _rolling(job, cache_of_context)
             tails.append(tail)
             counts.append(len(job.want.continuation) if isinstance(job.want, Score) else 1)
         started = time.perf_counter()
         logits = self._forward(
             Extend(tails),
             [t for tail in tails for t in tail.tokens],
-            [p for tail in tails for p in range(tail.cache.tokens, tail.cache.tokens + len(tail.tokens))],
+            _following(tails),
             _last_positions([len(tail.tokens) for tail in tails], counts),
         )
         done: list[tuple[int, Result]] = []
@@ -127,12 +140,13 @@ class Engine:
                 done.append((index, self._score(job.want, own, telemetry)))
                 continue
             sampler = Sampler(job.want.sampling, job.prompt.tokens)
-            row = _Row(index, job.want, len(job.prompt.tokens), sampler, telemetry)
+            position = tail.cache.position + len(tail.tokens)
+            row = _Row(index, job.want, position, sampler, telemetry, tail.rolling)
             row.tokens.append(sampler.choose(own[0].float()))
             if self._finished(row):
                 done.append((index, _generated(row)))
             else:
-                cache.add(tail.keys, tail.values)
+                cache.add(tail.layers)
                 running.append(row)
         self.totals.tail_seconds += time.perf_counter() - started
         self.totals.tail_tokens += sum(len(tail.tokens) for tail in tails)
@@ -146,12 +160,16 @@ class Engine:
         lengths = [len(context.tokens) for context in contexts]
         tokens = [token for context in contexts for token in context.tokens]
         positions = [position for length in lengths for position in range(length)]
-        self._forward(Prefill(contexts, self.layers), tokens, positions, [len(tokens) - 1])
+        evicts = any(variant.policy.evicts for context in contexts for variant in context.caches)
+        phase = Prefill(contexts, len(self.windows), self._rotations if evicts else ())
+        self._forward(phase, tokens, positions, [len(tokens) - 1])
+        replayed = self._replay(contexts)
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
         totals = self.totals
         totals.prefill_seconds += time.perf_counter() - started
         totals.prefill_tokens += len(tokens)
+        totals.replay_tokens += replayed
         for cache in (cache for context in contexts for cache in context.caches.values()):
             totals.contexts += 1
             totals.kv_pairs_full += cache.full_pairs
@@ -159,19 +177,43 @@ class Engine:
             totals.kv_bytes_full += cache.full_bytes
             totals.kv_bytes_kept += cache.nbytes
 
+    @cached_property
+    def _rotations(self) -> Sequence[Rotation | None]:
+        return find_rotations(self.model)
+
+    def _replay(self, contexts: Sequence[Context]) -> int:
+        """Run the replays that variants wait for, evict by what they gave, and count their tokens."""
+        replays = asked(contexts, self.encode)
+        waiting = deque(tail for tails in replays.values() for tail in tails)
+        total = 0
+        while waiting:
+            group = [waiting.popleft()]
+            size = len(group[0].tokens)
+            while waiting and size + len(waiting[0].tokens) <= self.max_prefill_tokens:
+                size += len(waiting[0].tokens)
+                group.append(waiting.popleft())
+            self._forward(Replay(group), [t for tail in group for t in tail.tokens], _following(group), [size - 1])
+            total += size
+        finish(replays)
+        return total
+
     @torch.inference_mode()
     def _decode_step(self, cache: RowCache, running: list[_Row]) -> list[tuple[int, Result]]:
         """One more token for every row; rows that stop leave, from the last to the first."""
         started = time.perf_counter()
         rows = len(running)
+        rolling = {i: row.rolling for i, row in enumerate(running) if row.rolling}
+        for i, own in rolling.items():
+            own.begin_step(running[i].position)
+        phase = Decode(cache, rolling, self._rotations if rolling else ())
         logits = self._forward(
-            Decode(cache), [row.tokens[-1] for row in running], [row.position for row in running], list(range(rows))
+            phase, [row.tokens[-1] for row in running], [row.position for row in running], list(range(rows))
         )
         largest = logits.argmax(-1).tolist()
         done: list[tuple[int, Result]] = []
         for i in range(rows - 1, -1, -1):
             row = running[i]
-            row.position += 1
+            row.position = row.rolling.next_position if row.rolling else row.position + 1
             row.tokens.append(largest[i] if row.sampler.greedy else row.sampler.choose(logits[i].float()))
             if self._finished(row):
                 done.append((row.index, _generated(row)))
@@ -217,61 +259,24 @@ class Engine:
         return any(stop in text for stop in row.want.stop)
 
 
-class _OpenContexts:
-    """Contexts that jobs still wait for, each prefilled once for all its variants and dropped with its last job."""
-
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self._jobs = jobs
-        self._left = Counter(_context(job) for job in jobs)
-        self._variants: dict[tuple[int, ...], dict[Variant, None]] = {}
-        self._open: dict[tuple[int, ...], Context] = {}
-        for job in jobs:
-            self._variants.setdefault(_context(job), {})[_variant(job)] = None
-
-    def __contains__(self, tokens: tuple[int, ...]) -> bool:
-        return tokens in self._open
-
-    def open(self, group: Sequence[int]) -> list[Context]:
-        """Open the contexts of a group of jobs; those that were not open yet are returned, to be prefilled."""
-        fresh = []
-        for job in (self._jobs[index] for index in group):
-            tokens = _context(job)
-            if tokens not in self._open:
-                caches = {variant: ContextCache(len(tokens)) for variant in self._variants[tokens]}
-                context = Context(tokens, job.label, zlib.crc32(repr(tokens).encode()), caches)
-                self._open[tokens] = context
-                fresh.append(context)
-        return fresh
-
-    def take(self, job: Job) -> ContextCache:
-        """This job's cache; the last job to ask closes its context."""
-        tokens = _context(job)
-        cache = self._open[tokens].caches[_variant(job)]
-        self._left[tokens] -= 1
-        if not self._left[tokens]:
-            del self._open[tokens]
-        return cache
-
-
-def _context(job: Job) -> tuple[int, ...]:
-    return job.prompt.tokens[: job.prompt.context]
-
-
-def _variant(job: Job) -> Variant:
-    return Variant(job.policy, job.prompt.segments)
-
-
-def _by_context(jobs: Sequence[Job]) -> list[int]:
-    """Indices of the jobs, those that share a context side by side, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, job in enumerate(jobs):
-        groups.setdefault(_context(job), []).append(index)
-    return [index for group in groups.values() for index in group]
-
-
 def _tail_tokens(job: Job) -> tuple[int, ...]:
     tail = job.prompt.tokens[job.prompt.context :]
     return tail + job.want.continuation[:-1] if isinstance(job.want, Score) else tail
+
+
+def _rolling(job: Job, cache: ContextCache) -> Rolling:
+    prompt = job.prompt
+    try:
+        listed = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context)
+        return Rolling(job.policy, cache, listed)
+    except UsageError as error:
+        raise UsageError(f"{job.label}: {error}") from error
+
+
+def _following(tails: Sequence[Tail]) -> list[int]:
+    """Positions of packed tails, each going on where its context's keys end."""
+    starts = [tail.cache.position for tail in tails]
+    return [p for tail, start in zip(tails, starts, strict=True) for p in range(start, start + len(tail.tokens))]
 
 
 def _last_positions(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
@@ -290,19 +295,12 @@ def _generated(row: _Row) -> Result:
 
 def _telemetry(prompt: Prompt, cache: ContextCache) -> dict[str, Any]:
     """What eviction did to a prompt's context, as plain values."""
-    lengths: dict[str, int] = {}
-    for segment in prompt.segments:
-        lengths[segment.name] = lengths.get(segment.name, 0) + segment.stop - segment.start
     rate = cache.pairs / cache.full_pairs if cache.full_pairs else 1.0
-    segments = {
-        name: cache.segment_kept[name] / (cache.slots * length) if cache.slots else 1.0
-        for name, length in lengths.items()
-    }
     return {
         "context_tokens": prompt.context,
         "kept_tokens": prompt.context * rate,
         "keep_rate": rate,
-        "segments": segments,
+        "segments": cache.segments or {segment.name: 1.0 for segment in prompt.segments},
         "kv_bytes_full": cache.full_bytes,
         "kv_bytes_kept": cache.nbytes,
         "folded_system": prompt.folded,

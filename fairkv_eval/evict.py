@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.scores import Span
+from fairkv_eval.layer import Span
 
 Score = Callable[[Span], Tensor]
 
@@ -67,23 +68,70 @@ def kept(score: Score, spans: Sequence[Span], budget: int, fair: float, keep: Te
     """
     n = spans[-1].stop
     if fair == 0:
-        whole = Span(0, n)
-        ranking = _ranking(score(whole), whole, keep)
-        return ranking[:, :budget].sort(-1).values
-    floors = [0 if keep is None else int(keep[span.start : span.stop].sum()) for span in spans]
-    proportional = shares([len(span) for span in spans], floors, budget)
-    rankings = [_ranking(score(span), span, keep) for span in spans]
+        return plain_ranking(score, n, budget, keep)[:, :budget].sort(-1).values
     if fair == 1:
+        proportional = _proportional(spans, budget, keep)
+        rankings = _span_rankings(score, spans, proportional, keep)
         quota = largest_remainder(proportional, budget)
         return torch.cat([r[:, :q] for r, q in zip(rankings, quota, strict=True)], -1).sort(-1).values
-    plain = kept(score, spans, budget, 0, keep)
+    plain = plain_ranking(score, n, budget, keep)
+    return torch.cat(kept_by_head(score, spans, [budget] * len(plain), fair, keep))
+
+
+def kept_by_head(
+    score: Score, spans: Sequence[Span], budgets: Sequence[int], fair: float, keep: Tensor | None
+) -> list[Tensor]:
+    """Kept positions of one layer whose heads have budgets of their own, ascending: int64 ``[1, budgets[h]]`` a head.
+
+    A head's budget is the press's and stays what it is; fairness divides it. So `fair` moves each span's quota from
+    what the plain press keeps there in this head to the span's proportional share of this head's budget.
+    """
+    n, mean = spans[-1].stop, round(sum(budgets) / len(budgets))
+    plain = plain_ranking(score, n, mean, keep)
+    if fair == 0:
+        return [ranked[:budget].sort().values[None] for ranked, budget in zip(plain, budgets, strict=True)]
+    rankings = _span_rankings(score, spans, _proportional(spans, mean, keep), keep)
     rows = []
-    for head, positions in enumerate(plain):
+    for head, budget in enumerate(budgets):
+        positions = plain[head, :budget]
         counts = [int(((positions >= s.start) & (positions < s.stop)).sum()) for s in spans]
+        proportional = _proportional(spans, budget, keep)
         mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, proportional, strict=True)]
         quota = largest_remainder(mixed, budget)
-        rows.append(torch.cat([r[head, :q] for r, q in zip(rankings, quota, strict=True)]).sort().values)
-    return torch.stack(rows)
+        rows.append(torch.cat([r[head, :q] for r, q in zip(rankings, quota, strict=True)]).sort().values[None])
+    return rows
+
+
+def pooled(worth: Tensor, total: int, floor: int) -> list[int]:
+    """Budgets of lanes (heads of a layer, or of all layers) that share ``total`` pairs by the worth of what they hold.
+
+    worth: ``[lanes, n]``, each lane's scores from the best down. Each lane first gets ``floor`` pairs, the rest go to
+    the best of all lanes; among equals to the lane that has fewer so far. Needs lanes·floor <= total <= lanes·n.
+    """
+    lanes = len(worth)
+    rest = total - lanes * floor
+    rank_major = worth[:, floor:].T.flatten()  # a stable sort then serves equal scores in turn
+    best = rank_major.argsort(descending=True, stable=True)[:rest]
+    return [floor + count for count in torch.bincount(best % lanes, minlength=lanes).tolist()]
+
+
+def plain_ranking(score: Score, n: int, budget: int, keep: Tensor | None) -> Tensor:
+    """All positions of a context from the most to the least worth keeping: int64 ``[kv_heads, n]``."""
+    whole = Span(0, n, budget=budget)
+    return _ranking(score(whole), whole, keep)
+
+
+def _span_rankings(
+    score: Score, spans: Sequence[Span], proportional: Sequence[float], keep: Tensor | None
+) -> list[Tensor]:
+    quota = largest_remainder(proportional, round(sum(proportional)))
+    told = [replace(s, budget=b) for s, b in zip(spans, quota, strict=True)]
+    return [_ranking(score(span), span, keep) for span in told]
+
+
+def _proportional(spans: Sequence[Span], budget: int, keep: Tensor | None) -> list[float]:
+    floors = [0 if keep is None else int(keep[span.start : span.stop].sum()) for span in spans]
+    return shares([len(span) for span in spans], floors, budget)
 
 
 def check_keep(whitelisted: int, n: int, budget: int) -> None:

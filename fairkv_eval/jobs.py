@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fairkv_eval.press import Policy
+from fairkv_eval.policy import Policy
 from fairkv_eval.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampling
 
@@ -52,6 +52,7 @@ class Totals:
 
     contexts: int = 0
     prefill_tokens: int = 0
+    replay_tokens: int = 0
     prefill_seconds: float = 0.0
     tail_tokens: int = 0
     tail_seconds: float = 0.0

@@ -42,7 +42,8 @@ class Layer:
     q: ``[heads, n, dim]``; k, v: ``[kv_heads, n, dim]``, all after RoPE. ``index`` of ``count`` layers. ``seed``
     is a number drawn from the context's tokens, for rules that need noise. ``softcap`` bounds the logits (Gemma 2).
     ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None where that is not known. ``replayed``
-    is, for presses that replay the context, the most attention each key got from it: float32 ``[kv_heads, n]``.
+    is, for presses that replay the context, the most attention each key got from it, ``received``, while decoding, the
+    attention it has had from each query on average: both float32 ``[kv_heads, n]``.
     """
 
     q: Tensor
@@ -55,6 +56,7 @@ class Layer:
     softcap: float | None = None
     rotation: Rotation | None = None
     replayed: Tensor | None = None
+    received: Tensor | None = None
 
     @property
     def kv_heads(self) -> int:
@@ -62,20 +64,32 @@ class Layer:
 
     def attention(self, start: int, stop: int) -> Tensor:
         """Causal attention weights of the queries [start, stop): float32 ``[heads, stop - start, stop]``."""
-        q = self.q[:, start:stop].float().unflatten(0, (self.kv_heads, -1))  # [kv_heads, group, queries, dim]
-        logits = torch.einsum("hgqd,hkd->hgqk", q, self.k[:, :stop].float()).flatten(0, 1) * self.scaling
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        query = torch.arange(start, stop, device=logits.device)
-        future = torch.arange(stop, device=logits.device) > query[:, None]
-        return logits.masked_fill_(future, float("-inf")).softmax(-1)
+        return attention_weights(self.q[:, start:stop], self.k[:, :stop], self.scaling, self.softcap)
 
     def attention_blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """The rows of ``attention(start, stop)`` in blocks of bounded size, so that no n×n matrix is ever held."""
-        rows = max(16, BLOCK_ELEMENTS // (self.q.shape[0] * max(stop, 1)))
+        rows = block_rows(self.q.shape[0], stop)
         for first in range(start, stop, rows):
             yield self.attention(first, min(first + rows, stop))
 
     def per_kv_head(self, scores: Tensor) -> Tensor:
         """Mean over the query heads of each KV head's group: ``[heads, m] -> [kv_heads, m]``."""
         return scores.unflatten(0, (self.kv_heads, -1)).mean(1)
+
+
+def attention_weights(q: Tensor, k: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
+    """Causal attention weights of the last m of n tokens: q ``[heads, m, dim]``, k ``[kv_heads, n, dim]`` to float32
+    ``[heads, m, n]``."""
+    m, n = q.shape[1], k.shape[1]
+    grouped = q.float().unflatten(0, (k.shape[0], -1))  # [kv_heads, group, m, dim]
+    logits = torch.einsum("hgqd,hkd->hgqk", grouped, k.float()).flatten(0, 1) * scaling
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    query = torch.arange(n - m, n, device=logits.device)
+    future = torch.arange(n, device=logits.device) > query[:, None]
+    return logits.masked_fill_(future, float("-inf")).softmax(-1)
+
+
+def block_rows(heads: int, keys: int) -> int:
+    """Queries whose attention weights over so many keys make a block of bounded size."""
+    return max(16, BLOCK_ELEMENTS // (heads * max(keys, 1)))

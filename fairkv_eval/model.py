@@ -20,9 +20,11 @@ from fairkv_eval import provenance
 from fairkv_eval.arguments import read_policy
 from fairkv_eval.check import attach_checked, length_limit
 from fairkv_eval.engine import Engine
-from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
-from fairkv_eval.press import Policy
+from fairkv_eval.keep import literals, whitelist
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import taken
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompt import Parts, Prompt
 from fairkv_eval.prompter import Prompter
@@ -33,29 +35,47 @@ from fairkv_eval.sampling import Sampling, request_seed
 class FairKV(HFLM):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
-    press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). ratio in [0, 1): the
-    fraction of a context's KV pairs to evict. fair: true, false or a degree in [0, 1]. keep: segment names joined by
-    ``+`` that must survive. segments, scope: see `prompt.Parts`. chat: whether documents with messages are rendered
-    with the chat template (auto: when the harness did not). max_prefill_tokens: tokens of one packed forward pass.
-    Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
+    press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). base: what a wrapper
+    press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
+    keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
+    decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter: see `prompt.Parts`.
+    max_prefill_tokens: tokens of one packed forward pass. Everything else is `hf`'s. UsageError names what is wrong and
+    what is allowed.
     """
 
     def __init__(
         self,
         pretrained: Any = None,
         press: str = "none",
+        base: str | None = None,
         ratio: float = 0.0,
+        budget: int | None = None,
         fair: bool | float = False,
         keep: str | Sequence[str] | None = None,
+        keep_text: str | Sequence[str] | None = None,
+        positions: str = "original",
+        decode_budget: int | None = None,
+        decode_every: int = 16,
         segments: str = "auto",
         scope: str = "auto",
         chat: str = "auto",
+        fewshot_delimiter: str = "\n\n",
         max_prefill_tokens: int = 4096,
         **kwargs: Any,
     ) -> None:
         own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
-        self.policy, others = read_policy(press, ratio, fair, keep, kwargs, own)
-        self.parts = Parts(segments, scope, chat)
+        settings = {
+            "ratio": ratio,
+            "budget": budget,
+            "fair": fair,
+            "keep": keep,
+            "keep_text": keep_text,
+            "positions": positions,
+            "decode_budget": decode_budget,
+            "decode_every": decode_every,
+        }
+        self.policy, others = read_policy(press, base, settings, kwargs, own)
+        self.parts = Parts(segments, scope, chat, fewshot_delimiter)
         if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
             raise UsageError(
                 f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
@@ -65,10 +85,15 @@ class FairKV(HFLM):
             pretrained = others.pop("pretrained")
         super().__init__(pretrained, **others)
         self._prompter = Prompter(
-            self.tokenizer, self.parts, self.chat_template_args, self.add_bos_token, self.prefix_token_id
+            self.tokenizer,
+            self.parts,
+            self.chat_template_args,
+            self.add_bos_token,
+            self.prefix_token_id,
+            texts=literals(self.policy.keep),
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
-        self._layers = attach_checked(self.model.get_base_model() if self.peft else self.model)
+        self._windows = attach_checked(self.model.get_base_model() if self.peft else self.model)
         self._weights = provenance.weights_sha256(others, pretrained)
         self._seed = torch.initial_seed()
         self._max_prefill_tokens = max_prefill_tokens
@@ -125,10 +150,11 @@ class FairKV(HFLM):
     def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
         engine = Engine(
             self.model,
-            self._layers,
+            self._windows,
             self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size),
             self._max_prefill_tokens,
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
+            encode=self._encode_plain,
             eos=self._eos_tokens(),
             softmax_dtype=self.softmax_dtype or torch.float32,
             autocast=self._autocast,
@@ -195,15 +221,25 @@ class FairKV(HFLM):
 
     def _fit(self, prompt: Prompt, following: int, label: str) -> Prompt:
         """The prompt, if it fits and has the parts the policy names."""
+        following = max(following, self._replayed_tokens(prompt))
         prompt = self._prompter.fit(prompt, following, self.max_length, bool(self.truncation), label)
         if prompt.context and self.policy.evicts:
             if self.policy.fair and not prompt.segments:
                 raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
-            names = {segment.name for segment in prompt.segments}
-            for name in self.policy.keep:
-                if name not in names:
-                    raise unknown("segment in keep", name, names)
+            whitelist(prompt.segments, prompt.marks, self.policy.keep, prompt.context)
         return prompt
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return list(self.tok_encode(text, add_special_tokens=False))
+
+    def _replayed_tokens(self, prompt: Prompt) -> int:
+        """Tokens of the longest replay that follows the context, for presses that have one."""
+        press = self.policy.press
+        if press is None or press.replay is None or not self.policy.evicts:
+            return 0
+        context = prompt.tokens[: prompt.context]
+        replays = press.replay(context, self._encode_plain, **taken(press.replay, self.policy.parameters))
+        return max((len(tail) for tail in replays), default=0)
 
     # --- the harness's view of the model
 

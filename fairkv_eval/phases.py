@@ -5,46 +5,31 @@ Each phase is the ``kv`` of one forward pass over a packed sequence ``[1, total]
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from fairkv_eval.attention import Options, causal, masked
-from fairkv_eval.cache import ContextCache, RowCache
-from fairkv_eval.errors import RequestError, UsageError
-from fairkv_eval.evict import check_keep, kept, n_kept, ranges
-from fairkv_eval.press import Policy
-from fairkv_eval.prompt import Segment
-from fairkv_eval.scores import Layer
-
-
-class Variant(NamedTuple):
-    """One way to evict from a context: a policy, and the segments it is fair to."""
-
-    policy: Policy
-    segments: tuple[Segment, ...]
-
-
-@dataclass(eq=False)
-class Context:
-    """A context to prefill once, with a cache for each variant wanted of it. ``label`` names it in errors; ``seed``
-    is drawn from its tokens."""
-
-    tokens: tuple[int, ...]
-    label: str
-    seed: int = 0
-    caches: dict[Variant, ContextCache] = field(default_factory=dict)
+from fairkv_eval.cache import ContextCache, Pairs, RowCache
+from fairkv_eval.context import Context
+from fairkv_eval.layer import Layer
+from fairkv_eval.rolling import Rolling
+from fairkv_eval.rope import Rotation
 
 
 class Prefill:
-    """Contexts run uncompressed, packed one after another; after a layer's attention its KV pairs are evicted."""
+    """Contexts run uncompressed, packed one after another; after a layer's attention its KV pairs are evicted.
 
-    def __init__(self, contexts: Sequence[Context], layers: int) -> None:
+    rotations: how each layer turns its keys, for what needs to know.
+    """
+
+    def __init__(self, contexts: Sequence[Context], layers: int, rotations: Sequence[Rotation | None] = ()) -> None:
         self.contexts = contexts
         self.layers = layers
+        self.rotations = rotations
         self.layer = 0
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
@@ -54,27 +39,22 @@ class Prefill:
             at = slice(start, start := start + len(context.tokens))
             own = q[0, :, at], k[0, :, at], v[0, :, at]
             outputs.append(causal(*own, scaling, options))
-            layer = Layer(*own, scaling, self.layer, self.layers, context.seed, options.softcap)
-            for variant, cache in context.caches.items():
-                try:
-                    _store(layer, variant, cache, options.window)
-                except UsageError as error:
-                    raise UsageError(f"{context.label}: {error}") from error
-                except Exception as error:
-                    raise RequestError(f"{context.label}: evicting layer {self.layer} failed: {error}") from error
+            rotation = self.rotations[self.layer] if self.rotations else None
+            layer = Layer(*own, scaling, self.layer, self.layers, context.seed, options.softcap, rotation)
+            context.store(layer, options.window)
         self.layer += 1
         return torch.cat(outputs, 1).transpose(0, 1)[None]
 
 
 @dataclass(eq=False)
 class Tail:
-    """Tokens that follow a context: never evicted. ``keys`` and ``values`` collect theirs where the row goes on."""
+    """Tokens that follow a context: never evicted. ``layers`` collects context and tail where the row goes on."""
 
     tokens: Sequence[int]
     cache: ContextCache
     goes_on: bool
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
+    layers: list[list[Pairs]] = field(default_factory=list)
+    rolling: Rolling | None = None
 
 
 class Extend:
@@ -89,78 +69,64 @@ class Extend:
         outputs, start = [], 0
         for tail in self.tails:
             at = slice(start, start := start + len(tail.tokens))
-            keys, values = k[0, :, at], v[0, :, at]
-            if tail.cache.tokens:
-                keys = torch.cat([tail.cache.keys[self.layer], keys], 1)
-                values = torch.cat([tail.cache.values[self.layer], values], 1)
-            outputs.append(causal(q[0, :, at], keys, values, scaling, options))
+            pairs = self._following(tail, k[0, :, at], v[0, :, at])
+            queries = q[0, :, at].split([len(p.keys) * q.shape[1] // k.shape[1] for p in pairs])
+            heads = [causal(own, *p, scaling, options) for own, p in zip(queries, pairs, strict=True)]
+            outputs.append(torch.cat(heads))
             if tail.goes_on:
-                tail.keys.append(keys)
-                tail.values.append(values)
+                tail.layers.append(pairs)
+            if tail.rolling and options.window is None:
+                tail.rolling.observe(Layer(q[0, :, at], *pairs[0], scaling, self.layer, softcap=options.softcap))
         self.layer += 1
         return torch.cat(outputs, 1).transpose(0, 1)[None]
 
+    def _following(self, tail: Tail, k: Tensor, v: Tensor) -> list[Pairs]:
+        """A context's pairs in this layer with those of its tail."""
+        if not tail.cache.layers:
+            return [Pairs(k, v)]
+        context = tail.cache.layers[self.layer]
+        heads = [len(pairs.keys) for pairs in context]
+        return [
+            Pairs(torch.cat([pairs.keys, keys], 1), torch.cat([pairs.values, values], 1))
+            for pairs, keys, values in zip(context, k.split(heads), v.split(heads), strict=True)
+        ]
+
 
 class Decode:
-    """One token for every row of the running batch, packed in row order."""
+    """One token for every row of the running batch, packed in row order.
 
-    def __init__(self, cache: RowCache) -> None:
+    rolling: of the rows that have a decode budget; rotations as for `Prefill`.
+    """
+
+    def __init__(
+        self,
+        cache: RowCache,
+        rolling: Mapping[int, Rolling] = MappingProxyType({}),
+        rotations: Sequence[Rotation | None] = (),
+    ) -> None:
         self.cache = cache
+        self.rolling = rolling
+        self.rotations = rotations
         self.layer = 0
         cache.begin_step()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
         """Shapes as in `Prefill.attend`, total being the number of rows."""
         rows, kv_heads = q.shape[2], k.shape[1]
-        keys, values, mask = self.cache.append(self.layer, k[0].transpose(0, 1), v[0].transpose(0, 1), options)
-        self.layer += 1
         # The query heads of a group stand as queries of their KV head, so no key is repeated.
         grouped = q[0].transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1])
-        return masked(grouped, keys, values, scaling, mask, options.softcap).reshape(1, rows, -1, v.shape[-1])
-
-
-def _store(layer: Layer, variant: Variant, cache: ContextCache, window: int | None) -> None:
-    """Put what survives of one layer of one context into its cache."""
-    n = layer.k.shape[1]
-    held = n if window is None else min(n, window)
-    if window is not None or not variant.policy.evicts:
-        # A sliding window forgets by itself: it keeps its window and is not compressed.
-        k, v = layer.k[:, n - held :].clone(), layer.v[:, n - held :].clone()
-    else:
-        k, v = _evict(layer, variant, cache)
-    cache.keys.append(k)
-    cache.values.append(v)
-    cache.full_bytes += held * (k.shape[0] * k.shape[2] * k.element_size() + v.shape[0] * v.shape[2] * v.element_size())
-    cache.full_pairs += held * k.shape[0]
-
-
-def _evict(layer: Layer, variant: Variant, cache: ContextCache) -> tuple[Tensor, Tensor]:
-    """Keys and values ``[kv_heads, kept, dim]`` that survive in one layer."""
-    policy, segments = variant
-    n = layer.k.shape[1]
-    budget = n_kept(n, policy.ratio)
-    keep = _whitelist(segments, policy.keep, n, layer.k.device)
-    if keep is not None:
-        check_keep(int(keep.sum()), n, budget)
-    spans = ranges([segment.start for segment in segments], n)
-    index = kept(policy.scorer(layer), spans, budget, policy.fair, keep)
-    for segment in segments:
-        inside = int(((index >= segment.start) & (index < segment.stop)).sum())
-        cache.segment_kept[segment.name] = cache.segment_kept.get(segment.name, 0) + inside
-    cache.slots += layer.kv_heads
-    return _pick(layer.k, index), _pick(layer.v, index)
-
-
-def _pick(entries: Tensor, index: Tensor) -> Tensor:
-    """The entries at these positions, head by head: ``[kv_heads, n, dim]`` and ``[kv_heads, kept]``."""
-    return entries.gather(1, index[:, :, None].expand(-1, -1, entries.shape[2]))
-
-
-def _whitelist(segments: Sequence[Segment], names: Sequence[str], n: int, device: torch.device) -> Tensor | None:
-    if not names:
-        return None
-    keep = torch.zeros(n, dtype=torch.bool, device=device)
-    for segment in segments:
-        if segment.name in names:
-            keep[segment.start : segment.stop] = True
-    return keep
+        shown = self.cache.append(self.layer, k[0].transpose(0, 1), v[0].transpose(0, 1), options)
+        outputs = [
+            masked(grouped[:, heads], keys, values, scaling, mask, options.softcap)
+            for heads, keys, values, mask in shown
+        ]
+        for row, rolling in self.rolling.items():
+            own, rotation = self.cache.row(self.layer, row), self.rotations[self.layer]
+            layer = Layer(q[0, :, row : row + 1], *own, scaling, self.layer, softcap=options.softcap, rotation=rotation)
+            if options.window is None:
+                rolling.observe(layer)
+            left = rolling.evict(layer, options.window)
+            if left is not None:
+                self.cache.replace(self.layer, row, left)
+        self.layer += 1
+        return torch.cat(outputs, 1).reshape(1, rows, -1, v.shape[-1])

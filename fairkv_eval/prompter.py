@@ -9,8 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from fairkv_eval.chat import Chat, Message, plain_text, render
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompt import Chat, Message, Parts, Prompt, Text, plain_text, render, tokenize, truncate
+from fairkv_eval.prompt import Parts, Prompt, Text, tokenize, truncate
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ class Prompter:
     """Makes prompts for one model.
 
     parts: how they are divided and rendered. template_arguments: for the chat template. add_bos_token, prefix_token: as
-    in `hf`. ``notes`` counts what a result should say.
+    in `hf`. texts: literals that `keep` names, marked in every prompt. ``notes`` counts what a result should say.
     """
 
     def __init__(
@@ -29,12 +30,15 @@ class Prompter:
         template_arguments: Mapping[str, Any] | None = None,
         add_bos_token: bool | None = None,
         prefix_token: int | None = None,
+        texts: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
         self.parts = parts
         self.template_arguments = dict(template_arguments or {})
         self.add_bos_token = add_bos_token
         self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
+        self.texts = tuple(texts)
+        self.special = special_tokens(tokenizer)
         self.notes: Counter[str] = Counter()
         self._chats: dict[str, Chat] = {}
 
@@ -63,8 +67,8 @@ class Prompter:
         return self.parts.of_chat(chat, declared)
 
     def prompt(self, text: Text) -> Prompt:
-        """A divided text in tokens."""
-        return tokenize(text, self.encode)
+        """A divided text in tokens, with its special tokens and the texts that `keep` names marked."""
+        return tokenize(text, self.encode, self.texts, self.special)
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens as `hf` makes them, with the characters each covers."""
@@ -107,6 +111,13 @@ class Prompter:
             **self.template_arguments,
         )
         return str(text)
+
+
+def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of the special tokens: those with a role (BOS, EOS …), and those that a chat template puts around turns,
+    which some models only flag."""
+    flagged = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
+    return frozenset(flagged) | frozenset(tokenizer.all_special_ids)
 
 
 def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention import Options
 from fairkv_eval.evict import kept, n_kept, ranges
-from fairkv_eval.press import Policy
+from fairkv_eval.policy import Policy
 from fairkv_eval.prompt import Segment
 from fairkv_eval.scores import Layer
 

@@ -12,27 +12,32 @@ from torch import Tensor
 
 from fairkv_eval import cache
 from fairkv_eval.attention import Options, masked
-from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.cache import ContextCache, Pairs, RowCache
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2
 OPTIONS = [Options(), Options(window=3)]  # the second of two layers slides
 SHAPES = ((HEADS, KEY_DIM), (HEADS, VALUE_DIM))
 
 
+def one_layer(m: int, filler: float = 0.0, dtype: torch.dtype = torch.float32) -> list[list[Pairs]]:
+    """A row of one layer, with m pairs in all heads."""
+    return [[Pairs(*(torch.full((HEADS, m, dim), filler, dtype=dtype) for dim in (KEY_DIM, VALUE_DIM)))]]
+
+
 class Rows:
-    """The reference: entries[layer][row] is a list of (key, value), the newest last."""
+    """The reference: entries[layer][row][head] is a list of (key, value), the newest last."""
 
     def __init__(self) -> None:
-        self.entries: list[list[list[tuple[Tensor, Tensor]]]] = [[] for _ in OPTIONS]
+        self.entries: list[list[list[list[tuple[Tensor, Tensor]]]]] = [[] for _ in OPTIONS]
 
-    def visible(self, layer: int, row: int) -> list[tuple[Tensor, Tensor]]:
+    def visible(self, layer: int, row: int, head: int) -> list[tuple[Tensor, Tensor]]:
         window = OPTIONS[layer].window
-        return self.entries[layer][row][-window if window else 0 :]
+        return self.entries[layer][row][head][-window if window else 0 :]
 
     def attend(self, layer: int, row: int, q: Tensor) -> Tensor:
         out = []
         for head in range(HEADS):
-            seen = [(key[head].tolist(), value[head].tolist()) for key, value in self.visible(layer, row)]
+            seen = [(key.tolist(), value.tolist()) for key, value in self.visible(layer, row, head)]
             weights = [math.exp(sum(a * b for a, b in zip(q[head].tolist(), key, strict=True))) for key, _ in seen]
             mean = [sum(w * value[d] for w, (_, value) in zip(weights, seen, strict=True)) for d in range(VALUE_DIM)]
             out.append([x / sum(weights) for x in mean])
@@ -49,13 +54,15 @@ class Batch:
     def draw(self, *shape: int) -> Tensor:
         return torch.randn(*shape, generator=self.generator)
 
-    def add(self, *lengths: int) -> None:
-        """A new row with its own length in each layer."""
-        keys = [self.draw(HEADS, m, KEY_DIM) for m in lengths]
-        values = [self.draw(HEADS, m, VALUE_DIM) for m in lengths]
-        self.cache.add(keys, values)
+    def add(self, *lengths: int | tuple[int, ...]) -> None:
+        """A new row with its own length in each layer, or in each head of a layer."""
+        layers = []
         for layer, m in enumerate(lengths):
-            self.rows.entries[layer].append([(keys[layer][:, i], values[layer][:, i]) for i in range(m)])
+            by_head = (m,) * HEADS if isinstance(m, int) else m
+            heads = [Pairs(self.draw(1, n, KEY_DIM), self.draw(1, n, VALUE_DIM)) for n in by_head]
+            self.rows.entries[layer].append([list(zip(p.keys[0], p.values[0], strict=True)) for p in heads])
+            layers.append(heads if len(set(by_head)) > 1 else [Pairs(*map(torch.cat, zip(*heads, strict=True)))])
+        self.cache.add(layers)
 
     def remove(self, row: int) -> None:
         self.cache.remove(row)
@@ -68,41 +75,50 @@ class Batch:
         self.cache.begin_step()
         for layer, options in enumerate(OPTIONS):
             k, v = (self.draw(self.cache.rows, *shape) for shape in SHAPES)
-            for row, entries in enumerate(self.rows.entries[layer]):
-                entries.append((k[row], v[row]))
-            keys, values, mask = self.cache.append(layer, k, v, options)
-            self.compare(layer, keys, values, mask)
+            for row, heads in enumerate(self.rows.entries[layer]):
+                for head, entries in enumerate(heads):
+                    entries.append((k[row, head], v[row, head]))
+            self.compare(layer, self.cache.append(layer, k, v, options))
 
-    def compare(self, layer: int, keys: Tensor, values: Tensor, mask: Tensor | None) -> None:
-        entries = self.rows.entries[layer]
-        longest = max(map(len, entries))
-        assert keys.shape == (len(entries), HEADS, longest, KEY_DIM)
-        assert values.shape == (len(entries), HEADS, longest, VALUE_DIM)
-        shown = torch.ones(len(entries), longest, dtype=torch.bool) if mask is None else mask[:, 0, 0]
-        for row, pairs in enumerate(entries):
-            first = len(pairs) - len(self.rows.visible(layer, row))
-            assert shown[row].tolist() == [first <= i < len(pairs) for i in range(longest)]
-            for i, (key, value) in enumerate(pairs):
-                assert torch.equal(keys[row, :, i], key) and torch.equal(values[row, :, i], value)
-        q = self.draw(len(entries), HEADS, 1, KEY_DIM)
-        found = masked(q, keys, values, 1.0, mask, None)[:, :, 0]
-        expected = torch.stack([self.rows.attend(layer, row, q[row, :, 0]) for row in range(len(entries))])
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    def compare(self, layer: int, shown: list[tuple]) -> None:
+        rows = self.rows.entries[layer]
+        assert [head for heads, *_ in shown for head in range(HEADS)[heads]] == list(range(HEADS))
+        q = self.draw(len(rows), HEADS, 1, KEY_DIM)
+        found = []
+        for heads, keys, values, mask in shown:
+            covered = range(HEADS)[heads]
+            longest = max(len(row[head]) for row in rows for head in covered)
+            assert keys.shape == (len(rows), len(covered), longest, KEY_DIM)
+            assert values.shape == (len(rows), len(covered), longest, VALUE_DIM)
+            seen = torch.ones(len(rows), longest, dtype=torch.bool) if mask is None else mask[:, 0, 0]
+            for row, own in enumerate(rows):
+                for at, head in enumerate(covered):
+                    pairs = own[head]
+                    first = len(pairs) - len(self.rows.visible(layer, row, head))
+                    assert seen[row].tolist() == [first <= i < len(pairs) for i in range(longest)]
+                    for i, (key, value) in enumerate(pairs):
+                        assert torch.equal(keys[row, at, i], key) and torch.equal(values[row, at, i], value)
+            found.append(masked(q[:, heads], keys, values, 1.0, mask, None)[:, :, 0])
+        expected = torch.stack([self.rows.attend(layer, row, q[row, :, 0]) for row in range(len(rows))])
+        torch.testing.assert_close(torch.cat(found, 1), expected, atol=1e-5, rtol=1e-4)
 
     def check_sizes(self) -> None:
         assert self.cache.rows == len(self.rows.entries[0])
-        if not self.cache.keys:
+        if not self.cache.layers:
             assert self.cache.nbytes_held == self.cache.nbytes_allocated == 0
             return
-        assert self.cache.lengths == [[len(pairs) for pairs in rows] for rows in self.rows.entries]
-        held = sum(
-            key.numel() * 4 + value.numel() * 4 for rows in self.rows.entries for pairs in rows for key, value in pairs
-        )
+        for buffers, rows in zip(self.cache.layers, self.rows.entries, strict=True):
+            lengths = [[m] * buffer.heads for buffer in buffers for m in [buffer.lengths]]
+            by_head = [own for group in lengths for own in group]
+            assert by_head == [[len(row[head]) for row in rows] for head in range(HEADS)]
+        pairs = sum(len(head) for rows in self.rows.entries for row in rows for head in row)
+        held = pairs * (KEY_DIM + VALUE_DIM) * 4
         assert self.cache.nbytes_held == held <= self.cache.nbytes_allocated
 
 
+LENGTHS = st.one_of(st.integers(0, 12), st.tuples(*[st.integers(0, 12)] * HEADS))  # of all heads, or of each
 ACTIONS = st.one_of(
-    st.tuples(st.just("add"), st.integers(0, 12), st.integers(0, 12)),
+    st.tuples(st.just("add"), LENGTHS, LENGTHS),
     st.tuples(st.just("remove"), st.integers(0, 99)),
     st.tuples(st.just("step")),
 )
@@ -128,21 +144,21 @@ def test_growth_across_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "BLOCK", 8)
     batch = Batch()
     batch.add(6, 3)  # needs 7 and 4 places, and gets a block more than that
-    assert [keys.shape[2] for keys in batch.cache.keys] == [16, 16]
+    assert [layer[0].keys.shape[2] for layer in batch.cache.layers] == [16, 16]
     batch.add(5, 14)
     for _ in range(12):
         batch.step()
         batch.check_sizes()
-    assert [keys.shape[2] for keys in batch.cache.keys] == [32, 32]
+    assert [layer[0].keys.shape[2] for layer in batch.cache.layers] == [32, 32]
 
 
 def test_room_for_the_whole_batch_from_the_start() -> None:
     rows = RowCache(slots=5)
-    rows.add([torch.zeros(HEADS, 3, KEY_DIM)], [torch.zeros(HEADS, 3, VALUE_DIM)])
-    buffer = rows.keys[0]
+    rows.add(one_layer(3))
+    buffer = rows.layers[0][0].keys
     for _ in range(4):
-        rows.add([torch.zeros(HEADS, 60, KEY_DIM)], [torch.zeros(HEADS, 60, VALUE_DIM)])
-    assert rows.keys[0] is buffer and len(buffer) == 5
+        rows.add(one_layer(60))
+    assert rows.layers[0][0].keys is buffer and len(buffer) == 5
 
 
 def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> None:
@@ -151,7 +167,7 @@ def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> Non
     batch.add(2, 2)
     batch.cache.begin_step()
     k, v = (batch.draw(2, *shape) for shape in SHAPES)
-    first, second = (batch.cache.append(layer, k, v, Options())[2] for layer in (0, 1))
+    first, second = (batch.cache.append(layer, k, v, Options())[0][3] for layer in (0, 1))
     assert first is second is not None
 
 
@@ -167,12 +183,12 @@ def test_rows_of_different_lengths_see_their_own(lengths: tuple[int, ...]) -> No
 def test_rows_of_one_length_need_no_mask() -> None:
     rows = RowCache()
     for _ in range(2):
-        rows.add([torch.zeros(HEADS, 3, KEY_DIM)], [torch.zeros(HEADS, 3, VALUE_DIM)])
+        rows.add(one_layer(3))
     rows.begin_step()
     new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
-    assert rows.append(0, *new, Options())[2] is None
+    assert rows.append(0, *new, Options())[0][3] is None
     rows.begin_step()
-    mask = rows.append(0, *new, Options(window=2))[2]
+    mask = rows.append(0, *new, Options(window=2))[0][3]
     assert mask is not None and mask[:, 0, 0].tolist() == [[False] * 3 + [True] * 2] * 2
 
 
@@ -183,13 +199,14 @@ def test_what_a_freed_row_held_reaches_nobody(leaves: int, lengths: tuple[int, i
     rows = RowCache()
     for row in range(2):
         filler, m = (math.nan, 9) if row == leaves else (1.0, 3)
-        rows.add([torch.full((HEADS, m, KEY_DIM), filler)], [torch.full((HEADS, m, VALUE_DIM), filler)])
+        rows.add(one_layer(m, filler))
     rows.remove(leaves)
     rows.remove(0)
     for m in lengths:
-        rows.add([torch.ones(HEADS, m, KEY_DIM)], [torch.ones(HEADS, m, VALUE_DIM)])
+        rows.add(one_layer(m, 1.0))
     rows.begin_step()
-    keys, values, mask = rows.append(0, torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM), Options())
+    new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
+    ((_, keys, values, mask),) = rows.append(0, *new, Options())
     found = masked(torch.ones(2, HEADS, 1, KEY_DIM), keys, values, 1.0, mask, None)
     torch.testing.assert_close(found, torch.ones(2, HEADS, 1, VALUE_DIM))
 
@@ -198,10 +215,10 @@ def test_what_a_freed_row_held_reaches_nobody(leaves: int, lengths: tuple[int, i
 def test_bytes_are_those_of_the_entries_in_use(dtype: torch.dtype, size: int) -> None:
     rows = RowCache()
     for m in (3, 5):
-        rows.add([torch.zeros(HEADS, m, KEY_DIM, dtype=dtype)], [torch.zeros(HEADS, m, VALUE_DIM, dtype=dtype)])
+        rows.add(one_layer(m, dtype=dtype))
     assert rows.nbytes_held == (3 + 5) * HEADS * (KEY_DIM + VALUE_DIM) * size
     assert rows.nbytes_allocated == 2 * (2 * cache.BLOCK) * HEADS * (KEY_DIM + VALUE_DIM) * size
-    assert rows.keys[0].dtype == dtype
+    assert rows.layers[0][0].keys.dtype == dtype
     rows.remove(0)
     assert rows.nbytes_held == 5 * HEADS * (KEY_DIM + VALUE_DIM) * size
 
@@ -210,7 +227,33 @@ def test_context_cache_counts_what_it_holds() -> None:
     context = ContextCache(tokens=10)
     assert context.nbytes == context.pairs == 0
     for kept in (4, 7):
-        context.keys.append(torch.zeros(HEADS, kept, KEY_DIM))
-        context.values.append(torch.zeros(HEADS, kept, VALUE_DIM, dtype=torch.bfloat16))
+        values = torch.zeros(HEADS, kept, VALUE_DIM, dtype=torch.bfloat16)
+        context.layers.append([Pairs(torch.zeros(HEADS, kept, KEY_DIM), values)])
     assert context.nbytes == (4 + 7) * HEADS * (KEY_DIM * 4 + VALUE_DIM * 2)
     assert context.pairs == (4 + 7) * HEADS
+
+
+def test_uneven_heads_take_only_the_room_they_need() -> None:
+    """A layer is split by heads when the first uneven row comes, and keeps what it holds."""
+    rows = RowCache(slots=2)
+    rows.add(one_layer(3, 1.0))
+    even = [Pairs(torch.ones(1, m, KEY_DIM), torch.ones(1, m, VALUE_DIM)) for m in (1000, 5)]
+    rows.add([even])
+    long, short = rows.layers[0]
+    assert (long.lengths, short.lengths) == ([3, 1000], [3, 5])
+    assert short.keys.shape[2] <= 2 * cache.BLOCK < 1000 < long.keys.shape[2]
+    assert rows.nbytes_held == (2 * 3 + 1005) * (KEY_DIM + VALUE_DIM) * 4
+    rows.add(one_layer(4, 1.0))
+    assert (long.lengths, short.lengths) == ([3, 1000, 4], [3, 5, 4])
+
+
+@pytest.mark.parametrize("uneven", [False, True])
+def test_a_row_can_be_replaced_by_fewer_pairs(uneven: bool) -> None:
+    batch = Batch()
+    batch.add(9, 9)
+    batch.add(*[(7, 2) if uneven else 7] * 2)
+    left = Pairs(*(part[:, 2:6].clone() for part in batch.cache.row(0, 0)))
+    batch.cache.replace(0, 0, left)
+    batch.rows.entries[0][0] = [head[2:6] for head in batch.rows.entries[0][0]]
+    batch.check_sizes()
+    batch.step()

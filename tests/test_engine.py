@@ -14,7 +14,8 @@ from fairkv_eval.engine import Engine
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
 from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.press import Policy, Press, load_press
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import Press, load_press
 from fairkv_eval.prompt import Prompt, Segment
 from fairkv_eval.sampling import Sampling
 

@@ -13,7 +13,8 @@ from lm_eval.utils import simple_parse_args_string
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import kept, n_kept, ranges
-from fairkv_eval.press import Parameter, Policy, Press, built_in_presses, load_press, read_press
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press
 from fairkv_eval.resources import resource_dir
 from fairkv_eval.scores import PROTECTED, Layer
 

@@ -1,0 +1,134 @@
+"""A context that is prefilled once, and everything that is wanted of its KV pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.cache import ContextCache, Pairs
+from fairkv_eval.errors import RequestError, UsageError
+from fairkv_eval.layer import Layer
+from fairkv_eval.plan import Plan
+from fairkv_eval.policy import Policy
+from fairkv_eval.prompt import Segment
+from fairkv_eval.rolling import received
+from fairkv_eval.survivors import consecutive, survivors
+
+
+class Variant(NamedTuple):
+    """One way to evict from a context: a policy, the segments it is fair to, and what else its whitelist may name."""
+
+    policy: Policy
+    segments: tuple[Segment, ...] = ()
+    marks: tuple[Segment, ...] = ()
+
+
+class Context:
+    """The tokens of a context, and a cache for each variant wanted of it.
+
+    ``label`` names it in errors; ``seed`` is drawn from its tokens. windows: the sliding window of each layer, or None.
+    Variants that score by a replay are evicted when that has run; until then ``full`` holds every pair.
+    """
+
+    def __init__(
+        self,
+        tokens: tuple[int, ...],
+        label: str,
+        variants: Iterable[Variant] = (),
+        windows: Sequence[int | None] = (),
+        seed: int = 0,
+    ) -> None:
+        self.tokens = tokens
+        self.label = label
+        self.seed = seed
+        self.caches = {variant: ContextCache(len(tokens)) for variant in variants}
+        self.full = ContextCache(len(tokens))
+        self._waiting: list[tuple[Layer, int | None]] = []
+        self._plans: dict[Variant, Plan] = {}
+        evicting = [layer for layer, window in enumerate(windows) if window is None]
+        for variant in self.caches if tokens else ():
+            with self._named(""):
+                if variant.policy.evicts:
+                    self._plans[variant] = Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks)
+
+    @property
+    def replays(self) -> list[Variant]:
+        """Variants that wait for a replay."""
+        return [variant for variant in self._plans if _replays(variant)]
+
+    def store(self, layer: Layer, window: int | None) -> None:
+        """Put what survives of one layer into each cache; layers come in order."""
+        if self.replays:
+            pairs = Pairs(layer.k.clone(), layer.v.clone())
+            self.full.layers.append([pairs])
+            queries = layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])  # a replay has queries of its own
+            self._waiting.append((replace(layer, q=queries, k=pairs.keys, v=pairs.values), window))
+        for variant in self.caches:
+            if variant not in self._plans or not _replays(variant):
+                self._evict(variant, layer, window)
+
+    def finish(self, variant: Variant, replayed: Sequence[Tensor]) -> None:
+        """Evict for a variant whose replay gave the keys of each layer this much attention: ``[kv_heads, n]``."""
+        layers = [(replace(layer, replayed=r), w) for (layer, w), r in zip(self._waiting, replayed, strict=True)]
+        with self._named("dividing the budget failed: "):
+            self._plans[variant].divide([layer for layer, window in layers if window is None])
+        for layer, window in layers:
+            self._evict(variant, layer, window)
+
+    def close_replays(self) -> None:
+        """Drop the uncompressed pairs."""
+        self.full.layers.clear()
+        self._waiting.clear()
+
+    def _evict(self, variant: Variant, layer: Layer, window: int | None) -> None:
+        cache, plan = self.caches[variant], self._plans.get(variant)
+        with self._named(f"evicting layer {layer.index} failed: "):
+            n = held = layer.k.shape[1]
+            if window is not None:  # a sliding window forgets by itself: it keeps its window and is not compressed
+                held = min(n, window)
+            if window is None and plan is not None:
+                index = plan.kept(layer)
+            else:
+                index = [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
+            pairs = survivors(layer, index)
+            if plan is not None and variant.policy.positions == "contiguous":
+                cache.position = plan.budget
+                pairs = [consecutive(layer, own, at, plan.budget) for own, at in zip(pairs, index, strict=True)]
+            if variant.policy.decode_budget is not None and window is None:
+                self._observe(variant, layer, torch.cat(index))
+        cache.layers.append(pairs)
+        cache.full_bytes += held * _entry_bytes(layer)
+        cache.full_pairs += held * layer.kv_heads
+        if plan is not None and layer.index == layer.count - 1:
+            cache.segments = plan.segment_rates()
+
+    def _observe(self, variant: Variant, layer: Layer, index: Tensor) -> None:
+        """Note positions of the kept pairs, and attention received, both ``[kv_heads, m]``, for a decode budget."""
+        press = variant.policy.press
+        collects = press is not None and press.collects
+        had = received(layer).gather(1, index) if collects else torch.zeros(index.shape, device=index.device)
+        self.caches[variant].observed[layer.index] = index, had
+
+    @contextmanager
+    def _named(self, doing: str):
+        """Name the document in every error."""
+        try:
+            yield
+        except UsageError as error:
+            raise UsageError(f"{self.label}: {error}") from error
+        except Exception as error:
+            raise RequestError(f"{self.label}: {doing}{error}") from error
+
+
+def _replays(variant: Variant) -> bool:
+    return variant.policy.press is not None and variant.policy.press.replay is not None
+
+
+def _entry_bytes(layer: Layer) -> int:
+    """Bytes of one token's keys and values in all heads."""
+    return sum(t.shape[0] * t.shape[2] * t.element_size() for t in (layer.k, layer.v))

@@ -1,0 +1,34 @@
+"""The KV pairs that an eviction leaves, and their keys at consecutive positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.cache import Pairs
+from fairkv_eval.errors import UsageError
+from fairkv_eval.layer import Layer
+
+
+def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
+    """The pairs at these positions: index is one int64 ``[kv_heads, m]``, or one ``[1, m_h]`` a head."""
+    heads = [len(positions) for positions in index]
+    return [
+        Pairs(_pick(k, positions), _pick(v, positions))
+        for k, v, positions in zip(layer.k.split(heads), layer.v.split(heads), index, strict=True)
+    ]
+
+
+def consecutive(layer: Layer, pairs: Pairs, positions: Tensor, stop: int) -> Pairs:
+    """Pairs whose keys stand at ``positions`` ``[kv_heads, m]``, turned to stand at stop − m … stop − 1."""
+    if layer.rotation is None:
+        raise UsageError(f"positions=contiguous: how layer {layer.index} turns its keys by position is not known")
+    to = torch.arange(stop - pairs.keys.shape[1], stop, device=positions.device)
+    return Pairs(layer.rotation.rotate(pairs.keys, to - positions), pairs.values)
+
+
+def _pick(entries: Tensor, index: Tensor) -> Tensor:
+    """The entries at these positions, head by head: ``[heads, n, dim]`` and ``[heads, m]``."""
+    return entries.gather(1, index[:, :, None].expand(-1, -1, entries.shape[2]))

@@ -1,0 +1,203 @@
+"""What kvpress keeps of one context in two tiny models, against what our presses keep: the same positions, layer by
+layer and head by head, and where a definition differs on purpose, how.
+
+`golden/make_kvpress_reference.py` made the numbers, by running kvpress on the same weights and tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numbered import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tokens
+from torch import Tensor
+
+from fairkv_eval.attention import Options, attach, causal
+from fairkv_eval.evict import kept
+from fairkv_eval.layer import Layer, Span
+from fairkv_eval.plan import Plan
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import load_press
+from fairkv_eval.rope import Rotation, find_rotations
+
+REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "kvpress_reference.npz"))
+ABOUT = json.loads(str(REFERENCE["about"]))
+MODELS, CASES, N = ABOUT["models"], ABOUT["cases"], ABOUT["n"]
+RATIOS = ABOUT["exact_ratios"]
+
+# Ties, layer budgets and whole runs are decided otherwise here.
+OTHERWISE = [name for name in CASES if name.startswith(("lagkv-32", "lagkv-128", "pyramidkv", "chunkkv"))]
+SAME = [name for name in CASES if name not in OTHERWISE]
+
+each_model = pytest.mark.parametrize("kind", MODELS)
+each_ratio = pytest.mark.parametrize("ratio", RATIOS)
+
+
+class Pass(NamedTuple):
+    fingerprint: str
+    logits: Tensor  # [vocabulary], of the last token
+    layers: list[Layer]
+
+
+class Recorder:
+    """A phase that runs one context uncompressed and remembers its layers."""
+
+    def __init__(self, rotations: list[Rotation | None]) -> None:
+        self.rotations = rotations
+        self.layers: list[Layer] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+        at = len(self.layers)
+        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, LAYERS, rotation=self.rotations[at]))
+        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
+
+
+@cache
+def run(kind: str) -> Pass:
+    seed = MODELS[kind]["seed"]
+    model = numbered_model(kind, seed)
+    attach(model)
+    phase = Recorder(list(find_rotations(model)))
+    with torch.inference_mode():
+        ids, places = torch.tensor([numbered_tokens(N, seed)]), torch.arange(N)[None]
+        logits = model(input_ids=ids, position_ids=places, use_cache=False, kv=phase).logits[0, -1]
+    return Pass(fingerprint(model), logits, phase.layers)
+
+
+def theirs(kind: str, case: str, ratio: float) -> Tensor:
+    """Boolean ``[layers, kv_heads, n]``."""
+    return torch.from_numpy(REFERENCE[f"kept/{kind}/{case}/{ratio}"])
+
+
+def policy(case: str, ratio: float) -> Policy:
+    press = load_press(CASES[case]["press"], CASES[case]["base"])
+    assert press is not None
+    return Policy(press, press.configure(CASES[case]["parameters"]), ratio)
+
+
+def ours(kind: str, case: str, ratio: float) -> Tensor:
+    """Boolean ``[layers, kv_heads, n]``."""
+    plan = Plan(policy(case, ratio), (), N, range(LAYERS))
+    return torch.stack([marked(plan.kept(layer)) for layer in run(kind).layers])
+
+
+def marked(chosen: list[Tensor]) -> Tensor:
+    """Positions head by head as boolean ``[kv_heads, n]``."""
+    rows = [head for index in chosen for head in index]
+    mask = torch.zeros(len(rows), N, dtype=torch.bool)
+    for row, positions in zip(mask, rows, strict=True):
+        row[positions] = True
+    return mask
+
+
+def test_the_reference_is_complete() -> None:
+    wanted = {f"kept/{kind}/{case}/{ratio}" for kind in MODELS for case in CASES for ratio in RATIOS}
+    assert wanted <= REFERENCE.keys()
+    assert all(REFERENCE[name].shape == (LAYERS, KV_HEADS, N) for name in wanted)
+    presses = {entry["press"] for entry in CASES.values()}
+    assert presses == {
+        *("streaming_llm", "snapkv", "tova", "knorm", "h2o", "keydiff"),
+        *("pyramidkv", "lagkv", "expected_attention", "adakv", "chunkkv"),
+    }
+    assert ABOUT["versions"]["kvpress"] == "0.5.5"
+
+
+@each_model
+def test_the_model_is_the_one_kvpress_ran(kind: str) -> None:
+    assert run(kind).fingerprint == MODELS[kind]["fingerprint"]
+    assert (run(kind).logits - torch.from_numpy(REFERENCE[f"logits/{kind}"])).abs().max() < 1e-3
+
+
+@each_model
+@each_ratio
+@pytest.mark.parametrize("case", SAME)
+def test_the_same_positions(kind: str, case: str, ratio: float) -> None:
+    assert torch.equal(ours(kind, case, ratio), theirs(kind, case, ratio))
+
+
+@each_model
+@pytest.mark.parametrize("case", ["knorm", "streaming_llm"])
+def test_binary_fractions_do_not_cost_a_pair(kind: str, case: str) -> None:
+    """300·(1−0.8) is 60 here, but 59.999… rounded down in kvpress: theirs, and one pair more."""
+    ratio = ABOUT["inexact_ratio"]
+    mine, other = ours(kind, case, ratio), theirs(kind, case, ratio)
+    assert (mine.sum(-1) == 60).all() and (other.sum(-1) == 59).all()
+    assert not (other & ~mine).any()
+
+
+@each_model
+@each_ratio
+@pytest.mark.parametrize("lag", [32, 128])
+def test_lagkv_apart_from_ties(kind: str, lag: int, ratio: float) -> None:
+    """A LagKV score is a rank in a partition, so one position of every partition has it, and what is protected (sinks,
+    last partition, remainder) has one score too. kvpress leaves it to top-k which of them to keep; here the latest are.
+    Everything above and below the score at which the budget ends is as in kvpress, and as many of the tied are kept."""
+    case = f"lagkv-{lag}"
+    mine, other = ours(kind, case, ratio), theirs(kind, case, ratio)
+    budget = policy(case, ratio).n_kept(N)
+    for layer, a, b in zip(run(kind).layers, mine, other, strict=True):
+        score = policy(case, ratio).scorer(layer)(Span(0, N, budget=budget))
+        edge = score.topk(budget).values[:, -1:]
+        tied = score == edge
+        assert torch.equal(a & ~tied, b & ~tied)
+        assert torch.equal((a & tied).sum(-1), (b & tied).sum(-1))
+        for row, equals in zip(a, tied, strict=True):
+            among = row[equals].int()
+            assert torch.equal(among, among.sort().values)
+
+
+# Budgets of the four layers. kvpress lets no layer go above n − window, moving the last one's up by as much, and takes
+# an even division where a layer would fall below the window; here n and the window are the bounds and what they take or
+# leave is shared by the other layers. Within all bounds both have the same.
+BUDGETS = {
+    ("pyramidkv-3", 0.25): ([284, 245, 205, 166], [300, 300, 200, 100]),
+    ("pyramidkv-3", 0.5): ([250, 183, 117, 50], [250, 183, 117, 50]),
+    ("pyramidkv-3", 0.75): ([125, 92, 58, 25], [125, 92, 58, 25]),
+    ("pyramidkv-20", 0.25): ([284, 245, 205, 166], [300, 300, 221, 79]),
+    ("pyramidkv-20", 0.5): ([284, 195, 105, 16], [289, 195, 100, 16]),
+    ("pyramidkv-20", 0.75): ([75, 75, 75, 75], [142, 95, 47, 16]),
+}
+
+
+@each_model
+@pytest.mark.parametrize("case, ratio", BUDGETS)
+def test_pyramidkv_apart_from_budgets(kind: str, case: str, ratio: float) -> None:
+    mine, other = ours(kind, case, ratio), theirs(kind, case, ratio)
+    budgets, own = BUDGETS[case, ratio]
+    assert other.sum(-1).tolist() == [[budget] * KV_HEADS for budget in budgets]
+    assert mine.sum(-1).tolist() == [[budget] * KV_HEADS for budget in own]
+    assert sum(own) == LAYERS * policy(case, ratio).n_kept(N)
+    for layer, budget, positions in zip(run(kind).layers, budgets, other, strict=True):
+        at_theirs = kept(policy(case, ratio).scorer(layer), [Span(0, N)], budget, 0, None)
+        assert torch.equal(marked([at_theirs]), positions)
+
+
+@each_model
+@each_ratio
+@pytest.mark.parametrize("case", [name for name in CASES if name.startswith("chunkkv")])
+def test_chunkkv_apart_from_the_run_that_is_cut(kind: str, case: str, ratio: float) -> None:
+    """kvpress keeps the part 1−ratio of the runs, rounded down, so fewer pairs than the ratio says wherever that leaves
+    a part of a run over or counts a short last run as a whole one. Here the next run fills the budget, with the pairs
+    of it that the base scores highest."""
+    base, chunk = CASES[case]["base"], CASES[case]["parameters"]["chunk"]
+    budget = policy(case, ratio).n_kept(N)
+    runs = torch.arange(N) // chunk
+    for layer, a, b in zip(run(kind).layers, ours(kind, case, ratio), theirs(kind, case, ratio), strict=True):
+        whole = runs[b[0]].unique()
+        assert len(whole) == int((runs.max() + 1) * (1 - ratio))
+        assert torch.equal(b, torch.isin(runs, whole).expand(KV_HEADS, -1))
+        count = int(b[0].sum())
+        at_theirs = kept(policy(case, ratio).scorer(layer), [Span(0, N, budget=count)], count, 0, None)
+        assert torch.equal(marked([at_theirs]), b)
+
+        more = a & ~b
+        assert a.sum(-1).tolist() == [budget] * KV_HEADS and not (b & ~a).any()
+        (cut,) = runs[more[0]].unique()
+        assert torch.equal(more[0], more[1])
+        worth = policy(base, ratio).scorer(layer)(Span(0, N)).mean(0)
+        assert worth[more[0]].min() > worth[~a[0] & (runs == cut)].max()
