@@ -27,7 +27,7 @@ from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
 from fairkv_eval.phases import Decode, Extend, Prefill, Tail
 from fairkv_eval.prompt import Prompt
-from fairkv_eval.replay import Encode, Replay, asked, finish
+from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.rope import Rotation, find_rotations
 from fairkv_eval.sampling import Sampler
@@ -50,7 +50,7 @@ class Engine:
     """Runs jobs on a model attached to the seam (`check.attach_checked`, which gives the ``windows`` of its layers).
 
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass (a longer context runs
-    alone). decode: tokens to text, for stop strings. encode: text to tokens, for presses that replay. eos: tokens that
+    alone). decode: tokens to text, for stop strings. ask: a request to the model in tokens, for presses that replay. eos: tokens that
     end a generation. autocast: context manager around each forward pass.
     """
 
@@ -61,7 +61,7 @@ class Engine:
         rows: int = 1,
         max_prefill_tokens: int = 4096,
         decode: Callable[[Sequence[int]], str] | None = None,
-        encode: Encode | None = None,
+        ask: Ask | None = None,
         eos: Iterable[int] = (),
         softmax_dtype: torch.dtype = torch.float32,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
@@ -71,7 +71,7 @@ class Engine:
         self.rows = rows
         self.max_prefill_tokens = max_prefill_tokens
         self.decode = decode
-        self.encode = encode
+        self.ask = ask
         self.eos = frozenset(eos)
         self.softmax_dtype = softmax_dtype
         self.autocast = autocast
@@ -183,7 +183,7 @@ class Engine:
 
     def _replay(self, contexts: Sequence[Context]) -> int:
         """Run the replays that variants wait for, evict by what they gave, and count their tokens."""
-        replays = asked(contexts, self.encode)
+        replays = asked(contexts, self.ask)
         waiting = deque(tail for tails in replays.values() for tail in tails)
         total = 0
         while waiting:

@@ -154,7 +154,7 @@ class FairKV(HFLM):
             self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size),
             self._max_prefill_tokens,
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
-            encode=self._encode_plain,
+            ask=self._prompter.ask,
             eos=self._eos_tokens(),
             softmax_dtype=self.softmax_dtype or torch.float32,
             autocast=self._autocast,
@@ -229,16 +229,13 @@ class FairKV(HFLM):
             whitelist(prompt.segments, prompt.marks, self.policy.keep, prompt.context)
         return prompt
 
-    def _encode_plain(self, text: str) -> list[int]:
-        return list(self.tok_encode(text, add_special_tokens=False))
-
     def _replayed_tokens(self, prompt: Prompt) -> int:
         """Tokens of the longest replay that follows the context, for presses that have one."""
         press = self.policy.press
         if press is None or press.replay is None or not self.policy.evicts:
             return 0
         context = prompt.tokens[: prompt.context]
-        replays = press.replay(context, self._encode_plain, **taken(press.replay, self.policy.parameters))
+        replays = press.replay(context, self._prompter.ask, **taken(press.replay, self.policy.parameters))
         return max((len(tail) for tail in replays), default=0)
 
     # --- the harness's view of the model

@@ -70,6 +70,18 @@ class Prompter:
         """A divided text in tokens, with its special tokens and the texts that `keep` names marked."""
         return tokenize(text, self.encode, self.texts, self.special)
 
+    def ask(self, request: str) -> list[int]:
+        """Tokens of a request to the model that follows a context: a user turn and the header of the answer, or a
+        paragraph of its own where prompts have no turns."""
+        text = f"\n\n{request}\n\n"
+        if self.parts.chat != "off" and self.tokenizer.chat_template is not None:
+            # What the template puts after a closed exchange: some put a system prompt of their own before the first turn.
+            before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
+            closed = self._template(before, None)
+            asked = self._template([*before, {"role": "user", "content": request}], True)
+            text = asked[len(closed) :] if asked.startswith(closed) else text
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens as `hf` makes them, with the characters each covers."""
         if not self.tokenizer.is_fast:

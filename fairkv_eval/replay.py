@@ -19,22 +19,22 @@ from fairkv_eval.phases import Extend, Tail
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import taken
 
-Encode = Callable[[str], Sequence[int]]
+# A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph where there are no turns.
+Ask = Callable[[str], Sequence[int]]
 
-_REQUEST = "\n\nRepeat the text above word for word.\n\n"
-_NEXT = "\n\nRepeat the text above word for word, from here on: "
-_REMINDER = 8  # tokens before a chunk that tell the model where it begins
+_REMINDER = 8  # tokens before a chunk with which its answer begins
 
 
-def kvzip(context: Sequence[int], encode: Encode, *, chunk: int) -> list[list[int]]:
+def kvzip(context: Sequence[int], ask: Ask, *, chunk: int) -> list[list[int]]:
     """A request to repeat the context and then the context itself, in chunks of so many tokens (arXiv 2505.23416).
 
-    Requests after the first quote the tokens that go before their chunk.
+    Answers after the first begin with the tokens that go before their chunk.
     """
-    tails = []
-    for start in range(0, len(context), chunk):
-        request = [*encode(_NEXT), *context[max(0, start - _REMINDER) : start]] if start else encode(_REQUEST)
-        tails.append([*request, *context[start : start + chunk]])
+    request = ask("Repeat the text above word for word.")
+    go_on = ask("Repeat a part of the text above word for word, going on from where your answer begins.")
+    tails = [[*request, *context[:chunk]]]
+    for start in range(chunk, len(context), chunk):
+        tails.append([*go_on, *context[max(0, start - _REMINDER) : start + chunk]])
     return tails
 
 
@@ -49,7 +49,7 @@ class ReplayTail(Tail):
 Asked = dict[tuple[Context, Hashable], list[ReplayTail]]
 
 
-def asked(contexts: Iterable[Context], encode: Encode | None) -> Asked:
+def asked(contexts: Iterable[Context], ask: Ask | None) -> Asked:
     """The replays that variants of these contexts wait for, one for all that differ in ratio, fairness or whitelist."""
     found: Asked = {}
     for context in contexts:
@@ -57,9 +57,9 @@ def asked(contexts: Iterable[Context], encode: Encode | None) -> Asked:
             press, key = variant.policy.press, _key(variant.policy)
             if (context, key) in found or press is None or press.replay is None:
                 continue
-            if encode is None:
+            if ask is None:
                 raise UsageError(f"press {press.name!r} replays the context, which needs a tokenizer")
-            tails = press.replay(context.tokens, encode, **taken(press.replay, variant.policy.parameters))
+            tails = press.replay(context.tokens, ask, **taken(press.replay, variant.policy.parameters))
             found[context, key] = [ReplayTail(tokens, context.full, False) for tokens in tails]
     return found
 

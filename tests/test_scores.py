@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, currently_in_test_context, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairkv_eval import layer as layer_module
 from fairkv_eval import scores
+from fairkv_eval.errors import UsageError
 from fairkv_eval.scores import Layer, Span
 
 INF = float("inf")
+FREQUENCIES = (1.0, 0.3)  # of the channels (0, 1) and (2, 3)
+
+
+class Turn:
+    """A rotary embedding of four channels."""
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        angles = positions[:, None] * torch.tensor(FREQUENCIES)
+        return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (2, 2))) * torch.exp(1j * angles)).flatten(-2)
+
+    def mean(self, start: int, stop: int) -> Tensor:
+        positions = torch.arange(start, stop)
+        return torch.stack([self.rotate(e.expand(len(positions), 4), positions).mean(0) for e in torch.eye(4)], 1)
 
 
 def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int = 0, **options) -> Layer:
     generator = torch.Generator().manual_seed(rng)
     q, k, v = (torch.randn(h, n, dim, generator=generator) * 2 for h in (kv_heads * group, kv_heads, kv_heads))
-    return Layer(q, k, v, scaling=dim**-0.5, **options)
+    replayed = torch.rand(kv_heads, n, generator=generator)
+    return Layer(q, k, v, scaling=dim**-0.5, **{"rotation": Turn(), "replayed": replayed, **options})
 
 
 def attention_by_loops(layer: Layer) -> list[list[list[float]]]:
@@ -67,12 +84,13 @@ def snapkv_by_loops(layer: Layer, span: Span, window: int, kernel: int) -> list[
     return [row + [INF] * w for row in group_mean(layer, per_head)]
 
 
-def h2o_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+def h2o_by_loops(layer: Layer, span: Span, recent: float) -> list[list[float]]:
+    newest = min(math.floor(recent * span.budget + 1e-6), len(span))
     per_head = [
         [sum(rows[i][j] for i in range(j, span.stop)) / (span.stop - j) for j in range(span.start, span.stop)]
         for rows in attention_by_loops(layer)
     ]
-    return group_mean(layer, per_head)
+    return [row[: len(row) - newest] + [INF] * newest for row in group_mean(layer, per_head)]
 
 
 def tova_by_loops(layer: Layer, span: Span) -> list[list[float]]:
@@ -86,21 +104,144 @@ def knorm_by_loops(layer: Layer, span: Span) -> list[list[float]]:
     return [[-math.sqrt(sum(x * x for x in key)) for key in head[span.start : span.stop]] for head in layer.k.tolist()]
 
 
-RULES: dict[str, tuple[Callable, dict[str, int]]] = {
+def dot(a: list[float], b: list[float]) -> float:
+    return sum(x * y for x, y in zip(a, b, strict=True))
+
+
+def softmax(logits: list[float]) -> list[float]:
+    exps = [math.exp(x - max(logits)) for x in logits]
+    return [x / sum(exps) for x in exps]
+
+
+def keydiff_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+    rows = []
+    for head in layer.k.tolist():
+        keys = head[span.start : span.stop]
+        units = [[x / math.sqrt(dot(key, key)) for x in key] for key in keys]
+        mean = [sum(column) / len(keys) for column in zip(*units, strict=True)]
+        rows.append([-dot(unit, mean) / math.sqrt(dot(mean, mean)) for unit in units])
+    return rows
+
+
+def lagkv_by_loops(layer: Layer, span: Span, sinks: int, lag: int) -> list[list[float]]:
+    own = [j for j in range(span.start, span.stop) if j >= sinks]
+    if len(own) < 2 * lag:
+        return streaming_llm_by_loops(layer, span, sinks)
+    partitions = [own[a : a + lag] for a in range(0, len(own) - lag + 1, lag)]
+    rows = []
+    for k, v in zip(layer.k.tolist(), layer.v.tolist(), strict=True):
+        row = dict.fromkeys(range(span.start, span.stop), INF)
+        for these, following in pairwise(partitions):
+            worth = [sum(pair) / 2 for pair in zip(*(spreads(x, these, following) for x in (k, v)), strict=True)]
+            if currently_in_test_context():  # single precision may order those that are nearly equal either way
+                assume(all(a == b or b - a > 1e-5 for a, b in pairwise(sorted(worth))))
+            for i, j in enumerate(these):
+                row[j] = sum((other, o) < (worth[i], i) for o, other in enumerate(worth))
+        rows.append(list(row.values()))
+    return rows
+
+
+def spreads(states: list[list[float]], these: list[int], following: list[int]) -> list[float]:
+    deviations = []
+    for j in these:
+        relative = []
+        for channel, x in enumerate(states[j]):
+            reference = [states[i][channel] for i in following]
+            width = max(reference) - min(reference)
+            relative.append((x - min(reference)) / width if width else 0.0)
+        mean = sum(relative) / len(relative)
+        deviations.append(math.sqrt(sum((x - mean) ** 2 for x in relative) / (len(relative) - 1)))
+    return softmax(deviations)
+
+
+def turned(x: list[float], angles: list[float]) -> list[float]:
+    pairs = [
+        (x[2 * i] * math.cos(a) - x[2 * i + 1] * math.sin(a), x[2 * i] * math.sin(a) + x[2 * i + 1] * math.cos(a))
+        for i, a in enumerate(angles)
+    ]
+    return [channel for pair in pairs for channel in pair]
+
+
+def expected_attention_by_loops(layer: Layer, span: Span, sinks: int, horizon: int) -> list[list[float]]:
+    """The expectation from projections: queries turned to each position of the horizon, averaged, against a key."""
+    n, group = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads
+    own = [j for j in range(span.start, span.stop) if j >= sinks]
+    if not own:
+        return [[INF] * len(span)] * layer.kv_heads
+    rows = []
+    for k, v, queries in zip(
+        layer.k.tolist(), layer.v.tolist(), layer.q.unflatten(0, (-1, group)).tolist(), strict=True
+    ):
+        total = dict.fromkeys(own, 0.0)
+        for q in queries:
+            plain = [turned(q[j], [-j * f for f in FREQUENCIES]) for j in own]
+            ahead = [
+                [sum(column) / horizon for column in zip(*views, strict=True)]
+                for views in ([turned(x, [p * f for f in FREQUENCIES]) for p in range(n, n + horizon)] for x in plain)
+            ]
+            logits = []
+            for j in own:
+                products = [layer.scaling * dot(x, k[j]) for x in ahead]
+                mean = sum(products) / len(own)
+                logits.append(mean + sum((x - mean) ** 2 for x in products) / len(own) / 2)
+            for j, weight in zip(own, softmax(logits), strict=True):
+                total[j] += weight / group
+        worth = [total[j] * math.sqrt(dot(v[j], v[j])) for j in own]
+        rows.append([INF] * (len(span) - len(own)) + worth)
+    return rows
+
+
+def chunkkv_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], chunk: int) -> list[list[float]]:
+    rows = base(span).tolist()
+    free = [x for row in rows for x in row if x != INF]
+    top = max(free) + 1 if free else -INF
+    worth = [sum(min(x, top) for x in column) / len(rows) for column in zip(*rows, strict=True)]
+    runs = [worth[a : a + chunk] for a in range(0, len(span), chunk)]
+    keys = [(sum(runs[j // chunk]) / len(runs[j // chunk]), j // chunk, worth[j], j) for j in range(len(span))]
+    return [[INF if x == INF else sum(key < keys[j] for key in keys) for j, x in enumerate(row)] for row in rows]
+
+
+def kvzip_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+    assert layer.replayed is not None
+    return [row[span.start : span.stop] for row in layer.replayed.tolist()]
+
+
+RULES: dict[str, tuple[Callable, dict[str, float]]] = {
     "streaming_llm": (streaming_llm_by_loops, {"sinks": 3}),
     "snapkv": (snapkv_by_loops, {"window": 4, "kernel": 3}),
-    "h2o": (h2o_by_loops, {}),
+    "h2o": (h2o_by_loops, {"recent": 0.0}),
     "tova": (tova_by_loops, {}),
     "knorm": (knorm_by_loops, {}),
+    "keydiff": (keydiff_by_loops, {}),
+    "lagkv": (lagkv_by_loops, {"sinks": 2, "lag": 2}),
+    "expected_attention": (expected_attention_by_loops, {"sinks": 2, "horizon": 5}),
+    "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
+    "kvzip": (kvzip_by_loops, {}),
+}
+
+DRAWN: dict[str, dict[str, list[float]]] = {
+    "streaming_llm": {"sinks": [0, 1, 4, 99]},
+    "snapkv": {"window": [1, 2, 5, 64], "kernel": [1, 3, 7]},
+    "h2o": {"recent": [0.0, 0.3, 0.5, 1.0]},
+    "lagkv": {"sinks": [0, 1, 4, 99], "lag": [1, 2, 3, 128]},
+    "expected_attention": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
+    "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
 }
 
 
+def rule(name: str, layer: Layer, **parameters) -> Callable[[Span], Tensor]:
+    """The rule as a function of the span. A wrapper wraps knorm here, or the ``base`` it is given."""
+    if name == "chunkkv":
+        parameters = {"base": partial(scores.knorm, layer), **parameters}
+    return partial(getattr(scores, name), layer, **{**RULES[name][1], **parameters})
+
+
 def check(name: str, layer: Layer, span: Span, **parameters) -> None:
-    reference, defaults = RULES[name]
-    parameters = {**defaults, **parameters}
-    found = getattr(scores, name)(layer, span, **parameters)
+    score = rule(name, layer, **parameters)
+    found = score(span)
     assert found.dtype == torch.float32 and found.shape == (layer.kv_heads, len(span))
-    torch.testing.assert_close(found, torch.tensor(reference(layer, span, **parameters)), atol=1e-5, rtol=1e-4)
+    expected = torch.tensor(RULES[name][0](layer, span, **score.keywords))
+    torch.testing.assert_close(found, expected.float(), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -118,13 +259,8 @@ def test_rule_is_its_definition(name: str, data: st.DataObject) -> None:
         rng=data.draw(st.integers(0, 99), "rng"),
         softcap=data.draw(st.sampled_from([None, 2.0]), "softcap"),
     )
-    parameters = {}
-    if name == "snapkv":
-        window = data.draw(st.sampled_from([1, 2, 5, 64]), "window")
-        parameters = {"window": window, "kernel": data.draw(st.sampled_from([1, 3, 7]), "kernel")}
-    if name == "streaming_llm":
-        parameters = {"sinks": data.draw(st.sampled_from([0, 1, 4, 99]), "sinks")}
-    check(name, layer, Span(start, stop, 0, count), **parameters)
+    parameters = {key: data.draw(st.sampled_from(values), key) for key, values in DRAWN.get(name, {}).items()}
+    check(name, layer, Span(start, stop, 0, count, data.draw(st.integers(0, stop - start), "budget")), **parameters)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -189,23 +325,168 @@ def test_blocks_are_the_rows_of_the_attention(monkeypatch: pytest.MonkeyPatch) -
     assert row == 43
 
 
-@pytest.mark.parametrize("name", ["snapkv", "h2o", "tova"])
+@pytest.mark.parametrize("name", ["snapkv", "h2o", "tova", "keydiff", "lagkv", "chunkkv"])
 def test_no_rule_looks_behind_its_span(name: str) -> None:
     layer, span = make_layer(20), Span(4, 13, 0, 2)
     cut = Layer(layer.q[:, :13], layer.k[:, :13], layer.v[:, :13], layer.scaling)
-    rule, (_, parameters) = getattr(scores, name), RULES[name]
-    torch.testing.assert_close(rule(layer, span, **parameters), rule(cut, span, **parameters))
+    torch.testing.assert_close(rule(name, layer)(span), rule(name, cut)(span))
 
 
 @pytest.mark.parametrize("name", RULES)
 def test_half_precision_is_scored_in_float32(name: str) -> None:
     layer = make_layer(9)
-    half = Layer(layer.q.bfloat16(), layer.k.bfloat16(), layer.v.bfloat16(), layer.scaling)
-    exact = Layer(half.q.float(), half.k.float(), half.v.float(), half.scaling)
-    rule, (_, parameters) = getattr(scores, name), RULES[name]
-    found = rule(half, Span(2, 9), **parameters)
+    half = replace(layer, q=layer.q.bfloat16(), k=layer.k.bfloat16(), v=layer.v.bfloat16())
+    exact = replace(half, q=half.q.float(), k=half.k.float(), v=half.v.float())
+    found = rule(name, half)(Span(2, 9))
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, rule(exact, Span(2, 9), **parameters))
+    torch.testing.assert_close(found, rule(name, exact)(Span(2, 9)))
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("span", [Span(0, 12), Span(5, 12, 1, 2), Span(4, 5, 1, 3)])
+def test_keys_and_values_that_are_all_alike_have_scores(name: str, value: float, span: Span) -> None:
+    layer = make_layer(12)
+    alike = replace(layer, k=torch.full_like(layer.k, value), v=torch.full_like(layer.v, value))
+    assert not rule(name, alike)(span).isnan().any()
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_no_rule_changes_what_it_is_given(name: str) -> None:
+    layer, same = make_layer(12), make_layer(12)
+    base = torch.randn(2, 12)
+    wrapped = {"base": lambda span: base} if name == "chunkkv" else {}
+    before = base.clone()
+    rule(name, layer, **wrapped)(Span(0, 12, budget=6))
+    assert torch.equal(base, before)
+    assert all(torch.equal(getattr(layer, key), getattr(same, key)) for key in ("q", "k", "v", "replayed"))
+
+
+def protected(found: Tensor) -> list[int]:
+    """Positions, counted from the span's start, that every head protects; no head protects others."""
+    assert (found.isinf() == found[0].isinf()).all()
+    return found[0].isinf().nonzero().flatten().tolist()
+
+
+class TestH2oRecent:
+    @pytest.mark.parametrize(
+        ("recent", "budget", "newest"), [(0.5, 10, 5), (0.5, 11, 5), (0.29, 100, 29), (1.0, 7, 7), (0.0, 100, 0)]
+    )
+    def test_protects_its_share_of_the_budget(self, recent: float, budget: int, newest: int) -> None:
+        found = scores.h2o(make_layer(100), Span(0, 100, budget=budget), recent=recent)
+        assert protected(found) == list(range(100 - newest, 100))
+
+    def test_counts_from_the_end_of_its_span(self) -> None:
+        layer, span = make_layer(20), Span(4, 13, 0, 2, budget=6)
+        found = scores.h2o(layer, span, recent=0.5)
+        assert protected(found) == [6, 7, 8]
+        assert torch.equal(found[:, :6], scores.h2o(layer, span)[:, :6])
+
+
+class TestKeydiff:
+    def test_goes_by_direction_alone(self) -> None:
+        layer, span = make_layer(12), Span(0, 12)
+        longer = replace(layer, k=layer.k * torch.rand(2, 12, 1).add(0.1))
+        torch.testing.assert_close(scores.keydiff(longer, span), scores.keydiff(layer, span))
+
+    def test_keeps_the_odd_one_out(self) -> None:
+        layer = make_layer(12)
+        keys = torch.ones_like(layer.k)
+        keys[:, 7] = -1
+        assert scores.keydiff(replace(layer, k=keys), Span(0, 12)).argmax(-1).tolist() == [7, 7]
+
+
+class TestLagkv:
+    def protected(self, n: int, span: Span) -> list[int]:
+        return protected(scores.lagkv(make_layer(n), span, sinks=4, lag=3))
+
+    def test_protects_sinks_last_partition_and_remainder(self) -> None:
+        assert self.protected(18, Span(0, 18)) == [0, 1, 2, 3, *range(13, 18)]
+        assert self.protected(16, Span(0, 16)) == [0, 1, 2, 3, *range(13, 16)]
+
+    def test_a_span_behind_the_sinks_has_none(self) -> None:
+        assert self.protected(18, Span(6, 18, 1, 2)) == [9, 10, 11]
+        assert self.protected(18, Span(2, 18, 1, 2)) == [0, 1, *range(11, 16)]  # some of the sinks are in it
+
+    @pytest.mark.parametrize("span", [Span(0, 9), Span(5, 10, 1, 2)])
+    def test_goes_by_recency_where_it_is_short(self, span: Span) -> None:
+        layer = make_layer(18)
+        found = scores.lagkv(layer, span, sinks=4, lag=3)
+        assert torch.equal(found, scores.streaming_llm(layer, span, sinks=4))
+        longer = replace(span, stop=span.stop + 1)
+        assert not torch.equal(scores.lagkv(layer, longer, sinks=4, lag=3)[:, :-1], found)
+
+    def test_scores_are_ranks_in_each_partition(self) -> None:
+        found = scores.lagkv(make_layer(34), Span(0, 34), sinks=4, lag=10)[:, 4:24]
+        assert found.unflatten(1, (2, 10)).sort(-1).values.tolist() == [[list(range(10))] * 2] * 2
+
+
+class TestExpectedAttention:
+    def test_needs_the_rotation(self) -> None:
+        with pytest.raises(UsageError, match=r"expected_attention .*rotates its queries.*not known"):
+            rule("expected_attention", make_layer(9, rotation=None))(Span(0, 9))
+
+    def test_sinks_have_no_say(self) -> None:
+        layer, span = make_layer(12), Span(0, 12)
+        loud = replace(layer, q=layer.q.clone(), k=layer.k.clone(), v=layer.v.clone())
+        for states in (loud.q, loud.k, loud.v):
+            states[:, :2] *= 100
+        found = rule("expected_attention", layer)(span)
+        assert protected(found) == [0, 1]
+        assert torch.equal(rule("expected_attention", loud)(span), found)
+
+    def test_looks_ahead_of_the_context_and_not_of_the_span(self) -> None:
+        layer, span = make_layer(20), Span(4, 13, 0, 2)
+        cut = replace(layer, q=layer.q[:, :13], k=layer.k[:, :13], v=layer.v[:, :13])
+        assert not torch.allclose(rule("expected_attention", cut)(span), rule("expected_attention", layer)(span))
+
+
+SCORES = st.sampled_from([-INF, -1.0, 0.0, 0.5, 2.0, INF])
+
+
+class TestChunkkv:
+    def score(self, base: Tensor, chunk: int) -> Tensor:
+        return scores.chunkkv(make_layer(base.shape[1]), Span(0, base.shape[1]), lambda span: base, chunk=chunk)
+
+    @given(data=st.data())
+    @settings(max_examples=100, deadline=None)
+    def test_ties_protected_pairs_and_infinities(self, data: st.DataObject) -> None:
+        n, heads = data.draw(st.integers(1, 14), "n"), data.draw(st.sampled_from([1, 2, 4]), "kv_heads")
+        rows = data.draw(st.lists(st.lists(SCORES, min_size=n, max_size=n), min_size=heads, max_size=heads))
+        layer, base = make_layer(n, kv_heads=heads), torch.tensor(rows)
+        check("chunkkv", layer, Span(0, n), base=lambda span: base, chunk=data.draw(st.integers(1, 16), "chunk"))
+
+    def test_keeps_whole_runs_and_cuts_the_last_that_does_not_fit(self) -> None:
+        base = torch.tensor([[1.0, 9, 2, 3, 0, 0, 0, 7, 0, 4, 5]])  # means 4, 1, 7/3, 4.5
+        order = self.score(base, 3)[0].argsort(descending=True).tolist()
+        assert order == [10, 9, 1, 2, 0, 7, 8, 6, 3, 5, 4]
+
+    def test_all_heads_keep_the_same(self) -> None:
+        found = self.score(torch.randn(4, 30, generator=torch.Generator().manual_seed(0)), 4)
+        assert (found == found[0]).all() and found[0].sort().values.tolist() == list(range(30))
+
+    def test_a_run_with_protected_pairs_goes_before_others(self) -> None:
+        found = self.score(torch.tensor([[5.0, 5, 5, 0, 0, INF, 4, 4, 4]]), 3)
+        assert found.tolist() == [[6, 7, 8, 0, 1, INF, 3, 4, 5]]
+        found = self.score(torch.tensor([[0.5, 0.5, 0.5, 0, 0.2, INF, 0, 0, 0]]), 3)
+        assert found.tolist() == [[3, 4, 5, 6, 7, INF, 0, 1, 2]]
+
+    @pytest.mark.parametrize("value", [INF, -INF, 1.0])
+    def test_equal_scores_go_by_position(self, value: float) -> None:
+        expected = [INF] * 7 if value == INF else list(range(7))
+        assert self.score(torch.full((2, 7), value), 3).tolist() == [expected] * 2
+
+    def test_a_run_longer_than_the_span_is_the_base_averaged_over_heads(self) -> None:
+        base = torch.tensor([[3.0, 0, 1], [0, 1, 1]])
+        assert self.score(base, 10**12).tolist() == [[2, 0, 1]] * 2
+
+    def test_what_is_not_a_number_is_not_hidden(self) -> None:
+        assert self.score(torch.tensor([[1.0, math.nan, 2.0]]), 2).isnan().tolist() == [[False, True, False]]
+
+
+def test_kvzip_needs_a_replay() -> None:
+    with pytest.raises(ValueError, match="was not replayed"):
+        scores.kvzip(make_layer(9, replayed=None), Span(0, 9))
 
 
 class TestRandom:
