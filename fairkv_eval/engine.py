@@ -27,6 +27,7 @@ from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
 from fairkv_eval.phases import Decode, Extend, Prefill, Tail
 from fairkv_eval.prompt import Prompt
+from fairkv_eval.prefixes import common
 from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.rope import Rotation, find_rotations
@@ -88,6 +89,8 @@ class Engine:
             # Single arrivals would cost a forward pass each: let some places come free before the next group enters.
             while waiting and len(running) <= self.rows - max(1, self.rows // 4):
                 group = self._next_group(waiting, self.rows - len(running), jobs, open_contexts)
+                fresh = open_contexts.open(group)
+                self._prefill(fresh, open_contexts, open_contexts.following(waiting))
                 yield from self._admit(group, jobs, open_contexts, cache, running)
             if running:
                 yield from self._decode_step(cache, running)
@@ -97,17 +100,18 @@ class Engine:
     ) -> list[int]:
         """Jobs for one prefill and one tail pass, as many as tokens and places allow, at least one."""
         group: list[int] = []
-        contexts: set[tuple[int, ...]] = set()
+        before = open_contexts.stem.tokens if open_contexts.stem else ()
         prefill = tail = 0
         while waiting and len(group) < places:
             job = jobs[waiting[0]]
             context = context_tokens(job)
-            fresh = context not in contexts and context not in open_contexts
-            prefill += len(context) if fresh else 0
+            # In this order a context has most in common with the one before it, or with what an earlier pass computed.
+            fresh = context != before and context not in open_contexts
+            prefill += len(context) - common(before, context) if fresh else 0
             tail += len(_tail_tokens(job))
             if group and max(prefill, tail) > self.max_prefill_tokens:
                 break
-            contexts.add(context)
+            before = context
             group.append(waiting.popleft())
         return group
 
@@ -115,8 +119,7 @@ class Engine:
     def _admit(
         self, group: list[int], jobs: Sequence[Job], open_contexts: OpenContexts, cache: RowCache, running: list[_Row]
     ) -> list[tuple[int, Result]]:
-        """Prefill a group's contexts, run its tails; scores are done, generations become rows."""
-        self._prefill(open_contexts.open(group))
+        """Run the tails of a group; scores are done, generations become rows."""
         tails, counts = [], []
         for index in group:
             job = jobs[index]
@@ -152,23 +155,34 @@ class Engine:
         self.totals.tail_tokens += sum(len(tail.tokens) for tail in tails)
         return done
 
-    def _prefill(self, contexts: list[Context]) -> None:
+    @torch.inference_mode()
+    def _prefill(self, contexts: list[Context], open_contexts: OpenContexts, following: Sequence[int]) -> None:
+        """Prefill contexts; what the last has in common with the ``following`` one is kept for the next group."""
         contexts = [context for context in contexts if context.tokens]
         if not contexts:
             return
         started = time.perf_counter()
-        lengths = [len(context.tokens) for context in contexts]
-        tokens = [token for context in contexts for token in context.tokens]
-        positions = [position for length in lengths for position in range(length)]
-        evicts = any(variant.policy.evicts for context in contexts for variant in context.caches)
-        phase = Prefill(contexts, len(self.windows), self._rotations if evicts else ())
-        self._forward(phase, tokens, positions, [len(tokens) - 1])
+        stem, shared = open_contexts.stem, common(contexts[-1].tokens, following)
+        keeps_stem = stem is not None and following[: stem.stop] == stem.tokens and shared <= stem.stop
+        phase = Prefill(
+            contexts,
+            len(self.windows),
+            self._rotations if open_contexts.observed else (),
+            stem,
+            0 if keeps_stem else shared,
+            open_contexts.observed,
+        )
+        tokens = phase.tokens
+        if tokens:
+            self._forward(phase, tokens, phase.positions, [len(tokens) - 1])
+        open_contexts.stem = stem if keeps_stem else phase.kept
         replayed = self._replay(contexts)
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
         totals = self.totals
         totals.prefill_seconds += time.perf_counter() - started
         totals.prefill_tokens += len(tokens)
+        totals.shared_tokens += sum(len(context.tokens) for context in contexts) - len(tokens)
         totals.replay_tokens += replayed
         for cache in (cache for context in contexts for cache in context.caches.values()):
             totals.contexts += 1

@@ -52,6 +52,7 @@ class Totals:
 
     contexts: int = 0
     prefill_tokens: int = 0
+    shared_tokens: int = 0
     replay_tokens: int = 0
     prefill_seconds: float = 0.0
     tail_tokens: int = 0

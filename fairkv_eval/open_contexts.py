@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from fairkv_eval.cache import ContextCache
 from fairkv_eval.context import Context, Variant
 from fairkv_eval.jobs import Job
+from fairkv_eval.prefixes import Part
 
 
 class OpenContexts:
-    """Contexts that jobs still wait for, each prefilled once for all its variants and dropped with its last job."""
+    """Contexts that jobs still wait for, each prefilled once for all its variants and dropped with its last job.
+
+    ``stem``: what the next contexts begin with, as far as it has been computed. ``observed``: whether any job's press
+    may look at a context's queries.
+    """
 
     def __init__(self, jobs: Sequence[Job], windows: Sequence[int | None]) -> None:
         self._jobs = jobs
@@ -20,6 +25,8 @@ class OpenContexts:
         self._left = Counter(context_tokens(job) for job in jobs)
         self._variants: dict[tuple[int, ...], dict[Variant, None]] = {}
         self._open: dict[tuple[int, ...], Context] = {}
+        self.stem: Part | None = None
+        self.observed = any(job.policy.press is not None for job in jobs)
         for job in jobs:
             self._variants.setdefault(context_tokens(job), {})[_variant(job)] = None
 
@@ -37,6 +44,11 @@ class OpenContexts:
                 self._open[tokens] = context
                 fresh.append(context)
         return fresh
+
+    def following(self, waiting: Iterable[int]) -> tuple[int, ...]:
+        """The first context among waiting jobs that is not open yet; () where there is none."""
+        contexts = (context_tokens(self._jobs[index]) for index in waiting)
+        return next((tokens for tokens in contexts if tokens not in self._open), ())
 
     def take(self, job: Job) -> ContextCache:
         """This job's cache; the last job to ask closes its context."""
@@ -58,8 +70,5 @@ def _variant(job: Job) -> Variant:
 
 
 def by_context(jobs: Sequence[Job]) -> list[int]:
-    """Indices of the jobs, those that share a context side by side, in order of first appearance."""
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, job in enumerate(jobs):
-        groups.setdefault(context_tokens(job), []).append(index)
-    return [index for group in groups.values() for index in group]
+    """Indices of the jobs, those whose contexts are the same or begin alike side by side."""
+    return sorted(range(len(jobs)), key=lambda index: context_tokens(jobs[index]))

@@ -16,32 +16,64 @@ from fairkv_eval.attention import Options, causal, masked
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 from fairkv_eval.context import Context
 from fairkv_eval.layer import Layer
+from fairkv_eval.prefixes import Part, States, tree
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.rope import Rotation
 
 
 class Prefill:
-    """Contexts run uncompressed, packed one after another; after a layer's attention its KV pairs are evicted.
+    """Contexts run uncompressed, packed; after a layer's attention its KV pairs are evicted.
 
-    rotations: how each layer turns its keys, for what needs to know.
+    What contexts begin alike is run once, and not at all if it is ``stem``, which an earlier pass has computed. The
+    first ``keep`` tokens of the last context become the next `kept` stem. rotations: how each layer turns its keys, for
+    what needs to know. queries: whether anything asks for the queries of a context.
     """
 
-    def __init__(self, contexts: Sequence[Context], layers: int, rotations: Sequence[Rotation | None] = ()) -> None:
+    def __init__(
+        self,
+        contexts: Sequence[Context],
+        layers: int,
+        rotations: Sequence[Rotation | None] = (),
+        stem: Part | None = None,
+        keep: int = 0,
+        queries: bool = True,
+    ) -> None:
         self.contexts = contexts
         self.layers = layers
         self.rotations = rotations
+        self.parts, self.ends = tree([context.tokens for context in contexts], stem)
+        self.stem = stem
+        self.kept = Part(contexts[-1].tokens[:keep]) if keep else None
+        self.queries = queries
         self.layer = 0
+
+    @property
+    def tokens(self) -> list[int]:
+        return [token for part in self.parts for token in part.tokens]
+
+    @property
+    def positions(self) -> list[int]:
+        return [position for part in self.parts for position in range(part.start, part.stop)]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
         """q ``[1, heads, total, dim]``, k and v ``[1, kv_heads, total, dim]`` to ``[1, total, heads, dim]``."""
-        outputs, start = [], 0
-        for context in self.contexts:
-            at = slice(start, start := start + len(context.tokens))
-            own = q[0, :, at], k[0, :, at], v[0, :, at]
-            outputs.append(causal(*own, scaling, options))
-            rotation = self.rotations[self.layer] if self.rotations else None
-            layer = Layer(*own, scaling, self.layer, self.layers, context.seed, options.softcap, rotation)
+        outputs, at = [], 0
+        paths: dict[Part | None, States] = {self.stem: self.stem.layers[self.layer]} if self.stem else {}
+        for part in self.parts:
+            own = slice(at, at := at + len(part.tokens))
+            asked = q[0, :, own] if self.queries else q[0, :, :0]
+            states = States(asked, k[0, :, own], v[0, :, own])
+            if part.parent:
+                states = paths[part.parent].followed_by(states)
+            paths[part] = states
+            outputs.append(causal(q[0, :, own], states.k, states.v, scaling, options))
+        rotation = self.rotations[self.layer] if self.rotations else None
+        for context, end in zip(self.contexts, self.ends, strict=True):
+            states = paths[end]
+            layer = Layer(*states, scaling, self.layer, self.layers, context.seed, options.softcap, rotation)
             context.store(layer, options.window)
+        if self.kept:
+            self.kept.layers.append(paths[self.ends[-1]].first(self.kept.stop))
         self.layer += 1
         return torch.cat(outputs, 1).transpose(0, 1)[None]
 
