@@ -42,9 +42,9 @@ class ContextCache:
 
     ``tokens`` is the context's length and ``position`` that of the token after it: the same, unless the kept keys moved
     up to consecutive positions. ``full_bytes`` and ``full_pairs`` are what the same layers hold without eviction.
-    ``segments`` is the part of each segment's pairs that was kept, over the layers and heads that evict. For rows with a
-    decode budget ``observed`` holds, by layer, the positions of the kept pairs and the attention they received from the
-    context's queries, both ``[kv_heads, m]``.
+    ``segments`` is the part of each segment's pairs that was kept, over the layers and heads that evict. For rows with
+    a decode budget ``observed`` holds, by layer, the positions of the kept pairs and the attention they received from
+    the context's queries, both ``[kv_heads, m]``.
     """
 
     tokens: int

@@ -26,8 +26,8 @@ from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
 from fairkv_eval.phases import Decode, Extend, Prefill, Tail
-from fairkv_eval.prompt import Prompt
 from fairkv_eval.prefixes import common
+from fairkv_eval.prompt import Prompt
 from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.rope import Rotation, find_rotations
@@ -51,8 +51,8 @@ class Engine:
     """Runs jobs on a model attached to the seam (`check.attach_checked`, which gives the ``windows`` of its layers).
 
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass (a longer context runs
-    alone). decode: tokens to text, for stop strings. ask: a request to the model in tokens, for presses that replay. eos: tokens that
-    end a generation. autocast: context manager around each forward pass.
+    alone). decode: tokens to text, for stop strings. ask: a request to the model in tokens, for presses that replay.
+    eos: tokens that end a generation. autocast: context manager around each forward pass.
     """
 
     def __init__(

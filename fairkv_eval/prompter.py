@@ -75,7 +75,7 @@ class Prompter:
         paragraph of its own where prompts have no turns."""
         text = f"\n\n{request}\n\n"
         if self.parts.chat != "off" and self.tokenizer.chat_template is not None:
-            # What the template puts after a closed exchange: some put a system prompt of their own before the first turn.
+            # What goes after a closed exchange: some templates put a system prompt of their own before the first turn.
             before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
             closed = self._template(before, None)
             asked = self._template([*before, {"role": "user", "content": request}], True)

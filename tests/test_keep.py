@@ -148,6 +148,11 @@ def test_every_token_that_touches_a_text_is_marked(
     assert list(mark_texts(text, texts, offsets)) == expected
 
 
+def test_occurrences_that_overlap_are_all_marked() -> None:
+    offsets = [(i, i + 1) for i in range(5)]
+    assert list(mark_texts("ababa", ["aba"], offsets)) == [("text:aba", 0, 3), ("text:aba", 2, 5)]
+
+
 def test_tokens_without_characters_do_not_tear_a_text() -> None:
     offsets = [(0, 0), (0, 2), (2, 2), (2, 4), (4, 6)]
     assert list(mark_texts("abcdef", ["bc", "a", "f"], offsets)) == [
@@ -212,6 +217,11 @@ class TestOfPrompts:
 
     def test_special_tokens(self) -> None:
         assert self.kept("special") == ["<|start|>", "<|end|>"]
+
+    def test_special_tokens_of_the_tail_are_not_marked(self) -> None:
+        prompter = Prompter(tiny.tokenizer(), Parts())
+        prompt = prompter.prompt(prompter.divide("a<|end|><|end|>", {}))
+        assert prompt.context == 2 and prompt.marks == (("special", 1, 2),)
 
     def test_neighbouring_special_tokens_and_positions(self) -> None:
         tokenizer = tiny.tokenizer()

@@ -353,6 +353,17 @@ class TestTurns:
         for name in ("chatml", "trims", "no_end"):
             rendered = render(messages, template(name))
             assert [(n, w) for n, _, w in self.turns(rendered)] == [("user_1", "a"), ("user_3", "b")]
+            assert len(rendered.turns) == len(messages)
+
+    @pytest.mark.parametrize("trim", [str.strip, str.lstrip, str.rstrip])
+    def test_templates_that_trim(self, trim: Any) -> None:
+        def trims(messages: Sequence[Message], generation: bool | None) -> str:
+            return template("chatml")([{**m, "content": trim(m["content"])} for m in messages], generation)
+
+        rendered = render(chat(("user", "\n user "), ("user", " b\n")), trims)
+        words = [(s.name, rendered.text[s.start : s.stop]) for s in rendered.turns]
+        assert words == [("user", "user"), ("user_1", "b")]
+        assert rendered.turns[0].start > len("<|user|>")
 
     def test_a_begun_answer(self) -> None:
         rendered = render([*SIMPLE, *chat(("assistant", "It "))], template("chatml"), add_generation_prompt=False)
