@@ -23,6 +23,7 @@ from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import literals, whitelist
+from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import taken
 from fairkv_eval.pretrained import default_pretrained
@@ -39,8 +40,9 @@ class FairKV(HFLM):
     press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
     keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
     decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter: see `prompt.Parts`.
-    max_prefill_tokens: tokens of one packed forward pass. Everything else is `hf`'s. UsageError names what is wrong and
-    what is allowed.
+    max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
+    in GiB, or below 1 as a part of the free memory. Everything else is `hf`'s. UsageError names what is wrong and what
+    is allowed.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class FairKV(HFLM):
         chat: str = "auto",
         fewshot_delimiter: str = "\n\n",
         max_prefill_tokens: int = 4096,
+        kv_memory: float = 0.5,
         **kwargs: Any,
     ) -> None:
         own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
@@ -80,6 +83,7 @@ class FairKV(HFLM):
             raise UsageError(
                 f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
             )
+        memory_budget(kv_memory, torch.device("cpu"))  # a wrong value is better told before the model is loaded
         if pretrained is None:
             others = {**default_pretrained(), **others}
             pretrained = others.pop("pretrained")
@@ -97,6 +101,7 @@ class FairKV(HFLM):
         self._weights = provenance.weights_sha256(others, pretrained)
         self._seed = torch.initial_seed()
         self._max_prefill_tokens = max_prefill_tokens
+        self._kv_memory = kv_memory
         self._account = Totals()
         self._notes: Counter[str] = self._prompter.notes
         self._join_processes()
@@ -151,7 +156,7 @@ class FairKV(HFLM):
         engine = Engine(
             self.model,
             self._windows,
-            self._detect_batch_size() if self.batch_size == "auto" else int(self.batch_size),
+            self._rows(jobs),
             self._max_prefill_tokens,
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
             ask=self._prompter.ask,
@@ -167,8 +172,15 @@ class FairKV(HFLM):
         self._account.add(engine.totals)
 
     def _detect_batch_size(self, requests: Sequence | None = None, pos: int = 0) -> int:
-        """Rows for ``batch_size=auto``: the most the harness allows, not tried out as `hf` does."""
+        """What the harness asks for windows of a rolling log-likelihood: the most it allows, never tried out."""
         return int(self.max_batch_size or 64)
+
+    def _rows(self, jobs: list[Job]) -> int:
+        """Rows that decode together; for ``batch_size=auto`` as many as the memory budget holds, not tried out."""
+        if self.batch_size != "auto":
+            return int(self.batch_size)
+        budget = memory_budget(self._kv_memory, self.device)
+        return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
 
     def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
         text, kwargs = request.args[:2]

@@ -416,6 +416,13 @@ class TestLagkv:
         longer = replace(span, stop=span.stop + 1)
         assert not torch.equal(scores.lagkv(layer, longer, sinks=4, lag=3)[:, :-1], found)
 
+    @pytest.mark.parametrize("constant", [[], [1], [0, 3]])
+    def test_long_partitions_and_constant_channels(self, constant: list[int]) -> None:
+        layer = make_layer(34)
+        layer.k[..., constant] = 0.5
+        check("lagkv", layer, Span(0, 34), sinks=4, lag=7)
+        check("lagkv", layer, Span(9, 31, 1, 2), sinks=4, lag=5)
+
     def test_scores_are_ranks_in_each_partition(self) -> None:
         found = scores.lagkv(make_layer(34), Span(0, 34), sinks=4, lag=10)[:, 4:24]
         assert found.unflatten(1, (2, 10)).sort(-1).values.tolist() == [[list(range(10))] * 2] * 2
@@ -475,6 +482,9 @@ class TestChunkkv:
     def test_equal_scores_go_by_position(self, value: float) -> None:
         expected = [INF] * 7 if value == INF else list(range(7))
         assert self.score(torch.full((2, 7), value), 3).tolist() == [expected] * 2
+
+    def test_equal_scores_are_equal_in_runs_of_any_length(self) -> None:
+        assert self.score(torch.full((3, 50), 0.1), 7).tolist() == [list(range(50))] * 3
 
     def test_a_run_longer_than_the_span_is_the_base_averaged_over_heads(self) -> None:
         base = torch.tensor([[3.0, 0, 1], [0, 1, 1]])
