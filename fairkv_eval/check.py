@@ -36,7 +36,9 @@ def attach_checked(model: PreTrainedModel) -> list[int | None]:
     name = model.config.model_type
     _refuse_by_config(model)
     generator = torch.Generator().manual_seed(0)
-    sequences = [torch.randint(3, _embedding(model).shape[0], (n,), generator=generator).tolist() for n in _LENGTHS]
+    words = _embedding(model).shape[0]
+    # In the order in which a prefill packs them.
+    sequences = sorted(torch.randint(3, words, (n,), generator=generator).tolist() for n in _LENGTHS)
     tolerance = _TOLERANCE.get(model.dtype, 0.3)
     with torch.inference_mode():
         own = [_logits(model, [s], [range(len(s))]) for s in sequences]
