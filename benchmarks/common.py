@@ -1,12 +1,17 @@
-"""What the benchmarks share: kvpress's interpreter and worker, peak memory, a table. Imports nothing heavy."""
+"""What the benchmarks share: kvpress's interpreter and worker, both sides of the harness, turns and tables.
+
+Imports nothing heavy until something asks for a model.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +62,86 @@ def write_json(path: Path | None, settings: argparse.Namespace, figures: dict[st
         return
     given = {k: v for k, v in vars(settings).items() if k not in ("json", "kvpress_python")}
     path.write_text(json.dumps({"settings": given, **figures}, indent=1) + "\n")
+
+
+def add_comparison_arguments(parser: argparse.ArgumentParser, repeats: int | None = 3) -> None:
+    """Arguments of benchmarks that run both sides in one process; without ``repeats`` nothing is timed."""
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every side (default: all cores)")
+    parser.add_argument("--device", default="cpu")
+    if repeats is not None:
+        parser.add_argument("--repeats", type=int, default=repeats, help="rounds in which each side runs once")
+    parser.add_argument("--json", "--output", type=Path, help="write settings, versions and every figure here")
+
+
+def harness_model(name: str, **settings: Any) -> Any:
+    """The default model as the harness loads it for ``--model hf`` or ``--model fairkv``."""
+    from lm_eval.models.huggingface import HFLM
+
+    from fairkv_eval.model import FairKV
+    from fairkv_eval.pretrained import default_pretrained
+
+    return {"hf": HFLM, "fairkv": FairKV}[name](**{**default_pretrained(), **settings})
+
+
+def sys_ifeval(model: Any, prompts: int, new_tokens: int) -> list[Any]:
+    """The first requests of sys_ifeval as the harness makes them under ``--apply_chat_template``."""
+    from lm_eval.tasks import TaskManager
+
+    task = TaskManager().load(["sys_ifeval"])["tasks"]["sys_ifeval"]
+    task.set_config(key="generation_kwargs", value={"max_gen_toks": new_tokens}, update=True)
+    task.build_all_requests(limit=prompts, apply_chat_template=True, chat_template=model.apply_chat_template)
+    return task.instances
+
+
+def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
+    """The engine of a `FairKV`, which no token stops: a benchmark decides how far it runs."""
+    from fairkv_eval.engine import Engine
+
+    def decode(tokens: Sequence[int]) -> str:
+        return model.tok_decode(tokens, skip_special_tokens=False)
+
+    return Engine(model.model, model._windows, rows, max_prefill_tokens, decode=decode, ask=model._prompter.ask)
+
+
+def admit(engine: Any, jobs: Sequence[Any]) -> tuple[Any, list[Any]]:
+    """Prefill, evict and run the tails of generations in one go: the cache of their rows, and the rows."""
+    from fairkv_eval.cache import RowCache
+    from fairkv_eval.open_contexts import OpenContexts
+
+    contexts, cache, running = OpenContexts(jobs, engine.windows), RowCache(len(jobs)), []
+    group = list(range(len(jobs)))
+    engine._prefill(contexts.open(group), contexts, ())
+    engine._admit(group, jobs, contexts, cache, running)
+    return cache, running
+
+
+def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:
+    """What each side returns, ``repeats`` times, the sides taking turns (A B A B)."""
+    runs: dict[str, list[Any]] = {name: [] for name in sides}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            runs[name].append(side())
+    return runs
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of wall time, and what came back."""
+    started = time.perf_counter()
+    back = work()
+    return time.perf_counter() - started, back
+
+
+def spread(values: Sequence[float], unit: float = 1.0, digits: int = 2) -> str:
+    """Median and range, divided by a unit: ``1.23 (1.20-1.31)``."""
+    middle, low, high = (f"{v / unit:,.{digits}f}" for v in (statistics.median(values), min(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({low}-{high})"
+
+
+def versions(device: str) -> dict[str, Any]:
+    """Versions of both sides, which share a process, and what computes."""
+    import torch
+
+    from fairkv_eval import provenance
+
+    cpu = torch.backends.cpu.get_cpu_capability()
+    return {**provenance.describe(), "device": torch.cuda.get_device_name(device) if device != "cpu" else cpu}

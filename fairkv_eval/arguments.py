@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 
-from fairkv_eval.errors import unknown
+from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.keep import parse_keep
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
@@ -55,6 +55,12 @@ def read_policy(
     for name in rest:
         if name not in parameters | harness | _FROM_PRETRAINED:
             raise unknown("model argument", name, parameters | harness | _FROM_PRETRAINED | own)
+    if rest.get("tp_plan") is not None:
+        raise UsageError(
+            f"tp_plan={rest['tp_plan']!r} is not supported: tensor parallelism splits the heads of a layer over "
+            "processes, and presses compare a layer's heads. parallelize=true spreads layers over devices, "
+            "accelerate launch documents over processes"
+        )
     given = {k: v for k, v in rest.items() if k in parameters}
     others = {k: v for k, v in settings.items() if k not in ("fair", "keep", "keep_text")}
     fair = settings["fair"]

@@ -19,10 +19,9 @@ from fairkv_eval.errors import UnsupportedModelError
 NAME = "fairkv"
 
 # Keyword arguments that reach an attention function and change nothing it computes here: positions are applied
-# before it, dropout is off in evaluation, and the rest asks for outputs nobody reads.
+# before it, and the rest asks for outputs nobody reads.
 _INERT = {
     "cache_position",
-    "dropout",
     "is_causal",
     "output_attentions",
     "output_hidden_states",
@@ -62,6 +61,7 @@ def _attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None = None,
+    dropout: float = 0.0,  # off in evaluation
     scaling: float | None = None,
     kv: Any = None,
     **kwargs: Any,

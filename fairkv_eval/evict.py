@@ -134,15 +134,16 @@ def _proportional(spans: Sequence[Span], budget: int, keep: Tensor | None) -> li
     return shares([len(span) for span in spans], floors, budget)
 
 
-def check_keep(whitelisted: int, n: int, budget: int) -> None:
+def check_keep(whitelisted: int, n: int, budget: int, by_ratio: bool = True) -> None:
     """Refuse a whitelist that does not fit its budget, with the numbers a person needs to mend it."""
-    if whitelisted > budget:
-        scale = 10 ** max(3, len(str(n)))  # digits enough to tell one token more from one less
-        ratio = (n - whitelisted) * scale // n / scale
-        raise UsageError(
-            f"keep holds {whitelisted} tokens, the budget of this context of {n} tokens is {budget}: "
-            f"a ratio of at most {ratio:.12g} would fit"
-        )
+    if whitelisted <= budget:
+        return
+    scale = 10 ** max(3, len(str(n)))  # digits enough to tell one token more from one less
+    ratio = (n - whitelisted) * scale // n / scale
+    fits = f"a ratio of at most {ratio:.12g}" if by_ratio else f"a budget of at least {whitelisted}"
+    raise UsageError(
+        f"keep holds {whitelisted} tokens, the budget of this context of {n} tokens is {budget}: {fits} would fit"
+    )
 
 
 def _ranking(scores: Tensor, span: Span, keep: Tensor | None) -> Tensor:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
-from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
@@ -27,13 +26,14 @@ from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import taken
 from fairkv_eval.pretrained import default_pretrained
+from fairkv_eval.processes import Processes
 from fairkv_eval.prompt import Parts, Prompt
 from fairkv_eval.prompter import Prompter
 from fairkv_eval.response import Response
 from fairkv_eval.sampling import Sampling, request_seed
 
 
-class FairKV(HFLM):
+class FairKV(Processes):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
     press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). base: what a wrapper
@@ -302,12 +302,6 @@ class FairKV(HFLM):
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-    def _join_processes(self) -> None:
-        """Take part in data parallelism by global index, on CPUs and on several machines too, where `hf` does not."""
-        accelerator = getattr(self, "accelerator", None)
-        if accelerator is not None and accelerator.num_processes > 1:
-            self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
 
     def barrier(self) -> None:
         """Wait for all processes and hand the first one what the others have processed since.

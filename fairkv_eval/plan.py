@@ -32,7 +32,7 @@ class Plan:
         self.spans = ranges([segment.start for segment in segments], n)
         self.keep = _mask(whitelist(segments, marks, policy.keep, n), n)
         listed = 0 if self.keep is None else int(self.keep.sum())
-        check_keep(listed, n, self.budget)
+        check_keep(listed, n, self.budget, by_ratio=policy.budget is None)
         self._division = policy.division
         self._budgets = dict(zip(layers, self._division.layers(n, self.budget, len(layers), listed), strict=True))
         self._listed = listed
@@ -77,7 +77,7 @@ class Plan:
         for name, start, stop in self.segments:
             lengths[name] = lengths.get(name, 0) + stop - start
             counts[name] = counts.get(name, 0) + int(self._counts[start:stop].sum())
-        return {name: counts[name] / (self._slots * n) if self._slots else 1.0 for name, n in lengths.items()}
+        return {name: counts[name] / (self._slots * n) if self._slots * n else 1.0 for name, n in lengths.items()}
 
     def _floor(self, budget: int) -> int:
         """Pairs that no head goes below: at least one where there is a safeguard."""

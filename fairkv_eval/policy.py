@@ -63,9 +63,11 @@ class Policy:
 
     def _check_decoding(self) -> None:
         _check_count("decode_every", self.decode_every)
-        if self.decode_budget is None or self.press is None:
+        if self.decode_budget is None:
             return
         _check_count("decode_budget", self.decode_budget)
+        if self.press is None:
+            return
         if self.press.decode is None:
             able = sorted({press.name for press in built_in_presses().values() if press.decode})
             raise UsageError(

@@ -142,7 +142,7 @@ def load_press(name: str, base: str | None = None) -> Press | None:
                 f"base={base!r} is for presses that wrap another ({', '.join(wrappers)}), not for {name!r}"
             )
         return press
-    wrapped = _find(str(base or press.default_base))
+    wrapped = _find(str(press.default_base if base is None else base))
     if wrapped is None:
         raise UsageError(f"press {press.name!r} cannot wrap 'none'; it needs a press that scores")
     return press.around(wrapped)
@@ -153,6 +153,10 @@ def _find(name: str) -> Press | None:
         return None
     if name.endswith((".yaml", ".yml")):
         return read_press(Path(name))
+    if name.startswith("kvpress:"):
+        from fairkv_eval.kvpress_bridge import bridged_press  # it needs this module's Press
+
+        return bridged_press(name.removeprefix("kvpress:"))
     presses = built_in_presses()
     if name not in presses:
         raise unknown("press", name, [*presses, "none"])
@@ -191,6 +195,11 @@ def _from_config(config: dict[str, Any]) -> Press:
     for key in ("press",) if "base" in config else ("press", "score"):
         if key not in config:
             raise UsageError(f"the key {key!r} is missing")
+    for key in ("press", "base"):
+        if key in config and not (isinstance(config[key], str) and config[key]):
+            raise UsageError(f"{key} must be the name of a press, not {config[key]!r}")
+    if not isinstance(config.get("collects", False), bool):
+        raise UsageError(f"collects must be true or false, not {config['collects']!r}")
     for key in _FUNCTIONS:
         if key in config and not callable(config[key]):
             raise UsageError(f"{key} must name a function ({key}: !function module.function), not {config[key]!r}")
@@ -202,7 +211,7 @@ def _from_config(config: dict[str, Any]) -> Press:
         parameters={name: Parameter(**entry) for name, entry in (config.get("parameters") or {}).items()},
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
-        collects=bool(config.get("collects", False)),
+        collects=config.get("collects", False),
         score=config.get("score"),
         budget=config.get("budget"),
         replay=config.get("replay"),

@@ -1,6 +1,7 @@
 """The engine against the slow reference, and the invariants that do not need the harness."""
 
-import zlib
+from functools import cache
+from typing import Any
 
 import pytest
 import reference
@@ -8,25 +9,20 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from running import PRESSES, UNEVEN, ask, attached, check, policy, prompt, run
 
-from fairkv_eval.check import attach_checked
+from fairkv_eval import engine as engine_module
+from fairkv_eval.cache import BLOCK, RowCache
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, load_press
-from fairkv_eval.prompt import Prompt, Segment
+from fairkv_eval.prompt import Prompt
 from fairkv_eval.sampling import Sampling
 
-PRESSES = ["streaming_llm", "snapkv", "h2o", "tova", "knorm", "random"]
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2"]
-SIZES = {"mistral": {"sliding_window": 9}, "gemma2": {"sliding_window": 9, "attn_logit_softcapping": 5.0}}
-
-
-def attached(kind: str = "llama"):
-    model = tiny.model(kind, **SIZES.get(kind, {}))
-    return model, attach_checked(model)
 
 
 @pytest.fixture(scope="module")
@@ -34,66 +30,26 @@ def llama():
     return attached()
 
 
-def policy(name: str = "tova", ratio: float = 0.5, fair: float = 0.0, keep: tuple = (), **given) -> Policy:
-    press = load_press(name)
-    return Policy(press, press.configure(given) if press else (), ratio, fair, keep)
-
-
-def prompt(seed: int, n: int = 24, context: int = 18, cut: int = 7) -> Prompt:
-    tokens = torch.randint(0, 256, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
-    segments = (Segment("a", 0, cut), Segment("b", cut, context)) if 0 < cut < context else ()
-    return Prompt(tuple(tokens), context, segments)
-
-
-def run(model_and_layers, jobs: list[Job], rows: int = 4, **kwargs):
-    engine = Engine(*model_and_layers, rows=rows, **kwargs)
-    results = dict(engine.run(jobs))
-    assert sorted(results) == list(range(len(jobs)))
-    return [results[i] for i in range(len(jobs))], engine
-
-
-def expected(model, job: Job) -> list[int]:
-    p = job.prompt
-    seed = zlib.crc32(repr(p.tokens[: p.context]).encode())
-    visible = reference.survivors(model, p.tokens[: p.context], p.segments, job.policy, seed)
-    return reference.greedy(model, p.tokens, p.context, visible, job.want.max_tokens)
-
-
 @pytest.mark.parametrize("fair", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("name", PRESSES)
 def test_generation_equals_the_slow_reference(llama, name: str, fair: float) -> None:
-    given = {"window": 4} if name == "snapkv" else {}
-    jobs = [
-        Job(prompt(seed, n, context, cut), policy(name, 0.6, fair, **given), Generate(5), f"doc {seed}")
-        for seed, (n, context, cut) in enumerate([(24, 18, 7), (15, 14, 3), (9, 2, 1), (30, 17, 16), (6, 0, 0)])
-    ]
-    results, _ = run(llama, jobs, rows=3)
-    for job, result in zip(jobs, results, strict=True):
-        assert list(result.tokens) == expected(llama[0], job)
+    sizes = [(24, 18, 7), (15, 14, 3), (8, 4, 1), (20, 17, 16), (6, 1, 0), (6, 0, 0)]
+    own, want = policy(name, 0.6, fair), Generate(5)
+    jobs = [Job(prompt(i // 2, *size), own, want, f"doc {i}") for i, size in enumerate(sizes)]
+    check(llama, jobs, rows=3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_every_architecture_equals_the_slow_reference(kind: str, ratio: float) -> None:
-    model = attached(kind)
     jobs = [Job(prompt(seed, 20 + seed, 14), policy("tova", ratio), Generate(6), "") for seed in range(3)]
-    results, _ = run(model, jobs)
-    for job, result in zip(jobs, results, strict=True):
-        assert list(result.tokens) == expected(model[0], job)
+    check(attached(kind), jobs)
 
 
 def test_log_likelihood_is_compress_then_score(llama) -> None:
-    continuation = (5, 77, 130)
     for ratio in (0.0, 0.9):
-        p = prompt(1)
-        job = Job(p, policy("knorm", ratio), Score(continuation), "")
-        (result,), _ = run(llama, [job])
-        visible = reference.survivors(llama[0], p.tokens[: p.context], p.segments, job.policy)
-        logits = reference.logits_of(llama[0], [*p.tokens, *continuation], reference.Dense(p.context, visible))
-        want = logits.log_softmax(-1)[-4:-1].gather(1, torch.tensor(continuation)[:, None]).sum()
-        assert result.logprob == pytest.approx(float(want), abs=1e-4)
-        assert result.greedy == (logits[-4:-1].argmax(-1).tolist() == list(continuation))
-    plain, _ = run(llama, [Job(prompt(1), Policy(), Score(continuation), "")])
+        (result,) = check(llama, [Job(prompt(1), policy("knorm", ratio), Score((5, 77, 130)), "")])
+    plain, _ = run(llama, [Job(prompt(1), Policy(), Score((5, 77, 130)), "")])
     assert abs(plain[0].logprob - result.logprob) > 1e-2
 
 
@@ -123,30 +79,120 @@ def test_sliding_windows_are_kept_whole_and_the_achieved_ratio_says_so() -> None
     assert engine.totals.kv_pairs_kept == 2 * (9 + 10 + 9)
 
 
+@pytest.mark.parametrize("name", UNEVEN)
+def test_uneven_budgets_with_whitelist_budget_and_score(llama, name: str) -> None:
+    long, short = prompt(10, 26, 22, 5), prompt(11, 9, 7, 3)
+    asked: list[tuple[Prompt, Policy, Any]] = [
+        (long, policy(name, 0.5, 0.4, keep=("a",)), Generate(6)),
+        (long, policy(name, 0.7, 1.0), Score((5, 77, 130))),
+        (long, policy(name, 0.0, budget=5), Generate(6)),
+        (short, policy(name, 0.0, budget=5), Score((9, 200))),
+        (short, policy(name, 0.0, budget=100), Generate(6)),
+    ]
+    *_, whole = check(llama, [Job(p, own, want, "") for p, own, want in asked], rows=3)
+    assert whole.telemetry["keep_rate"] == 1
+
+
+@pytest.mark.parametrize("name", UNEVEN)
+@pytest.mark.parametrize("fair", [0.0, 1.0])
+def test_bytes_of_uneven_heads_are_those_of_their_own_pairs(llama, monkeypatch, name: str, fair: float) -> None:
+    """Context and running row hold what each head keeps, not what the longest does."""
+    held = []
+
+    class Spy(RowCache):
+        def begin_step(self) -> None:
+            held.append(self.nbytes_held)
+            super().begin_step()
+
+    monkeypatch.setattr(engine_module, "RowCache", Spy)
+    p, own = prompt(12, 64, 60, 20), policy(name, 0.5, fair)
+    (result,), _ = run(llama, [Job(p, own, Generate(3), "")])
+    kept = reference.survivors(llama[0], p.tokens[:60], p.segments, own, ask)
+    lengths = [len(head) for layer in kept for head in layer]
+    entry = 2 * 16 * 4
+    equal = name in ("adakv tova", "adakv knorm")  # one ranking for all heads, and a safeguard of all they could give
+    assert sum(lengths) == 3 * 2 * 30 and (len(set(lengths)) == 1) == equal
+    assert result.telemetry["kv_bytes_kept"] == sum(lengths) * entry
+    assert held == [sum(m + 4 + step for m in lengths) * entry for step in range(2)]
+    for segment, start, stop in p.segments:
+        inside = sum(start <= j < stop for layer in kept for head in layer for j in head)
+        assert result.telemetry["segments"][segment] == pytest.approx(inside / (6 * (stop - start)))
+
+
+def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
+    """One head of two gets the whole budget of each layer; the other sees the tail alone."""
+    caches = []
+
+    def spy(slots: int) -> RowCache:
+        caches.append(RowCache(slots))
+        return caches[-1]
+
+    monkeypatch.setattr(engine_module, "RowCache", spy)
+
+    def loud(layer, span):
+        first = torch.arange(span.start, span.stop, dtype=torch.float32)
+        return torch.stack([first, first - 1000])
+
+    press = load_press("adakv")
+    assert press is not None
+    press = press.around(Press("loud", loud))
+    own = Policy(press, press.configure({"safeguard": 0.0}), ratio=0.5)
+    jobs = [Job(prompt(13, 804, 800, 0), own, Generate(3), ""), Job(prompt(14), policy("knorm"), Generate(5), "")]
+    results, _ = run(llama, jobs[:1])
+    assert results[0].telemetry["kv_bytes_kept"] == 3 * 800 * 2 * 16 * 4
+    for long, short in caches[0].layers:
+        assert long.keys.shape[2] > 800 > 2 * BLOCK >= short.keys.shape[2]
+    together, _ = run(llama, jobs)
+    assert together[0].tokens == results[0].tokens
+    assert together[1].tokens == run(llama, jobs[1:])[0][0].tokens
+    check(llama, [Job(prompt(13, 40, 36, 9), own, Generate(5), ""), jobs[1]])
+
+
+# Of every kind of length: uniform, by layer, by head of a layer, by head of the model, cut while decoding, and whole.
+MIXED: list[tuple[str, dict]] = [
+    *(("tova", {}), ("none", {}), ("h2o", {}), ("snapkv", {}), ("adakv", {}), ("kvzip", {}), ("pyramidkv", {})),
+    ("adakv knorm", {"safeguard": 0.2, "ratio": 0.0, "budget": 6}),
+    ("kvzip", {}),
+    ("tova", {"ratio": 0.0, "budget": 3}),
+    ("h2o", {"decode_budget": 9, "decode_every": 2, "fair": 0.0}),
+    ("streaming_llm", {"positions": "contiguous"}),
+    ("keydiff", {"decode_budget": 7, "decode_every": 3, "fair": 0.0, "positions": "contiguous"}),
+]
+
+
+def mixed_job(i: int, steps: int) -> Job:
+    name, given = MIXED[i]
+    own = Policy() if name == "none" else policy(name, **{"ratio": 0.5, "fair": float(i % 2), **given})
+    want = Score((3, i)) if i in (3, 8) else Generate(steps)
+    return Job(prompt(i // 4, 20 + 3 * (i // 2), 16 - i // 2 % 2 * 3), own, want, f"doc {i}")
+
+
+@pytest.fixture(scope="module")
+def alone(llama):
+    return cache(lambda i, steps: run(llama, [mixed_job(i, steps)], rows=1)[0][0])
+
+
 @given(
-    order=st.permutations(range(6)),
+    order=st.permutations(range(len(MIXED))),
     rows=st.integers(1, 7),
     packed=st.sampled_from([8, 30, 4096]),
-    steps=st.lists(st.integers(1, 9), min_size=6, max_size=6),
+    steps=st.lists(st.integers(1, 9), min_size=len(MIXED), max_size=len(MIXED)),
 )
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_result_depends_on_nothing_beside_it(llama, order, rows, packed, steps) -> None:
-    names = ["tova", "knorm", "none", "h2o", "tova", "snapkv"]
-    jobs = [
-        Job(
-            prompt(i // 2, 20 + 3 * (i // 2), 16),
-            Policy() if name == "none" else policy(name, 0.5, float(i % 2)),
-            Score((3, i)) if i == 4 else Generate(steps[i]),
-            f"doc {i}",
-        )
-        for i, name in enumerate(names)
-    ]
-    alone = [run(llama, [job], rows=1)[0][0] for job in jobs]
-    together, _ = run(llama, [jobs[i] for i in order], rows=rows, max_prefill_tokens=packed)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed, steps) -> None:
+    jobs = [mixed_job(i, steps[i]) for i in order]
+    together, _ = run(llama, jobs, rows=rows, max_prefill_tokens=packed)
     for i, result in zip(order, together, strict=True):
-        assert result.tokens == alone[i].tokens
-        assert result.logprob == pytest.approx(alone[i].logprob, abs=1e-4)
-        assert result.telemetry == alone[i].telemetry
+        assert result.tokens == alone(i, steps[i]).tokens
+        assert result.logprob == pytest.approx(alone(i, steps[i]).logprob, abs=1e-4)
+        assert result.telemetry == alone(i, steps[i]).telemetry
+
+
+@pytest.mark.parametrize("name", PRESSES)
+def test_at_ratio_zero_every_press_is_the_plain_model(llama, name: str) -> None:
+    plain, _ = run(llama, [Job(prompt(15), Policy(), Generate(6), "")])
+    (whole,), _ = run(llama, [Job(prompt(15), policy(name, 0.0, 0.5), Generate(6), "")])
+    assert (whole.tokens, whole.telemetry["keep_rate"]) == (plain[0].tokens, 1.0)
 
 
 def test_jobs_on_one_context_prefill_it_once(llama) -> None:

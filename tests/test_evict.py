@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import check_keep, kept, largest_remainder, n_kept, ranges, shares
+from fairkv_eval.evict import check_keep, kept, kept_by_head, largest_remainder, n_kept, ranges, shares
 from fairkv_eval.scores import PROTECTED, Span
 
 RATIOS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
@@ -248,6 +248,45 @@ class TestKept:
     def test_a_press_that_gives_no_number_for_a_position_is_refused(self, scores: Tensor) -> None:
         with pytest.raises(ValueError, match="one number for each of 4 positions"):
             kept(lambda span: scores, ranges([], 4), 2, 0, None)
+
+
+class TestKeptByHead:
+    @pytest.mark.parametrize("fair", [0.0, 0.25, 0.5, 1.0])
+    @given(case=evictions(), data=st.data())
+    @settings(max_examples=40, deadline=None)
+    def test_each_head_is_the_rule_at_its_own_budget(self, fair: float, case: tuple, data: st.DataObject) -> None:
+        tables, spans, _, keep = case
+        n, heads = len(keep), len(tables[0])
+        own = [data.draw(st.integers(sum(keep), n), label="budget") for _ in range(heads)]
+        whitelist = torch.tensor(keep) if any(keep) else None
+        result = kept_by_head(scorer(tables, n), spans, own, fair, whitelist)
+        assert [tuple(row.shape) for row in result] == [(1, budget) for budget in own]
+        for head, budget in enumerate(own):
+            alone = (tables[0][head : head + 1], tables[1][head : head + 1])
+            assert result[head].tolist() == kept_by_loops(alone, spans, budget, Fraction(fair), keep)
+
+    @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
+    def test_equal_budgets_are_the_even_rule(self, fair: float) -> None:
+        table = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
+        spans, keep = ranges([0, 11, 30], 40), torch.arange(40) % 9 == 0
+        rows = kept_by_head(scorer((table, -table), 40), spans, [13] * 3, fair, keep)
+        assert torch.cat(rows).tolist() == kept(scorer((table, -table), 40), spans, 13, fair, keep).tolist()
+
+    def test_a_head_without_a_budget_keeps_nothing(self) -> None:
+        table = torch.zeros(2, 6)
+        for fair in (0, 0.5, 1):
+            rows = kept_by_head(scorer((table, table), 6), ranges([0, 3], 6), [0, 6], fair, None)
+            assert [row.tolist() for row in rows] == [[[]], [[0, 1, 2, 3, 4, 5]]]
+
+    def test_spans_are_told_their_share_of_the_mean(self) -> None:
+        told = []
+
+        def score(span: Span) -> Tensor:
+            told.append(span)
+            return torch.zeros(2, len(span))
+
+        kept_by_head(score, ranges([0, 6], 18), [2, 10], 0.5, None)
+        assert told == [Span(0, 18, budget=6), Span(0, 6, 0, 2, 2), Span(6, 18, 1, 2, 4)]
 
 
 class TestCheckKeep:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evict import largest_remainder_exactly, shares_exactly
 
+from fairkv_eval.budgets import pyramid
 from fairkv_eval.errors import UsageError
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.plan import Plan
@@ -51,6 +52,7 @@ PRESSES: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "chunkkv tova": ("chunkkv", "tova", {"chunk": 4}),
     "chunkkv streaming_llm": ("chunkkv", "streaming_llm", {}),
 }
+POOLED = {"kvzip": "model", "kvzip uniform": "layer"} | {name: "layer" for name in PRESSES if name.startswith("adakv")}
 CONTEXTS = (1, 2, 5, 17, 300)
 RATIOS = ("0.1", "0.5", "0.9", "0.99")
 FAIR = (0.0, 0.5, 1.0)
@@ -101,6 +103,11 @@ def remembering(name: str) -> tuple[Press, Any]:
     return remembered(press, budgeted), parameters
 
 
+def evicting(press: Press, layers: list[Layer]) -> list[Layer]:
+    """All three layers where budgets differ by layer; elsewhere two of them say as much."""
+    return layers if "beta" in press.parameters else layers[:2]
+
+
 def remembered(press: Press, budgeted: bool) -> Press:
     if press.score is None:
         return press
@@ -123,23 +130,36 @@ class Reference:
     policy: Policy
     layer: Layer
     spans: list[tuple[int, int]]
-    listed: list[bool]
+    listed: tuple[bool, ...]
     mean: int
+    memory: dict
 
-    def ranking(self, start: int, stop: int, head: int, index: int = 0, count: int = 1, budget: int = 0) -> list[int]:
+    def ranking(self, span: Span, head: int) -> list[int]:
         """Positions from the best: whitelisted ones, then higher scores, then later ones."""
-        worth = self.policy.scorer(self.layer)(Span(start, stop, index, count, budget))[head].tolist()
-        return sorted(range(start, stop), key=lambda p: (self.listed[p], worth[p - start], p), reverse=True)
+        question = self.layer.index, span, self.listed, head
+        if question not in self.memory:
+            listed, worth = self.listed, self.worth(span)[head]
+            order = [(listed[p], worth[p - span.start], p) for p in range(span.start, span.stop)]
+            self.memory[question] = [p for *_, p in sorted(order, reverse=True)]
+        return self.memory[question]
 
-    def plain(self, head: int) -> list[int]:
-        return self.ranking(0, len(self.listed), head, budget=self.mean)
+    def worth(self, span: Span) -> list[list[float]]:
+        """The press's own scores."""
+        question = self.layer.index, len(self.listed), span
+        if question not in self.memory:
+            self.memory[question] = self.policy.scorer(self.layer)(span).tolist()
+        return self.memory[question]
+
+    @property
+    def whole(self) -> Span:
+        return Span(0, len(self.listed), budget=self.mean)
 
     def proportional(self, budget: int) -> list[Fraction]:
         floors = [sum(self.listed[a:b]) for a, b in self.spans]
         return shares_exactly([b - a for a, b in self.spans], floors, budget)
 
     def kept(self, head: int, budget: int) -> list[int]:
-        plain, fair = self.plain(head)[:budget], Fraction(self.policy.fair)
+        plain, fair = self.ranking(self.whole, head)[:budget], Fraction(self.policy.fair)
         if not fair:
             return sorted(plain)
         counts = [sum(a <= p < b for p in plain) for a, b in self.spans]
@@ -149,10 +169,11 @@ class Reference:
         told = largest_remainder_exactly(self.proportional(self.mean), self.mean)
         chosen: list[int] = []
         for i, (a, b) in enumerate(self.spans):
-            chosen += self.ranking(a, b, head, i, len(self.spans), told[i])[: quotas[i]]
+            chosen += self.ranking(Span(a, b, i, len(self.spans), told[i]), head)[: quotas[i]]
         return sorted(chosen)
 
 
+@cache
 def spans_of(segments: tuple[Segment, ...], n: int) -> list[tuple[int, int]]:
     """A position belongs to the last segment that begins at or before it, and to the first if there is none."""
     starts = sorted(s.start for s in segments)
@@ -168,14 +189,17 @@ def kept_of(policy: Policy, segments: tuple[Segment, ...], layers: list[Layer]) 
     return [[row for index in plan.kept(layer) for row in index.tolist()] for layer in layers]
 
 
-def whitelisted(policy: Policy, segments: tuple[Segment, ...], n: int) -> list[bool]:
-    return [any(s.name in policy.keep and s.start <= p < s.stop for s in segments) for p in range(n)]
+@cache
+def whitelisted(keep: tuple[str, ...], segments: tuple[Segment, ...], n: int) -> tuple[bool, ...]:
+    return tuple(any(s.name in keep and s.start <= p < s.stop for s in segments) for p in range(n))
 
 
-def check(policy: Policy, segments: tuple[Segment, ...], layers: list[Layer], n_kept: int, cell: str) -> None:
-    """Every promise about one cell."""
+def check(
+    policy: Policy, segments: tuple[Segment, ...], layers: list[Layer], n_kept: int, cell: str, memory: dict
+) -> None:
+    """Every promise about one cell. ``memory`` is of one press and these layers."""
     n = layers[0].k.shape[1]
-    listed = whitelisted(policy, segments, n)
+    listed = whitelisted(policy.keep, segments, n)
     if sum(listed) > n_kept:
         with pytest.raises(UsageError, match=rf"keep holds {sum(listed)} tokens.* of {n} tokens is {n_kept}:"):
             kept_of(policy, segments, layers)
@@ -184,15 +208,20 @@ def check(policy: Policy, segments: tuple[Segment, ...], layers: list[Layer], n_
     budgets = [[len(row) for row in heads] for heads in result]
     assert sum(map(sum, budgets)) == len(layers) * KV_HEADS * n_kept, cell
     assert [len(heads) for heads in budgets] == [KV_HEADS] * len(layers), cell
-    if policy.division.uniform:
-        assert {budget for heads in budgets for budget in heads} == {n_kept}, cell
-    if policy.fair:  # a head's budget is the press's, whatever is fair
-        plain = kept_of(replace(policy, fair=0.0), segments, layers)
-        assert budgets == [[len(row) for row in heads] for heads in plain], cell
+    if policy.division.pooled != "model":
+        told = dict(policy.parameters)
+        means = [n_kept] * len(layers)
+        if "beta" in told:
+            means = pyramid(n, n_kept, len(layers), sum(listed), window=told["window"], beta=told["beta"])
+        assert [sum(heads) for heads in budgets] == [KV_HEADS * mean for mean in means], cell
+    plain = replace(policy, fair=0.0)
+    if (plain, n, listed) not in memory:
+        memory[plain, n, listed] = [[len(row) for row in heads] for heads in kept_of(plain, segments, layers)]
+    assert budgets == memory[plain, n, listed], cell  # a head's budget is the press's, whatever is fair
     rules = []
     for layer, heads in zip(layers, result, strict=True):
         mean = round(sum(map(len, heads)) / KV_HEADS)
-        rules.append(Reference(policy, layer, spans_of(segments, n), listed, mean))
+        rules.append(Reference(policy, layer, spans_of(segments, n), listed, mean, memory))
         for head, row in enumerate(heads):
             assert row == sorted(set(row)) and all(0 <= p < n for p in row), cell
             assert {p for p in range(n) if listed[p]} <= set(row), cell
@@ -203,10 +232,11 @@ def check(policy: Policy, segments: tuple[Segment, ...], layers: list[Layer], n_
 def check_pools(policy: Policy, rules: list[Reference], result: list[list[list[int]]], cell: str) -> None:
     """Where heads compete, no pair that one let go is worth more than one that another won beyond its safeguard."""
     pooled = policy.division.pooled
-    lanes = [(rule, head, len(row)) for rule, heads in zip(rules, result, strict=True) for head, row in enumerate(heads)]
+    lanes = [
+        (rule, head, len(row)) for rule, heads in zip(rules, result, strict=True) for head, row in enumerate(heads)
+    ]
     if pooled == "layer":
         pools = [lanes[i : i + KV_HEADS] for i in range(0, len(lanes), KV_HEADS)]
-        assert all(sum(budget for *_, budget in pool) == KV_HEADS * pool[0][0].mean for pool in pools), cell
     else:
         pools = [lanes] if pooled == "model" else []
         assert pooled or all(len({len(row) for row in heads}) == 1 for heads in result), cell
@@ -216,8 +246,7 @@ def check_pools(policy: Policy, rules: list[Reference], result: list[list[list[i
             guarded = int(Fraction(str(policy.division.safeguard)) * rule.mean)
             floor = max(sum(rule.listed), guarded, 1 if policy.division.safeguard else 0)
             assert budget >= floor, cell
-            order = rule.plain(head)
-            worth = policy.scorer(rule.layer)(Span(0, len(order), budget=rule.mean))[head].tolist()
+            order, worth = rule.ranking(rule.whole, head), rule.worth(rule.whole)[head]
             won += [worth[p] for p in order[floor:budget]]
             lost += [worth[p] for p in order[budget:]]
         assert not won or not lost or min(won) >= max(lost), cell
@@ -242,19 +271,22 @@ def cells() -> Iterator[tuple[str, dict[str, Any], tuple[Segment, ...], int, int
 
 def test_every_press_is_in_the_matrix() -> None:
     assert {press for press, *_ in PRESSES.values()} == {press.name for press in built_in_presses().values()}
+    for name in PRESSES:
+        assert Policy(*remembering(name)).division.pooled == POOLED.get(name, ""), name
     asked = list(cells())
     assert {(n, len(segments), setting["ratio"], setting["fair"]) for _, setting, segments, n, _ in asked} >= {
         (300, count, float(ratio), fair) for count in range(1, 6) for ratio in RATIOS for fair in FAIR
     }
-    fits = [sum(whitelisted(Policy(keep=s["keep"]), segments, n)) <= kept for _, s, segments, n, kept in asked]
+    fits = [sum(whitelisted(s["keep"], segments, n)) <= kept for _, s, segments, n, kept in asked]
     assert fits.count(False) > 20 and fits.count(True) > 200
 
 
 @pytest.mark.parametrize("name", PRESSES)
 def test_matrix(name: str) -> None:
     press, parameters = remembering(name)
+    memory: dict = {}
     for cell, setting, segments, n, n_kept in cells():
-        check(Policy(press, parameters, **setting), segments, layers_of(n), n_kept, f"{name}: {cell}")
+        check(Policy(press, parameters, **setting), segments, evicting(press, layers_of(n)), n_kept, cell, memory)
 
 
 @st.composite
@@ -283,10 +315,10 @@ def questions(draw: st.DrawFn) -> tuple[dict[str, Any], tuple[Segment, ...], lis
 
 @pytest.mark.parametrize("name", PRESSES)
 @given(question=questions())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_drawn_contexts(name: str, question: tuple) -> None:
     setting, segments, layers, n_kept = question
     rule, base, given = PRESSES[name]
     press = load_press(rule, base)
     assert press is not None
-    check(Policy(press, press.configure(given), **setting), segments, layers, n_kept, name)
+    check(Policy(press, press.configure(given), **setting), segments, evicting(press, layers), n_kept, "drawn", {})

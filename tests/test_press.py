@@ -1,8 +1,7 @@
-"""Presses by name, by file and from outside the package; policies; and every way to get one wrong."""
+"""Presses by name, by file and from outside the package; wrappers; and every way to get one wrong."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 from pathlib import Path
@@ -11,26 +10,42 @@ import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 
+from fairkv_eval import budgets, decode_scores, replay, scores
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import kept, n_kept, ranges
 from fairkv_eval.policy import Policy
-from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press
+from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press, taken
 from fairkv_eval.resources import resource_dir
+from fairkv_eval.rope import Rotation
 from fairkv_eval.scores import PROTECTED, Layer
 
 README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")
-PRESSES = {"streaming_llm", "snapkv", "h2o", "tova", "knorm", "random"}
+WRAPPERS = {"adakv", "chunkkv"}
+PRESSES = WRAPPERS | {
+    "streaming_llm",
+    "snapkv",
+    "h2o",
+    "tova",
+    "knorm",
+    "keydiff",
+    "lagkv",
+    "expected_attention",
+    "kvzip",
+    "pyramidkv",
+    "random",
+}
 
 
-def press(name: str) -> Press:
-    found = load_press(name)
+def press(name: str, base: str | None = None) -> Press:
+    found = load_press(name, base)
     assert found is not None
     return found
 
 
 def make_layer(n: int) -> Layer:
     q, k, v = torch.randn(3, 4, n, 8, generator=torch.Generator().manual_seed(0))
-    return Layer(q, k[:2], v[:2], 8**-0.5)
+    rotation = Rotation("half", torch.tensor([1.0, 0.3, 0.1, 0.03]))
+    return Layer(q, k[:2], v[:2], 8**-0.5, rotation=rotation, replayed=v[2:, :, 0].sigmoid())
 
 
 class TestBuiltIn:
@@ -49,10 +64,15 @@ class TestBuiltIn:
         for span in spans:
             assert policy.scorer(make_layer(20))(span).shape == (2, len(span))
 
+    def test_these_observe_attention_while_decoding(self) -> None:
+        assert {press.name for press in built_in_presses().values() if press.collects} == {"h2o"}
+        assert {press.name for press in built_in_presses().values() if press.replay} == {"kvzip"}
+
     def test_aliases(self) -> None:
         assert press("streamingllm") is press("streaming_llm")
         assert press("snap") is press("snapkv")
         assert press("observed_attention") is press("h2o")
+        assert press("pyramid") is press("pyramidkv")
 
     def test_none_is_no_press(self) -> None:
         assert load_press("none") is None
@@ -74,7 +94,7 @@ class TestBuiltIn:
         rows = {row.split("`")[1]: row for row in README.splitlines() if row.startswith("| `")}
         assert rows.keys() == PRESSES
         for name, row in rows.items():
-            rule = press(name)
+            rule = built_in_presses()[name]  # a wrapper's row leaves out the parameters of what it wraps
             parameters = [f"{key}={value.default}" for key, value in rule.parameters.items()]
             assert re.findall(r"`([^`]+)`", row) == [name, *rule.aliases, *parameters]
             assert f"| {rule.summary} |" in row and f"| {rule.observes} |" in row and rule.paper in row
@@ -85,6 +105,7 @@ class TestParameters:
         assert dict(press("snapkv").configure({})) == {"window": 64, "kernel": 5}
         assert dict(press("snapkv").configure({"window": 16})) == {"window": 16, "kernel": 5}
         assert press("tova").configure({}) == ()
+        assert dict(press("kvzip").configure({"uniform": True})) == {"chunk": 2048, "uniform": True}
 
     def test_an_unknown_one_names_the_nearest(self) -> None:
         with pytest.raises(
@@ -106,6 +127,23 @@ class TestParameters:
         with pytest.raises(UsageError, match=r"kernel=\d .*an odd whole number from 1 \(default 5\)"):
             press("snapkv").configure({"kernel": value})
 
+    @pytest.mark.parametrize("default", [True, False])
+    def test_a_switch_is_true_or_false(self, default: bool) -> None:
+        switch = Parameter(default=default)
+        assert [switch.check("p", "switch", value) for value in (True, False)] == [True, False]
+        for value in (0, 1, 0.0, "true", "False", None, math.nan):
+            with pytest.raises(UsageError) as error:
+                switch.check("p", "switch", value)
+            assert str(error.value) == (
+                f"press 'p': switch={value!r} is not allowed; it takes true or false (default {default})"
+            )
+
+    def test_a_function_is_given_what_it_names(self) -> None:
+        parameters = press("pyramidkv").configure({"window": 8})
+        assert taken(scores.snapkv, parameters) == {"window": 8, "kernel": 5}
+        assert taken(budgets.pyramidkv, parameters) == {"window": 8, "beta": 20}
+        assert taken(scores.tova, parameters) == {}
+
     def test_bounds_are_inclusive(self) -> None:
         share = Parameter(default=0.5, min=0, max=1)
         assert [share.check("p", "share", value) for value in (0, 0.3, 1)] == [0, 0.3, 1]
@@ -115,6 +153,7 @@ class TestParameters:
 
 
 GOOD = "press: mine\nscore: !function fairkv_eval.scores.knorm\n"
+WRAPPER = "press: mine\nbase: lagkv\n"
 
 
 class TestFiles:
@@ -143,6 +182,20 @@ class TestFiles:
             (GOOD + "aliases: me\n", "aliases must be a list"),
             (GOOD + "parameters:\n  size: {default: 1}\n", "unexpected keyword argument 'size'"),
             ("press: mine\nscore: !function fairkv_eval.scores.snapkv\n", "missing a required argument: 'window'"),
+            (GOOD + "budget: even\n", "budget must name a function (budget: !function module.function), not 'even'"),
+            (GOOD + "budget: 100\n", "budget must name a function"),
+            (GOOD + "replay: !function fairkv_eval.scores.PROTECTED\n", "replay must name a function"),
+            (GOOD + "decode: knorm\n", "decode must name a function"),
+            (GOOD + "decode:\n", "decode must name a function"),
+            (GOOD + "budgets: 3\n", "unknown key 'budgets'. Did you mean 'budget'?"),
+            (GOOD + "collect: true\n", "unknown key 'collect'. Did you mean 'collects'?"),
+            (GOOD + "budget: !function fairkv_eval.budgets.pyramidkv\n", "missing a required argument: 'window'"),
+            (GOOD + "decode: !function fairkv_eval.decode_scores.h2o\n", "missing a required argument: 'recent'"),
+            (GOOD + "replay: !function fairkv_eval.replay.kvzip\n", "missing a required argument: 'chunk'"),
+            (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
+            ("press: mine\nscore: !function fairkv_eval.scores.chunkkv\n", "missing a required argument"),
+            ("base: snapkv\n", "the key 'press' is missing"),
+            (WRAPPER + "parameters:\n  lag: {default: 3}\n", "unexpected keyword argument 'lag'"),
         ],
     )
     def test_a_bad_file_is_one_error_that_names_it(self, text: str, told: str, tmp_path: Path) -> None:
@@ -159,6 +212,130 @@ class TestFiles:
     def test_the_good_one_loads(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yml").write_text(GOOD)
         assert load_press(str(tmp_path / "mine.yml")) is not None
+
+    def test_every_key_is_read(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(
+            "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.budgets.kvzip\n"
+            "replay: !function fairkv_eval.replay.kvzip\ndecode: !function fairkv_eval.decode_scores.h2o\n"
+            "collects: true\nparameters:\n  chunk: {default: 9}\n  uniform: {default: true}\n  recent: {default: 0.5}\n"
+        )
+        mine = press(str(tmp_path / "mine.yaml"))
+        assert (mine.score, mine.budget, mine.replay, mine.decode) == (
+            scores.kvzip,
+            budgets.kvzip,
+            replay.kvzip,
+            decode_scores.h2o,
+        )
+        assert mine.collects and dict(mine.configure({})) == {"chunk": 9, "uniform": True, "recent": 0.5}
+        assert mine.division(mine.configure({})).pooled == "layer"
+
+    @pytest.mark.parametrize(
+        "text, told",
+        [
+            pytest.param(
+                "press: mine\nbase:\n",
+                "base",
+            ),
+            pytest.param(
+                GOOD + "collects: maybe\n",
+                "collects",
+            ),
+            pytest.param(
+                "press:\nscore: !function fairkv_eval.scores.knorm\n",
+                "press",
+            ),
+        ],
+    )
+    def test_a_value_that_says_nothing_is_an_error(self, text: str, told: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(text)
+        with pytest.raises(UsageError, match=rf"mine\.yaml.*{told}"):
+            load_press(str(tmp_path / "mine.yaml"))
+
+
+class TestWrappers:
+    def test_wrap_snapkv_unless_told(self) -> None:
+        assert {name for name, press in built_in_presses().items() if press.default_base} == WRAPPERS
+        for name in WRAPPERS:
+            wrapped = press(name)
+            assert wrapped.base is press("snapkv") and wrapped.default_base is None
+            assert press(name, "snapkv") == wrapped == press(name, "snap")
+            assert built_in_presses()[name].base is None  # what is built in is not changed
+
+    @pytest.mark.parametrize("base", sorted(PRESSES - WRAPPERS - {"kvzip"}))
+    @pytest.mark.parametrize("name", sorted(WRAPPERS))
+    def test_wrap_any_that_scores_a_prefill(self, name: str, base: str) -> None:
+        wrapped, inner = press(name, base), press(base)
+        own = built_in_presses()[name].parameters
+        assert dict(wrapped.parameters) == {**own, **inner.parameters}
+        layer, span = make_layer(20), ranges([0, 7], 20)[1]
+        worth = inner.scorer(layer, inner.configure({}))(span)
+        if name == "adakv":  # no rule of its own
+            assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), worth)
+        else:
+            expected = scores.chunkkv(layer, span, lambda _: worth, chunk=3)
+            assert torch.equal(wrapped.scorer(layer, wrapped.configure({"chunk": 3}))(span), expected)
+
+    def test_parameters_of_both_are_told_and_checked(self) -> None:
+        wrapped = press("adakv", "streaming_llm")
+        assert dict(wrapped.configure({"sinks": 1, "safeguard": 0.5})) == {"sinks": 1, "safeguard": 0.5}
+        layer, span = make_layer(5), ranges([], 5)[0]
+        assert wrapped.scorer(layer, wrapped.configure({"sinks": 1}))(span).tolist() == [[PROTECTED, 1, 2, 3, 4]] * 2
+        with pytest.raises(UsageError, match=r"unknown parameter of press 'adakv' 'window'.*safeguard, sinks"):
+            wrapped.configure({"window": 16})
+
+    def test_budgets_come_from_both(self) -> None:
+        both = press("adakv", "pyramidkv")
+        division = both.division(both.configure({"window": 1, "safeguard": 0.5}))
+        assert division.layers(1000, 100, 3, 0) == [195, 100, 5]
+        assert (division.pooled, division.safeguard) == ("layer", 0.5)
+        chunks = press("chunkkv", "pyramidkv")
+        assert chunks.division(chunks.configure({"window": 1})).layers(1000, 100, 3, 0) == [195, 100, 5]
+
+    @pytest.mark.parametrize(
+        "name, base", [("adakv", None), ("adakv", "knorm"), ("chunkkv", "tova"), ("snapkv", None), ("kvzip", None)]
+    )
+    def test_the_same_one_loaded_twice_is_equal(self, name: str, base: str | None) -> None:
+        assert press(name, base) == press(name, base) and hash(press(name, base)) == hash(press(name, base))
+
+    def test_another_base_is_another_press(self) -> None:
+        pairs = [(name, base) for name in WRAPPERS for base in ("snapkv", "knorm", "tova")]
+        assert len({press(*pair) for pair in pairs}) == len({press(*pair).sha256 for pair in pairs}) == len(pairs)
+        assert all(press(*pair).sha256 != press(pair[1]).sha256 for pair in pairs)
+
+    def test_files_wrap_and_are_wrapped(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(GOOD)
+        (tmp_path / "around.yaml").write_text("press: around\nbase: knorm\n")
+        mine, around = str(tmp_path / "mine.yaml"), str(tmp_path / "around.yaml")
+        layer, span = make_layer(9), ranges([], 9)[0]
+        worth = scores.knorm(layer, span)
+        for wrapped in (press("adakv", mine), press(around), press(around, mine), press(around, "knorm")):
+            assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), worth)
+        assert press(around, mine).base == press(mine) == press(mine)
+        assert press(around, mine) == press(around, mine) != press(around)
+
+    def test_both_may_not_have_a_parameter_of_one_name(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(
+            "press: mine\nbase: snapkv\nscore: !function mine.rule\nparameters:\n  window: {default: 1}\n"
+        )
+        (tmp_path / "mine.py").write_text("def rule(layer, span, base, *, window):\n    return base(span)\n")
+        with pytest.raises(UsageError, match="press 'mine' cannot wrap 'snapkv': both have a parameter 'window'"):
+            load_press(str(tmp_path / "mine.yaml"))
+        assert press(str(tmp_path / "mine.yaml"), "knorm").base is press("knorm")
+
+    @pytest.mark.parametrize(
+        "base, told",
+        [
+            ("adakv", "press 'mine' cannot wrap 'adakv', which is a wrapper itself"),
+            ("kvzip", "press 'mine' cannot wrap 'kvzip': it scores by a replay"),
+            ("none", "press 'mine' cannot wrap 'none'"),
+            ("knrom", "unknown press 'knrom'. Did you mean 'knorm'?"),
+        ],
+    )
+    def test_a_file_whose_base_cannot_be(self, base: str, told: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(f"press: mine\nbase: {base}\n")
+        with pytest.raises(UsageError) as error:
+            load_press(str(tmp_path / "mine.yaml"))
+        assert told in str(error.value)
 
 
 class TestFromOutside:
@@ -208,63 +385,6 @@ class TestFromOutside:
             read_press(Path(name))
 
 
-class TestPolicy:
-    def test_the_default_evicts_nothing(self) -> None:
-        assert not Policy().evicts and Policy().describe()["press"] == "none"
-
-    @pytest.mark.parametrize("ratio", [1, 1.0, -0.1, 1.5, "a", "0.5", True, None, math.nan, math.inf])
-    def test_a_ratio_that_cannot_be(self, ratio: object) -> None:
-        with pytest.raises(
-            UsageError, match=r"ratio=.* is not allowed; it takes a number from 0 up to, not including, 1"
-        ):
-            Policy(press("tova"), ratio=ratio)
-
-    @pytest.mark.parametrize("fair", [2, -0.1, 1.01, "yes", True, None, math.nan])
-    def test_a_fairness_that_cannot_be(self, fair: object) -> None:
-        with pytest.raises(UsageError, match=r"fair=.* is not allowed; it takes a number from 0 to 1"):
-            Policy(press("tova"), ratio=0.5, fair=fair)
-
-    @pytest.mark.parametrize("fair", [0, 0.5, 1, 1.0])
-    def test_what_can_be(self, fair: float) -> None:
-        assert Policy(press("tova"), ratio=0.999, fair=fair).evicts
-
-    def test_a_ratio_needs_a_press(self) -> None:
-        with pytest.raises(UsageError, match=r"ratio=0\.5 needs a press.*knorm.*tova"):
-            Policy(ratio=0.5)
-
-    def test_ratio_zero_evicts_nothing(self) -> None:
-        assert not Policy(press("tova"), ratio=0.0).evicts
-
-    def test_equal_policies_are_equal_and_hash_alike(self) -> None:
-        snapkv = press("snapkv")
-        policy = Policy(snapkv, snapkv.configure({"window": 16}), 0.5, 1.0, ("defense",))
-        same = Policy(press("snap"), press("snap").configure({"window": 16}), 0.5, 1.0, ("defense",))
-        assert policy == same and hash(policy) == hash(same) and len({policy, same}) == 1
-        for change in (
-            {"ratio": 0.6},
-            {"fair": 0.0},
-            {"keep": ()},
-            {"parameters": snapkv.configure({})},
-            {"press": press("h2o")},
-        ):
-            assert dataclasses.replace(policy, **change) != policy
-
-    def test_describes_itself_in_plain_values(self) -> None:
-        snapkv = press("snapkv")
-        assert Policy(snapkv, snapkv.configure({"window": 16}), 0.5, 1.0, ("defense",)).describe() == {
-            "press": "snapkv",
-            "press_sha256": snapkv.sha256,
-            "parameters": {"window": 16, "kernel": 5},
-            "ratio": 0.5,
-            "fair": 1.0,
-            "keep": ["defense"],
-        }
-
-    def test_cannot_be_changed(self) -> None:
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            Policy().ratio = 0.5  # type: ignore[misc]
-
-
 def test_an_edited_rule_has_another_digest(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("press: mine\nscore: !function rules_of_mine.rule\n")
     code = tmp_path / "rules_of_mine.py"
@@ -272,3 +392,26 @@ def test_an_edited_rule_has_another_digest(tmp_path: Path) -> None:
     before = load_press(str(tmp_path / "mine.yaml"))
     code.write_text("def rule(layer, span):\n    return layer.k.norm(dim=-1)\n")
     assert load_press(str(tmp_path / "mine.yaml")).sha256 != before.sha256
+
+
+@pytest.mark.parametrize("key", ["score", "budget", "replay", "decode"])
+def test_a_digest_covers_every_function(key: str, tmp_path: Path) -> None:
+    lines = {
+        "score": "score: !function fairkv_eval.scores.knorm\n",
+        key: f"{key}: !function functions_of_mine_{key}.rule\n",
+    }
+    (tmp_path / "mine.yaml").write_text("press: mine\n" + "".join(lines.values()))
+    code = tmp_path / f"functions_of_mine_{key}.py"
+    code.write_text("def rule(one, two=None):\n    return one\n")
+    before = press(str(tmp_path / "mine.yaml"))
+    assert press(str(tmp_path / "mine.yaml")) == before
+    code.write_text("def rule(one, two=None):\n    return two\n")
+    assert press(str(tmp_path / "mine.yaml")) != before
+
+
+def test_a_digest_of_a_wrapper_covers_what_it_wraps(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(GOOD)
+    before = press("adakv", str(path))
+    path.write_text(GOOD + "summary: the same in other words\n")
+    assert press("adakv", str(path)) != before and press("adakv", str(path)).sha256 != before.sha256

@@ -1,0 +1,101 @@
+"""Bytes of KV cache that a long context leaves behind under each press, against the full cache, from the tensors.
+
+One context is prefilled once for all presses. ``context``: the tensors of what survives of it. ``storage``: the memory
+these tensors keep alive, which is more where one is a view of another. ``row``: the entries of the decoding row that
+goes on from it, its one tail token included. ``buffers``: what is allocated for that row, which grows in blocks. Peak
+memory on the way there is score_memory.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+import common
+import torch
+
+from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.docs import sys_ifeval
+from fairkv_eval.jobs import Generate, Job
+from fairkv_eval.open_contexts import OpenContexts
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import load_press
+from fairkv_eval.prompt import Prompt
+
+FULL = "full cache"
+MIB = 1 << 20
+MEASURES = ("context", "storage", "row", "buffers")
+HEADER = ("press", "pairs kept", *(f"{name} MiB" for name in MEASURES), *(f"{name} x" for name in MEASURES))
+
+
+def main() -> None:
+    args = parse()
+    torch.set_num_threads(args.threads)
+    model = common.harness_model("fairkv", dtype=args.dtype, device=args.device)
+    policies = {FULL: Policy(), **{name: policy(name, args.ratio) for name in args.presses}}
+    found = measure(model, text(model, args.context + 1), policies)
+    report(args, found)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--presses", nargs="+", default=["knorm", "h2o", "pyramidkv", "adakv", "kvzip"])
+    parser.add_argument("--ratio", type=float, default=0.9, help="fraction of the context's KV pairs that is evicted")
+    parser.add_argument("--context", type=int, default=8192, help="tokens")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    common.add_comparison_arguments(parser, repeats=None)
+    return parser.parse_args()
+
+
+def policy(name: str, ratio: float) -> Policy:
+    press = load_press(name)
+    return Policy(press, press.configure({}) if press else (), ratio)
+
+
+def text(model: Any, size: int) -> tuple[int, ...]:
+    """So many tokens of sys_ifeval's texts, over again if need be."""
+    messages = [m["content"] for doc in sys_ifeval()["test"] for m in doc["messages"]]
+    tokens = model.tok_encode("\n\n".join(messages))
+    return tuple((tokens * (size // len(tokens) + 1))[:size])
+
+
+def measure(model: Any, tokens: tuple[int, ...], policies: dict[str, Policy]) -> dict[str, dict[str, int]]:
+    """Bytes under each policy, one prefill for all."""
+    engine = common.engine_of(model, rows=1, max_prefill_tokens=len(tokens))
+    job = Job(Prompt(tokens, len(tokens) - 1), Policy(), Generate(2), "long context")
+    jobs = [replace(job, policy=own) for own in policies.values()]
+    contexts = OpenContexts(jobs, engine.windows)
+    (context,) = contexts.open(range(len(jobs)))
+    engine._prefill([context], contexts, ())
+    found = {}
+    for index, (name, cache) in enumerate(zip(policies, context.caches.values(), strict=True)):
+        rows = RowCache()
+        engine._admit([index], jobs, contexts, rows, [])
+        held = {"context": cache.nbytes, "storage": storage(cache)}
+        found[name] = {"pairs": cache.pairs, **held, "row": rows.nbytes_held, "buffers": rows.nbytes_allocated}
+    return found
+
+
+def storage(cache: ContextCache) -> int:
+    """Bytes of memory that a context's tensors keep alive, shared memory counted once."""
+    tensors = [tensor for layer in cache.layers for pairs in layer for tensor in pairs]
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def report(args: argparse.Namespace, found: dict[str, dict[str, int]]) -> None:
+    """Print what each press leaves, as bytes and as parts of the full cache, and write it."""
+    full = found[FULL]
+    parts = {name: {of: own[of] / full[of] for of in MEASURES} for name, own in found.items()}
+    rows = []
+    for name, own in found.items():
+        held = [f"{own[of] / MIB:,.2f}" for of in MEASURES]
+        rows.append((name, own["pairs"], *held, *(f"{parts[name][of]:.4f}" for of in MEASURES)))
+    print(common.table(HEADER, rows))
+    worst = max(args.presses, key=lambda name: parts[name]["context"])
+    print(f"most of a full cache: {parts[worst]['context']:.4f} x ({worst}), {args.context} tokens, ratio {args.ratio}")
+    common.write_json(args.json, args, {"bytes": found, "parts": parts, **common.versions(args.device)})
+
+
+if __name__ == "__main__":
+    main()

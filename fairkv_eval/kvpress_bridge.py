@@ -1,0 +1,208 @@
+"""kvpress's scorers as presses: ``press=kvpress:<Class>`` scores with that class's ``score()``, plain or fair.
+
+A scorer is given the keys and values of the span alone and stand-ins for the rest (see `kvpress_view`), and as
+``compression_ratio`` the part of the span that is evicted, such that kvpress would keep the span's budget.
+
+So a fair span is a context of its own whose queries also see the text before it. This makes the fair KnormPress,
+KeyDiffPress, TOVAPress and ObservedAttentionPress our fair knorm, keydiff, tova and h2o exactly. Others differ from
+ours, because kvpress knows no spans:
+
+- SnapKVPress takes its whole ``window_size`` from each span and ours splits the window, so ``window_size`` =
+  window / segments is the same where every span is longer than that;
+- ``n_sink`` protects the start of each span and ours that of the context, so StreamingLLMPress, LagKVPress and
+  ExpectedAttentionPress are ours with ``n_sink=0``.
+
+What cannot be had:
+
+- Scorers that refuse short inputs refuse short contexts and short spans: an error that stops the run.
+- StreamingLLMPress gives two scores only, by ``compression_ratio``, and so knows nothing of a whitelist, a quota or a
+  head's budget that differs from the span's: where that leaves less room, its sinks are evicted first.
+- A class that does more than score (PyramidKVPress), that wraps or replaces scorers (AdaKVPress, ThinKPress) or that
+  reads the model (QFilterPress, KVzapPress, CriticalKVPress) is refused; so is one that computes with hidden states.
+- Weights of attention are those of the model, its scaling and softcap included, and in float32. What a scorer makes of
+  queries by itself is scaled as kvpress does it, by the root of their dimension, whatever the model does; and queries
+  whose rotation was taken back are rounded to the model's dtype once more than kvpress's own.
+- Fields that are no number (CURPress's ``leverage_type``, RandomPress's ``seed``) keep their defaults. Noise is drawn
+  from the context's tokens, layer and span, never from the global seed, so that results repeat.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import math
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from fairkv_eval.attention import NAME
+from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.kvpress_view import Unseen, View
+from fairkv_eval.layer import Layer, Span
+from fairkv_eval.press import Parameter, Parameters, Press
+
+PREFIX = "kvpress:"
+
+_KINDS: dict[Any, type] = {kind: kind for kind in (bool, int, float)} | {k.__name__: k for k in (bool, int, float)}
+
+
+@dataclass(frozen=True)
+class BridgedPress(Press):
+    """A press whose parameters its kvpress class may refuse as well."""
+
+    def configure(self, given: Mapping[str, object]) -> Parameters:
+        parameters = super().configure(given)
+        assert isinstance(self.score, _Rule)
+        self.score.make(dict(parameters))
+        return parameters
+
+
+def bridged_press(class_name: str) -> Press:
+    """The press that scores as this class of kvpress does.
+
+    UsageError where kvpress is missing, has no such class, or the class needs more than `score()`.
+    """
+    scorer = _scorer(_kvpress(), class_name)
+    name = PREFIX + class_name
+    parameters = _parameters(scorer)
+    about = inspect.getdoc(scorer) or ""
+    arxiv = re.search(r"arxiv\.org/(?:abs|pdf)/(\d+\.\d+)", about)
+    return BridgedPress(
+        name=name,
+        score=_Rule(name, scorer, tuple(parameters)),
+        parameters=parameters,
+        summary=about.partition("\n")[0].rstrip("."),
+        paper=f"https://arxiv.org/abs/{arxiv[1]}" if arxiv else "",
+        observes="what kvpress's rule reads",
+        sha256=_digest(scorer),
+    )
+
+
+def _kvpress() -> Any:
+    """The package. Its import wraps every attention function that transformers knows; ours is put back."""
+    ours = ALL_ATTENTION_FUNCTIONS.get(NAME)
+    try:
+        import kvpress
+    except ImportError as error:
+        if error.name == "kvpress":
+            raise UsageError(
+                f"a press {PREFIX}<Class> needs kvpress, which is not installed: pip install 'fairkv-eval[kvpress]'"
+            ) from error
+        raise UsageError(
+            f"kvpress cannot be imported ({error}): it may not fit the installed transformers; "
+            "pip install 'fairkv-eval[kvpress]' chooses versions that fit"
+        ) from error
+    finally:
+        if ours is not None and ALL_ATTENTION_FUNCTIONS[NAME] is not ours:
+            ALL_ATTENTION_FUNCTIONS[NAME] = ours
+    return kvpress
+
+
+def _scorer(kvpress: Any, name: str) -> type:
+    """The class of this name; UsageError where there is none or it cannot be bridged."""
+    found = getattr(kvpress, name, None)
+    if not (isinstance(found, type) and issubclass(found, kvpress.BasePress)):
+        able = [known for known, other in vars(kvpress).items() if _refusal(kvpress, other) is None]
+        raise unknown("scorer of kvpress", name, able)
+    refusal = _refusal(kvpress, found)
+    if refusal:
+        raise UsageError(f"press {PREFIX + name!r}: {refusal}")
+    return found
+
+
+def _refusal(kvpress: Any, found: Any) -> str | None:
+    """Why something in kvpress cannot be bridged; None for a scorer that is nothing more."""
+    base = kvpress.ScorerPress
+    if not isinstance(found, type) or not issubclass(found, base) or found.score is base.score:  # type: ignore[attr-defined]
+        return "only scorers of kvpress (subclasses of ScorerPress) can be bridged, and this is none"
+    for method in ("compress", "forward_hook", "__call__"):
+        if getattr(found, method) is not getattr(base, method):
+            return f"it does more than score (it has its own {method}), and only scorers can be bridged"
+    if found.post_init_from_model is not base.post_init_from_model:  # type: ignore[attr-defined]
+        return "it reads the model before it scores, which a scoring rule here cannot"
+    for field in dataclasses.fields(found):
+        if field.init and field.default is field.default_factory is dataclasses.MISSING:
+            return f"it cannot be made without {field.name!r}"
+    return None
+
+
+def _parameters(scorer: type) -> dict[str, Parameter]:
+    """Fields that are numbers or true or false; the ratio is the policy's."""
+    fields = [f for f in dataclasses.fields(scorer) if f.init and f.name != "compression_ratio"]
+    return {f.name: Parameter(_KINDS[f.type](f.default), help="as in kvpress") for f in fields if f.type in _KINDS}
+
+
+def _digest(scorer: type) -> str:
+    source = Path(inspect.getsourcefile(scorer) or "")
+    return hashlib.sha256(source.read_bytes() + version("kvpress").encode()).hexdigest()
+
+
+class _Rule:
+    """The scoring rule of one class: ``rule(layer, span, **parameters) -> [kv_heads, len(span)]`` in float32."""
+
+    def __init__(self, press: str, scorer: type, parameters: tuple[str, ...]) -> None:
+        self.press = press
+        self.scorer = scorer
+        names = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("layer", "span")]
+        names += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in parameters]
+        self.__signature__ = inspect.Signature(names)
+
+    def make(self, parameters: Mapping[str, float], ratio: float = 0.0) -> Any:
+        """An instance of the class; UsageError where it refuses its parameters."""
+        try:
+            return self.scorer(**parameters, compression_ratio=ratio)
+        except (AssertionError, ValueError, TypeError) as error:
+            raise UsageError(f"press {self.press!r}: {self._called(parameters)} is not allowed: {error}") from error
+
+    def __call__(self, layer: Layer, span: Span, **parameters: float) -> Tensor:
+        scorer = self.make(parameters, ratio_that_keeps(span.budget, len(span)))
+        view = View(layer, span)
+        try:
+            with _noise_of(layer, span):
+                scores = scorer.score(
+                    view.module, view.hidden_states, view.keys, view.values, view.attentions, view.arguments
+                )
+        except UsageError as error:
+            raise UsageError(f"press {self.press!r}: {error}") from error
+        except Unseen as error:
+            raise UsageError(
+                f"press {self.press!r} needs {error}; a scoring rule here sees a layer's queries, keys, values, "
+                "attention and rotation"
+            ) from error
+        except (AssertionError, ValueError, NotImplementedError) as error:
+            called = self._called(parameters)
+            raise UsageError(f"press {self.press!r}: {called} cannot score {len(span)} tokens: {error}") from error
+        if tuple(scores.shape) != tuple(view.keys.shape[:3]):
+            called = self._called(parameters)
+            raise UsageError(
+                f"press {self.press!r}: {called} gives scores {tuple(scores.shape)} for {tuple(view.keys.shape[:3])}"
+            )
+        return scores[0].float()
+
+    def _called(self, parameters: Mapping[str, float]) -> str:
+        return f"{self.scorer.__name__}({', '.join(f'{name}={value!r}' for name, value in parameters.items())})"
+
+
+def ratio_that_keeps(kept: int, n: int) -> float:
+    """The compression ratio in [0, 1) at which kvpress's ``int(n·(1−ratio))`` is ``kept``."""
+    ratio = min(1 - kept / n, math.nextafter(1, 0))
+    while int(n * (1 - ratio)) < kept:
+        ratio = math.nextafter(ratio, 0)
+    return ratio
+
+
+@contextmanager
+def _noise_of(layer: Layer, span: Span) -> Iterator[None]:
+    """The global noise as a function of the context's tokens, the layer and the span, and as it was afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if layer.k.is_cuda else ()):
+        torch.manual_seed(hash((layer.seed, layer.index, span.start)) & (2**63 - 1))
+        yield

@@ -1,0 +1,138 @@
+"""What a policy keeps of a context, in loops and fractions: budgets of layers and heads, quotas, the top of the scores.
+
+Scores come from the presses' own rules (`test_scores` has those in loops).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+from fairkv_eval.evict import n_kept, ranges
+from fairkv_eval.layer import Layer, Span
+from fairkv_eval.policy import Policy
+from fairkv_eval.prompt import Segment
+
+Kept = list[list[list[int]]]  # ascending positions, of each layer and KV head
+
+
+def kept(policy: Policy, layers: Sequence[Layer], segments: Sequence[Segment]) -> Kept:
+    """Kept positions in layers of one context, all of which evict."""
+    listed = {p for s in segments if s.name in policy.keep for p in range(s.start, s.stop)}
+    budgets = _budgets(policy, layers, listed)
+    return [_layer(policy, layer, own, segments, listed) for layer, own in zip(layers, budgets, strict=True)]
+
+
+def budget_of(policy: Policy, n: int) -> int:
+    return min(n, policy.budget) if policy.budget is not None else n_kept(n, policy.ratio)
+
+
+def _layer(
+    policy: Policy, layer: Layer, budgets: list[int], segments: Sequence[Segment], listed: set[int]
+) -> list[list[int]]:
+    n, fair = layer.k.shape[1], Fraction(str(policy.fair))
+    mean = round(sum(budgets) / len(budgets))
+    plain = [ranked(row, 0, listed) for row in _scores(policy, layer, Span(0, n, budget=mean))]
+    if not fair:
+        return [sorted(order[:budget]) for order, budget in zip(plain, budgets, strict=True)]
+    spans = ranges([s.start for s in segments], n)
+    told = largest_remainder(shares(spans, listed, mean), mean)
+    inside = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, told, strict=True)]
+    rows = []
+    for head, budget in enumerate(budgets):
+        counts = [sum(s.start <= p < s.stop for p in plain[head][:budget]) for s in spans]
+        even = shares(spans, listed, budget)
+        quota = largest_remainder([(1 - fair) * c + fair * e for c, e in zip(counts, even, strict=True)], budget)
+        own = [ranked(scores[head], s.start, listed)[:q] for scores, s, q in zip(inside, spans, quota, strict=True)]
+        rows.append(sorted(p for part in own for p in part))
+    return rows
+
+
+def _budgets(policy: Policy, layers: Sequence[Layer], listed: set[int]) -> list[list[int]]:
+    """Pairs of each layer and head."""
+    assert policy.press is not None
+    n, heads, given = layers[0].k.shape[1], layers[0].kv_heads, dict(policy.parameters)
+    mean = budget_of(policy, n)
+    names = {policy.press.name, policy.press.base.name if policy.press.base else ""}
+    by_layer = [mean] * len(layers)
+    if "pyramidkv" in names:
+        by_layer = pyramid(n, mean, len(layers), max(len(listed), int(given["window"])), given["beta"])
+    even = [[budget] * heads for budget in by_layer]
+    if not names & {"adakv", "kvzip"}:
+        return even
+    lanes = [
+        [[row[p] for p in ranked(row, 0, listed)] for row in _scores(policy, layer, Span(0, n, budget=budget))]
+        for layer, budget in zip(layers, by_layer, strict=True)
+    ]
+    if "kvzip" in names and not given["uniform"]:
+        flat = compete([lane for layer in lanes for lane in layer], mean * heads * len(layers), len(listed))
+        return [flat[i : i + heads] for i in range(0, len(flat), heads)]
+    least = Fraction(str(given.get("safeguard", 0)))
+    floors = [max(len(listed), math.floor(least * budget), 1 if least else 0) for budget in by_layer]
+    return [compete(*own) for own in zip(lanes, [budget * heads for budget in by_layer], floors, strict=True)]
+
+
+def compete(lanes: Sequence[Sequence[float]], total: int, floor: int) -> list[int]:
+    """Pairs of lanes that hold scores from the best down: the floor, then one by one the best that is left; among
+    equals that of the lane with fewer so far, then of the earlier one."""
+    counts = [floor] * len(lanes)
+    while sum(counts) < total:
+        free = [i for i, lane in enumerate(lanes) if counts[i] < len(lane)]
+        counts[max(free, key=lambda i: (lanes[i][counts[i]], -counts[i], -i))] += 1
+    return counts
+
+
+def pyramid(n: int, mean: int, layers: int, floor: int, beta: float) -> list[int]:
+    """The progression, moved as a whole until it makes the total inside its bounds."""
+    if layers == 1:
+        return [mean]
+    last = mean / Fraction(str(beta))
+    first = 2 * mean - last
+    wanted = [first - i * (first - last) / (layers - 1) for i in range(layers)]
+    low, high, total = min(mean, max(floor, 1)), n, mean * layers
+
+    def bounded(by: Fraction) -> list[Fraction]:
+        return [min(max(w + by, Fraction(low)), Fraction(high)) for w in wanted]
+
+    by = max(e for e in (bound - w for w in wanted for bound in (low, high)) if sum(bounded(e)) <= total)
+    moving = sum(low <= w + by < high for w in wanted)
+    if moving:
+        by += (total - sum(bounded(by))) / moving
+    return largest_remainder(bounded(by), total)
+
+
+def shares(spans: Sequence[Span], listed: set[int], total: int) -> list[Fraction]:
+    """Proportional to length, no span below its whitelisted tokens: one that would be gets those and steps aside."""
+    floors = [sum(p in listed for p in range(s.start, s.stop)) for s in spans]
+    result: list[Fraction] = [Fraction(0)] * len(spans)
+    rest = list(range(len(spans)))
+    while rest:
+        length = sum(len(spans[i]) for i in rest)
+        for i in rest:
+            result[i] = Fraction(max(Fraction(len(spans[i]) * total, length), floors[i]))
+        short = [i for i in rest if Fraction(len(spans[i]) * total, length) < floors[i]]
+        if not short:
+            break
+        total -= sum(floors[i] for i in short)
+        rest = [i for i in rest if i not in short]
+    return result
+
+
+def largest_remainder(wanted: Sequence[Fraction], total: int) -> list[int]:
+    counts = [math.floor(x) for x in wanted]
+    while sum(counts) < total:
+        counts[max(range(len(wanted)), key=lambda i: (wanted[i] - counts[i], i))] += 1
+    return counts
+
+
+def ranked(scores: Sequence[float], start: int, listed: set[int]) -> list[int]:
+    """Positions from ``start`` on, whitelisted ones first, then by score; among equals the later."""
+    places = range(start, start + len(scores))
+    return sorted(places, key=lambda p: (p in listed, scores[p - start], p), reverse=True)
+
+
+def _scores(policy: Policy, layer: Layer, span: Span) -> Any:
+    return policy.scorer(layer)(span).tolist()

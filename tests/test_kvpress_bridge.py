@@ -1,0 +1,446 @@
+"""kvpress's scorers as presses: against kvpress itself, and against our own rules, plain and fair.
+
+kvpress wants a transformers older than 5.3. Where KVPRESS_PYTHON names an interpreter that has it and this package, the
+tests that need it run there; without either they skip.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fairkv_eval.attention import Options, attach, causal
+from fairkv_eval.engine import Engine
+from fairkv_eval.errors import UsageError
+from fairkv_eval.evict import largest_remainder
+from fairkv_eval.jobs import Generate, Job
+from fairkv_eval.kvpress_bridge import ratio_that_keeps
+from fairkv_eval.kvpress_view import Unseen, View
+from fairkv_eval.layer import Layer, Span
+from fairkv_eval.plan import Plan
+from fairkv_eval.policy import Policy
+from fairkv_eval.press import Press, load_press
+from fairkv_eval.prompt import Prompt, Segment
+from fairkv_eval.rope import Rotation, find_rotations
+
+needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
+
+N = 203  # no n·(1−ratio) below is a whole number, so rounding decides nothing
+RATIOS = (0.25, 0.5, 0.8)
+LAYERS, KV_HEADS = 3, 2
+SEGMENTS = (Segment("a", 0, 57), Segment("b", 57, 130), Segment("c", 130, N))
+
+# Class of kvpress, its parameters; our press of the same rule, and its parameters.
+SAME: dict[str, tuple[dict, str, dict]] = {
+    "KnormPress": ({}, "knorm", {}),
+    "KeyDiffPress": ({}, "keydiff", {}),
+    "TOVAPress": ({}, "tova", {}),
+    "SnapKVPress": ({"window_size": 15}, "snapkv", {"window": 15}),
+    "StreamingLLMPress": ({}, "streaming_llm", {}),
+    "LagKVPress": ({"lag_size": 16}, "lagkv", {"lag": 16}),
+    "ExpectedAttentionPress": ({}, "expected_attention", {}),
+    "ObservedAttentionPress": ({}, "h2o", {}),
+}
+# The same, where every segment is a span: kvpress splits no window, and its sinks are each span's.
+SAME_FAIR: dict[str, tuple[dict, str, dict]] = {
+    **{name: SAME[name] for name in ("KnormPress", "KeyDiffPress", "TOVAPress", "ObservedAttentionPress")},
+    "SnapKVPress": ({"window_size": 5}, "snapkv", {"window": 15}),
+    "StreamingLLMPress": ({"n_sink": 0}, "streaming_llm", {"sinks": 0}),
+    "LagKVPress": ({"n_sink": 0, "lag_size": 16}, "lagkv", {"sinks": 0, "lag": 16}),
+    "ExpectedAttentionPress": ({"n_sink": 0}, "expected_attention", {"sinks": 0}),
+}
+OTHERS = {
+    "CURPress": {},
+    "CapPress": {},
+    "NonCausalAttnPress": {"chunk_size": 32},
+    "CompactorPress": {"chunk_size": 32},
+    "LeverageScorePress": {"sketch_dimension": 8},
+    "RandomPress": {},
+}
+NOISY = ("CompactorPress", "LeverageScorePress", "RandomPress")
+
+each_ratio = pytest.mark.parametrize("ratio", RATIOS)
+
+
+class Recorder:
+    """A phase that runs one context uncompressed and remembers its layers."""
+
+    def __init__(self, rotations: list[Rotation | None]) -> None:
+        self.rotations = rotations
+        self.layers: list[Layer] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+        at = len(self.layers)
+        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, LAYERS, rotation=self.rotations[at]))
+        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
+
+
+@cache
+def tokens() -> list[int]:
+    return torch.randperm(256, generator=torch.Generator().manual_seed(5))[:N].tolist()
+
+
+@cache
+def layers(kind: str = "llama") -> list[Layer]:
+    model = tiny.model(kind)
+    attach(model)
+    phase = Recorder(list(find_rotations(model)))
+    with torch.inference_mode():
+        model(torch.tensor([tokens()]), position_ids=torch.arange(N)[None], use_cache=False, kv=phase)
+    return phase.layers
+
+
+def press(name: str, base: str | None = None) -> Press:
+    found = load_press(name, base)
+    assert found is not None
+    return found
+
+
+def bridged(name: str, base: str | None = None) -> Press:
+    return press(f"kvpress:{name}", base)
+
+
+def kept(rule: Press, given: dict, ratio: float, fair: float = 0.0, kind: str = "llama", **policy: Any) -> Tensor:
+    """Boolean ``[layers, kv_heads, n]``."""
+    plan = Plan(Policy(rule, rule.configure(given), ratio, fair, **policy), SEGMENTS, N, range(LAYERS))
+    masks = torch.zeros(LAYERS, KV_HEADS, N, dtype=torch.bool)
+    for layer, mask in zip(layers(kind), masks, strict=True):
+        rows = [head for index in plan.kept(layer) for head in index]
+        for row, positions in zip(mask, rows, strict=True):
+            row[positions] = True
+    return masks
+
+
+class Kept(NamedTuple):
+    model: Any
+    keys: list[Tensor]
+
+
+@cache
+def kvpress_model(attention: str) -> Kept:
+    """The model with transformers' own attention, and its uncompressed keys ``[kv_heads, n, dim]`` by layer."""
+    from transformers import DynamicCache
+
+    model = tiny.model()
+    model.set_attn_implementation(attention)
+    cache = DynamicCache()
+    with torch.inference_mode():
+        model(torch.tensor([tokens()]), past_key_values=cache)
+    return Kept(model, [layer.keys[0] for layer in cache.layers])
+
+
+def kept_by_kvpress(name: str, given: dict, ratio: float) -> Tensor:
+    """Boolean ``[layers, kv_heads, n]``: what a press of kvpress leaves when kvpress itself runs it."""
+    import kvpress
+    from transformers import DynamicCache
+
+    model, full = kvpress_model("eager" if name == "ObservedAttentionPress" else "sdpa")
+    cache = DynamicCache()
+    scorer = getattr(kvpress, name)(compression_ratio=ratio, **given)
+    with torch.inference_mode(), scorer(model):
+        model(torch.tensor([tokens()]), past_key_values=cache)
+    same = [
+        (before[:, :, None] == layer.keys[0][:, None]).all(-1).any(-1)
+        for before, layer in zip(full, cache.layers, strict=True)
+    ]
+    return torch.stack(same)
+
+
+@needs_kvpress
+class TestPlain:
+    @each_ratio
+    @pytest.mark.parametrize("name", [*SAME, *(name for name in OTHERS if name not in NOISY)])
+    def test_keeps_what_kvpress_keeps(self, name: str, ratio: float) -> None:
+        given = SAME[name][0] if name in SAME else OTHERS[name]
+        theirs = kept_by_kvpress(name, given, ratio)
+        ours = kept(bridged(name), given, ratio)
+        assert (theirs.sum(-1) == int(N * (1 - ratio))).all()
+        if name != "LagKVPress":  # whose scores are ranks: which of equals survive is the top-k's affair
+            assert torch.equal(ours, theirs)
+
+    @each_ratio
+    @pytest.mark.parametrize("name", SAME)
+    def test_keeps_what_our_rule_keeps(self, name: str, ratio: float) -> None:
+        given, own, parameters = SAME[name]
+        assert torch.equal(kept(bridged(name), given, ratio), kept(press(own), parameters, ratio))
+
+    @pytest.mark.parametrize("name", OTHERS)
+    def test_the_same_each_time_and_whatever_the_global_seed(self, name: str) -> None:
+        torch.manual_seed(1)
+        once = kept(bridged(name), OTHERS[name], 0.5)
+        state = torch.random.get_rng_state()
+        torch.manual_seed(2)
+        torch.rand(3)
+        assert torch.equal(kept(bridged(name), OTHERS[name], 0.5), once)
+        torch.manual_seed(1)
+        assert torch.equal(torch.random.get_rng_state(), state)
+
+    def test_noise_differs_by_layer_and_context(self) -> None:
+        rule = bridged("RandomPress").scorer
+        first, second, _ = layers()
+        assert not torch.equal(rule(first, ())(Span(0, N)), rule(second, ())(Span(0, N)))
+        other = dataclasses.replace(first, seed=7)
+        assert not torch.equal(rule(first, ())(Span(0, N)), rule(other, ())(Span(0, N)))
+
+    @pytest.mark.parametrize("name", ["KnormPress", "TOVAPress", "ExpectedAttentionPress"])
+    @pytest.mark.parametrize("kind", ["qwen3", "mistral"])
+    def test_other_models(self, name: str, kind: str) -> None:
+        given, own, parameters = SAME[name]
+        assert torch.equal(kept(bridged(name), given, 0.5, kind=kind), kept(press(own), parameters, 0.5, kind=kind))
+
+    @pytest.mark.parametrize("wrapper", ["adakv", "chunkkv"])
+    def test_inside_a_wrapper_of_ours(self, wrapper: str) -> None:
+        ours, theirs = press(wrapper, "knorm"), press(wrapper, "kvpress:KnormPress")
+        for fair in (0.0, 0.5, 1.0):
+            assert torch.equal(kept(theirs, {}, 0.5, fair), kept(ours, {}, 0.5, fair))
+
+
+@needs_kvpress
+class TestFair:
+    @each_ratio
+    @pytest.mark.parametrize("name", SAME_FAIR)
+    def test_keeps_what_our_rule_keeps(self, name: str, ratio: float) -> None:
+        given, own, parameters = SAME_FAIR[name]
+        assert torch.equal(kept(bridged(name), given, ratio, 1.0), kept(press(own), parameters, ratio, 1.0))
+
+    @each_ratio
+    @pytest.mark.parametrize("name", [*SAME, *OTHERS])
+    def test_quotas_are_exact(self, name: str, ratio: float) -> None:
+        given = SAME[name][0] if name in SAME else OTHERS[name]
+        mask = kept(bridged(name), given, ratio, 1.0)
+        counts = torch.stack([mask[..., s.start : s.stop].sum(-1) for s in SEGMENTS], -1)
+        quota = largest_remainder([s.stop - s.start for s in SEGMENTS], int(N * (1 - ratio)))
+        assert (counts == torch.tensor(quota)).all()
+
+    def test_sinks_are_those_of_each_span(self) -> None:
+        mask = kept(bridged("StreamingLLMPress"), {}, 0.5, 1.0)[0, 0]
+        assert all(mask[s.start : s.start + 4].all() and not mask[s.start + 4] for s in SEGMENTS)
+        ours = kept(press("streaming_llm"), {}, 0.5, 1.0)[0, 0]
+        assert torch.equal(mask[:57], ours[:57]) and not ours[57:61].any()
+
+    def test_whitelisted_positions_survive(self) -> None:
+        mask = kept(bridged("KnormPress"), {}, 0.5, 1.0, keep=("b",))
+        assert mask[..., 57:130].all() and (mask.sum(-1) == 101).all()
+
+
+@needs_kvpress
+class TestWhatItIs:
+    def test_parameters_are_the_numbers_of_the_dataclass(self) -> None:
+        rule = bridged("SnapKVPress")
+        assert rule.name == "kvpress:SnapKVPress"
+        assert dict(rule.configure({})) == {"window_size": 64, "kernel_size": 5}
+        assert dict(bridged("CURPress").configure({"use_random_leverage": True}))["use_random_leverage"] is True
+        assert rule.paper == "https://arxiv.org/abs/2404.14469" and rule.summary.startswith("SnapKV")
+        with pytest.raises(UsageError, match=r"'windowsize'\. Did you mean 'window_size'"):
+            rule.configure({"windowsize": 3})
+        with pytest.raises(UsageError, match=r"window_size=2\.5 is not allowed; it takes a whole number"):
+            rule.configure({"window_size": 2.5})
+
+    def test_the_digest_names_source_and_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = bridged("KnormPress").sha256
+        assert before == bridged("KnormPress").sha256 != bridged("KeyDiffPress").sha256
+        monkeypatch.setattr("fairkv_eval.kvpress_bridge.version", lambda name: "0.0.0")
+        assert bridged("KnormPress").sha256 != before
+
+    @pytest.mark.parametrize(
+        "name, told",
+        [
+            ("TOVAPres", "unknown scorer of kvpress 'TOVAPres'. Did you mean 'TOVAPress'? Allowed: CURPress, "),
+            ("patch_attention_functions", "unknown scorer of kvpress"),
+            ("", "unknown scorer of kvpress"),
+            ("ThinKPress", "'kvpress:ThinKPress': only scorers of kvpress (subclasses of ScorerPress) can be bridged"),
+            ("AdaKVPress", "only scorers of kvpress"),
+            ("ScorerPress", "only scorers of kvpress"),
+            ("PyramidKVPress", "more than score (it has its own compress), and only scorers can be bridged"),
+            ("QFilterPress", "reads the model"),
+            ("CriticalKVPress", "reads the model"),
+        ],
+    )
+    def test_a_class_that_cannot_be_bridged(self, name: str, told: str) -> None:
+        with pytest.raises(UsageError) as error:
+            bridged(name)
+        assert told in str(error.value)
+
+    def test_a_class_that_needs_hidden_states(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        import kvpress
+
+        @dataclasses.dataclass
+        class Greedy(kvpress.ScorerPress):
+            size: int = 1
+
+            def __post_init__(self) -> None:
+                assert self.size > 0, "size must be positive"
+
+            def score(self, module, hidden_states, keys, values, attentions, kwargs):
+                if self.size == 2:
+                    return keys[..., 0, :]
+                return module.o_proj.weight if self.size == 3 else hidden_states @ torch.ones(64, 1)
+
+        monkeypatch.setattr(kvpress, "Greedy", Greedy, raising=False)
+        rule = bridged("Greedy")
+        with pytest.raises(UsageError, match=r"Greedy\(size=0\) is not allowed: size must be positive"):
+            rule.configure({"size": 0})
+        layer = layers()[0]
+        for size, told in (
+            (1, "needs the numbers of hidden_states"),
+            (2, "gives scores"),
+            (3, r"needs module\.o_proj"),
+        ):
+            with pytest.raises(UsageError, match=rf"press 'kvpress:Greedy'.* {told}"):
+                rule.scorer(layer, rule.configure({"size": size}))(Span(0, N))
+
+    def test_a_span_that_kvpress_refuses(self) -> None:
+        rule = bridged("SnapKVPress")
+        with pytest.raises(UsageError, match=r"SnapKVPress\(window_size=64, kernel_size=5\) cannot score 20 tokens: "):
+            rule.scorer(layers()[0], rule.configure({}))(Span(0, 20))
+
+    @pytest.mark.parametrize(
+        "rotation, told",
+        [
+            (None, "rotation is not known"),
+            (Rotation("interleaved", torch.ones(8), 16), "16 of 16 channels, interleaved"),
+            (Rotation("half", torch.ones(4), 16), "8 of 16 channels, half"),
+        ],
+    )
+    def test_a_rotation_that_kvpress_does_not_know(self, rotation: Rotation | None, told: str) -> None:
+        layer = dataclasses.replace(layers()[0], rotation=rotation)
+        rule = bridged("NonCausalAttnPress")
+        with pytest.raises(UsageError, match=told):
+            rule.scorer(layer, rule.configure({}))(Span(0, N))
+        assert bridged("KnormPress").scorer(layer, ())(Span(0, N)).shape == (KV_HEADS, N)
+
+
+def run(model: Any, windows: Any, rule: Press) -> tuple[tuple[int, ...], dict]:
+    engine = Engine(model, windows, rows=2)
+    prompt = Prompt((*tokens(), *range(9)), N, SEGMENTS)
+    ((_, result),) = engine.run([Job(prompt, Policy(rule, rule.configure({}), 0.5, 1.0), Generate(12), "doc")])
+    return result.tokens, result.telemetry
+
+
+def test_importing_kvpress_leaves_the_engine_as_it_was() -> None:
+    """In an interpreter of its own, where the import is still to come. kvpress wraps the attention functions it finds,
+    and its wrapper takes arguments by position that the seam does not."""
+    if find_spec("kvpress") is None:
+        pytest.skip("kvpress is not installed here")
+    script = """
+import sys, tiny, test_kvpress_bridge as tests
+from fairkv_eval.check import attach_checked
+model = tiny.model()
+windows = attach_checked(model)
+before = tests.run(model, windows, tests.press("knorm"))
+assert "kvpress" not in sys.modules
+theirs = tests.bridged("KnormPress")
+assert "kvpress" in sys.modules
+assert tests.run(model, windows, tests.press("knorm")) == before == tests.run(model, windows, theirs)
+again = tiny.model()
+assert tests.run(again, attach_checked(again), theirs) == before
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_where_kvpress_is_missing_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kvpress", None)
+    with pytest.raises(UsageError, match=r"not installed: pip install 'fairkv-eval\[kvpress\]'"):
+        load_press("kvpress:KnormPress")
+
+
+def test_where_kvpress_does_not_import_the_error_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "kvpress.py").write_text("from transformers import what_is_no_more")
+    monkeypatch.delitem(sys.modules, "kvpress", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError, match=r"cannot be imported \(.*what_is_no_more"):
+        load_press("kvpress:KnormPress")
+
+
+@given(st.integers(1, 100_000), st.floats(0, 1))
+def test_the_ratio_at_which_kvpress_keeps_a_budget(n: int, part: float) -> None:
+    budget = int(n * part)
+    ratio = ratio_that_keeps(budget, n)
+    assert 0 <= ratio < 1 and int(n * (1 - ratio)) == budget
+    assert abs(ratio - (1 - budget / n)) < 1e-9
+
+
+class TestView:
+    """The stand-ins, without kvpress."""
+
+    def view(self, start: int, stop: int) -> View:
+        return View(layers()[1], Span(start, stop))
+
+    @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
+    @pytest.mark.parametrize("rows", [slice(-1, None), slice(-9, None), slice(None), slice(3, 7)])
+    def test_attention_weights(self, start: int, stop: int, rows: slice) -> None:
+        layer, view, m = layers()[1], self.view(start, stop), stop - start
+        whole = torch.zeros(4, m, m)
+        for head in range(4):
+            for i in range(start, stop):
+                logits = layer.k[head // 2, : i + 1] @ layer.q[head, i] * layer.scaling
+                whole[head, i - start, : i + 1 - start] = logits.softmax(0)[start:]
+        assert torch.allclose(view.attentions[..., rows, :-2], whole[None, :, rows, :-2], atol=1e-6)
+        assert torch.allclose(view.attentions.sum(2), whole[None].sum(2), atol=1e-5)
+        assert view.attentions.shape == (1, 4, m, m)
+
+    @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
+    def test_states_before_their_rotation(self, start: int, stop: int) -> None:
+        """Turned on by the cosines and sines that kvpress is given, they are the layer's own."""
+        layer, view = layers()[1], self.view(start, stop)
+        cos, sin = (x[0] for x in view.arguments["position_embeddings"])
+        for project, states in ((view.module.q_proj, layer.q), (view.module.k_proj, layer.k)):
+            before = project(view.hidden_states[:, 3:])
+            assert before.shape == (1, stop - start - 3, len(states) * 16)
+            x = before[0].unflatten(-1, (len(states), 16)).transpose(0, 1)
+            turned = torch.cat([-x[..., 8:], x[..., :8]], -1)
+            assert torch.allclose(x * cos[3:] + turned * sin[3:], states[:, start + 3 : stop], atol=1e-5)
+
+    def test_positions_inside_a_span_and_behind_the_context(self) -> None:
+        layer, view = layers()[0], self.view(57, 130)
+        cos, _ = view.module.rotary_emb(layer.q, torch.tensor([[0, 72, 73, 74]]))
+        assert layer.rotation is not None
+        for row, position in zip(cos[0], (57, 129, N, N + 1), strict=True):
+            assert torch.allclose(row, (position * layer.rotation.inv_freq).cos().repeat(2), atol=1e-6)
+
+    def test_what_is_not_there_is_named(self) -> None:
+        view = self.view(0, N)
+        assert not hasattr(view.module, "o_proj") and not hasattr(view.module.config, "hidden_size")
+        asked: list[tuple[Any, str]] = [
+            (lambda: view.module.o_proj, "module.o_proj"),
+            (lambda: view.module.config.hidden_size, "module.config.hidden_size"),
+            (lambda: view.hidden_states.mean(), "hidden_states.mean"),
+            (lambda: view.hidden_states[0], "numbers of hidden_states"),
+            (lambda: torch.nn.Linear(64, 2)(view.hidden_states), "numbers of hidden_states"),
+            (lambda: view.attentions.mean(), "attentions.mean"),
+            (lambda: view.attentions[0], "attentions in another form"),
+            (lambda: view.attentions.sum(1), "attentions summed"),
+            (lambda: torch.relu(view.attentions), "matrix of attentions"),
+            (lambda: view.arguments["past_key_values"], "kwargs['past_key_values']"),
+        ]
+        for ask, told in asked:
+            with pytest.raises(Unseen) as error:
+                ask()
+            assert told in str(error.value)
+
+
+@pytest.mark.slow
+def test_in_an_interpreter_that_has_kvpress() -> None:
+    python = os.environ.get("KVPRESS_PYTHON")
+    if not python:
+        pytest.skip("KVPRESS_PYTHON names no interpreter that has kvpress and this package")
+    env = {name: value for name, value in os.environ.items() if name != "KVPRESS_PYTHON"}
+    command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not in_an_interpreter", __file__]
+    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    last = done.stdout.splitlines()[-1] if done.stdout else ""
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in last and "skipped" not in last

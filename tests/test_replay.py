@@ -1,0 +1,119 @@
+"""What KVzip replays, and what the keys of a context get from it, against a dense pass over context and replay."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import reference
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from running import ask, attached, check, policy, prompt, run
+from torch import Tensor
+
+from fairkv_eval import layer as layer_module
+from fairkv_eval.context import Context
+from fairkv_eval.errors import UsageError
+from fairkv_eval.jobs import Generate, Job, Score
+from fairkv_eval.replay import kvzip
+
+
+@pytest.fixture(scope="module")
+def llama():
+    return attached()
+
+
+@given(n=st.integers(1, 60), chunk=st.integers(1, 70))
+def test_the_chunks_of_a_replay_are_the_context(n: int, chunk: int) -> None:
+    """Each tail is a request and a chunk; after the first one the answer begins with the eight tokens before it."""
+    context, texts = list(range(1000, 1000 + n)), []
+
+    def request(text: str) -> list[int]:
+        texts.append(text)
+        return [texts.index(text)] * 3
+
+    tails = kvzip(context, request, chunk=chunk)
+    assert len(tails) == math.ceil(n / chunk)
+    assert tails[0] == [0, 0, 0, *context[:chunk]]
+    for i, tail in enumerate(tails[1:], 1):
+        assert tail == [1, 1, 1, *context[max(0, i * chunk - 8) : i * chunk], *context[i * chunk : (i + 1) * chunk]]
+    assert all("Repeat" in text for text in texts)
+
+
+def received(attached_model, monkeypatch, jobs: list[Job], packed: int) -> dict[tuple, list[Tensor]]:
+    """By context, the attention its keys got layer by layer, as the engine hands it to an eviction."""
+    found = {}
+    finish = Context.finish
+
+    def spy(self, variant, replayed):
+        found[self.tokens] = replayed
+        return finish(self, variant, replayed)
+
+    monkeypatch.setattr(Context, "finish", spy)
+    run(attached_model, jobs, rows=len(jobs), max_prefill_tokens=packed)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+@pytest.mark.parametrize("packed", [1, 60, 4096])
+@pytest.mark.parametrize("chunk", [5, 2048])
+def test_attention_received_is_that_of_a_dense_pass(monkeypatch, kind: str, packed: int, chunk: int) -> None:
+    """However the replays are packed, and in blocks of 16 queries. Layers that slide are not asked."""
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", 1)
+    model, windows = attached(kind)
+    sizes = [(24, 20, 7), (9, 1, 0), (18, 13, 4)]
+    jobs = [Job(prompt(i, *size), policy("kvzip", chunk=chunk), Score((1,)), "") for i, size in enumerate(sizes)]
+    found = received((model, windows), monkeypatch, jobs, packed)
+    assert len(found) == 3
+    for context, layers in found.items():
+        expected = reference.replayed(model, context, chunk, ask)
+        for window, mine, other in zip(windows, layers, expected, strict=True):
+            if window is None:
+                torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_policies_on_one_context_share_its_prefill_and_its_replay(llama) -> None:
+    """But for another chunk, which is another replay, and a press that needs none."""
+    p = prompt(1)
+    own = [policy("kvzip", 0.3), policy("kvzip", 0.6, 1.0), policy("kvzip", 0.6, keep=("a",)), policy("tova")]
+    jobs = [Job(p, one, Generate(4), "") for one in own]
+    _, engine = run(llama, jobs)
+    assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 12 + 18)
+    _, engine = run(llama, [*jobs, Job(p, policy("kvzip", chunk=10), Score((1,)), "")], rows=5)
+    assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 12 + 18 + 12 + 10 + 12 + 8 + 8)
+    check(llama, jobs)
+
+
+def test_nothing_is_replayed_where_nothing_is_evicted(llama) -> None:
+    whole, nothing = (prompt(2), policy("kvzip", 0.0)), (prompt(3, 5, 0, 0), policy("kvzip"))
+    _, engine = run(llama, [Job(*what, Generate(2), "") for what in (whole, nothing)])
+    assert engine.totals.replay_tokens == 0
+
+
+def test_the_uncompressed_pairs_are_let_go(llama, monkeypatch) -> None:
+    contexts = []
+    close = Context.close_replays
+
+    def spy(self) -> None:
+        contexts.append(self)
+        close(self)
+
+    monkeypatch.setattr(Context, "close_replays", spy)
+    run(llama, [Job(prompt(4), policy("kvzip"), Generate(2), "")])
+    (context,) = contexts
+    assert context.full.nbytes == 0 and not context._waiting
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_layers_that_slide_have_no_part_in_the_budget(uniform: bool) -> None:
+    """Layers 0 and 2 keep their windows of 9; what heads compete for is the budget of layer 1 alone."""
+    model = attached("gemma2")
+    job = Job(prompt(5, 24, 20), policy("kvzip", 0.5, uniform=uniform), Generate(6), "")
+    (result,) = check(model, [job])
+    assert result.telemetry["kept_tokens"] == pytest.approx(20 * (9 + 10 + 9) / (9 + 20 + 9))
+
+
+def test_a_replay_needs_a_tokenizer(llama) -> None:
+    with pytest.raises(UsageError, match="'kvzip' replays the context, which needs a tokenizer"):
+        run(llama, [Job(prompt(6), policy("kvzip"), Generate(2), "")], ask=None)
