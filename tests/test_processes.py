@@ -116,7 +116,7 @@ def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: 
         left.unlink()
     (first, _), (second, stderr) = launch(folder, arguments, 2, machines=2)
     assert first != 0 and second != 0
-    assert "UsageError: task pick, doc 5: keep holds 51 tokens, the budget of this context of 100 tokens" in stderr
+    assert "UsageError: task pick, doc 5: keep holds 51 tokens" in stderr
     assert not list(folder.glob("results_*.json"))
 
 
