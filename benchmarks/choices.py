@@ -65,9 +65,13 @@ def parse() -> argparse.Namespace:
         "--fewshot", type=int, nargs="?", const=1500, default=0, metavar="TOKENS", help="shared by all (1500)"
     )
     parser.add_argument("--batch-size", type=int, default=64, help="of this package")
-    parser.add_argument("--hf-batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16], help="the best is compared")
-    parser.add_argument("--tune", type=int, default=8, help="questions on which `hf`'s batch sizes are tried")
-    return parser.parse_args()
+    parser.add_argument("--hf-batch-sizes", type=int, nargs="+", help="the best is compared (1 4 8 16; few-shot 1 2 4)")
+    parser.add_argument("--tune", type=int, help="questions on which `hf`'s batch sizes are tried (8; few-shot 2)")
+    args = parser.parse_args()
+    # `hf` keeps the logits of every token, which at 1,700 tokens are a third of a GiB a sequence, twice.
+    args.hf_batch_sizes = args.hf_batch_sizes or ([1, 2, 4] if args.fewshot else [1, 4, 8, 16])
+    args.tune = args.tune or (2 if args.fewshot else 8)
+    return args
 
 
 def questions(model: Any, count: int, shot_tokens: int) -> list[Instance]:

@@ -108,8 +108,8 @@ def admit(engine: Any, jobs: Sequence[Any]) -> tuple[Any, list[Any]]:
     from fairkv_eval.cache import RowCache
     from fairkv_eval.open_contexts import OpenContexts
 
-    contexts, cache, running = OpenContexts(jobs, engine.windows), RowCache(len(jobs)), []
-    group = list(range(len(jobs)))
+    contexts, cache = OpenContexts(jobs, engine.windows), RowCache(len(jobs))
+    group, running = list(range(len(jobs))), list[Any]()
     engine._prefill(contexts.open(group), contexts, ())
     engine._admit(group, jobs, contexts, cache, running)
     return cache, running

@@ -14,6 +14,7 @@ import argparse
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import common
@@ -35,19 +36,19 @@ class InPlace(DynamicLayer):
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
-        self.keys, self.values = keys, values
+        self.held = self.keys, self.values = keys, values
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys[:, :, -1:] = key_states
-        self.values[:, :, -1:] = value_states
-        return self.keys, self.values
+        for held, new in zip(self.held, (key_states, value_states), strict=True):
+            held[:, :, -1:] = new
+        return self.held
 
     def get_seq_length(self, *args: Any) -> int:
-        return self.keys.shape[2] - 1
+        return self.held[0].shape[2] - 1
 
     def get_mask_sizes(self, *args: Any) -> tuple[int, int]:
-        return self.keys.shape[2], 0
+        return self.held[0].shape[2], 0
 
 
 class NoAttention:
@@ -105,7 +106,7 @@ def main() -> None:
     figures = {}
     for dtype in args.dtypes:
         settings = {"dtype": dtype, "device": args.device}
-        ours = common.harness_model("fairkv", press="tova", ratio=args.ratio, batch_size=max(args.rows), **settings)
+        ours = common.harness_model("fairkv", press="tova", ratio=args.ratio, **settings)
         bare = common.harness_model("hf", **settings).model
         figures[dtype] = {rows: compare(args, dtype, rows, ours, bare) for rows in args.rows}
     common.write_json(args.json, args, {**figures, **common.versions(args.device)})
@@ -135,7 +136,7 @@ def compare(args: argparse.Namespace, dtype: str, rows: int, model: Any, bare: A
         "fairkv without attention": (lambda: None, ours.without_attention),
         "matrix products": (lambda: None, products(bare, rows)),
     }
-    sides = {name: lambda work=work: round_of(*work, args.steps, args.device) for name, work in works.items()}
+    sides = {name: partial(round_of, *work, args.steps, args.device) for name, work in works.items()}
     runs = common.in_turns(sides, args.repeats)
     lengths = {"fairkv": f"{length} on average", BARE[0]: length, BARE[1]: length}
     print(common.table(HEADER, [_row(name, rows, lengths.get(name, "-"), own) for name, own in runs.items()]))
@@ -168,8 +169,8 @@ def bare_steps(bare: Any, rows: int, length: int) -> list[tuple[Callable[[], Non
 
     def put_back() -> None:
         cache = DynamicCache()
-        for layer, pair in enumerate(before):
-            cache.update(*pair, layer)
+        for layer, (keys, values) in enumerate(before):
+            cache.update(keys, values, layer)
         current[:] = [cache]
 
     def step(cache: Cache) -> None:
@@ -192,17 +193,17 @@ def products(bare: Any, rows: int) -> Callable[[], None]:
 
 def round_of(prepare: Callable[[], None], step: Callable[[], None], steps: int, device: str) -> float:
     """Median seconds of a step, after one that warms up; what prepares it is not counted."""
+
+    def whole_step() -> None:
+        step()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+
     seconds = []
     for _ in range(steps + 1):
         prepare()
-        seconds.append(common.timed(lambda: (step(), settle(device)))[0])
+        seconds.append(common.timed(whole_step)[0])
     return statistics.median(seconds[1:])
-
-
-def settle(device: str) -> None:
-    """Wait for what an accelerator still has to do."""
-    if device != "cpu":
-        torch.accelerator.synchronize()
 
 
 def _row(name: str, rows: int, length: Any, seconds: list[float]) -> tuple:

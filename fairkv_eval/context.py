@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.cache import ContextCache, Pairs
-from fairkv_eval.errors import RequestError, UsageError
+from fairkv_eval.errors import naming
 from fairkv_eval.layer import Layer
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
@@ -52,7 +51,7 @@ class Context:
         self._plans: dict[Variant, Plan] = {}
         evicting = [layer for layer, window in enumerate(windows) if window is None]
         for variant in self.caches if tokens else ():
-            with self._named(""):
+            with naming(self.label):
                 if variant.policy.evicts:
                     self._plans[variant] = Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks)
 
@@ -75,7 +74,7 @@ class Context:
     def finish(self, variant: Variant, replayed: Sequence[Tensor]) -> None:
         """Evict for a variant whose replay gave the keys of each layer this much attention: ``[kv_heads, n]``."""
         layers = [(replace(layer, replayed=r), w) for (layer, w), r in zip(self._waiting, replayed, strict=True)]
-        with self._named("dividing the budget failed: "):
+        with naming(self.label, "dividing the budget failed: "):
             self._plans[variant].divide([layer for layer, window in layers if window is None])
         for layer, window in layers:
             self._evict(variant, layer, window)
@@ -87,7 +86,7 @@ class Context:
 
     def _evict(self, variant: Variant, layer: Layer, window: int | None) -> None:
         cache, plan = self.caches[variant], self._plans.get(variant)
-        with self._named(f"evicting layer {layer.index} failed: "):
+        with naming(self.label, f"evicting layer {layer.index} failed: "):
             n = held = layer.k.shape[1]
             if window is not None:  # a sliding window forgets by itself: it keeps its window and is not compressed
                 held = min(n, window)
@@ -113,16 +112,6 @@ class Context:
         collects = press is not None and press.collects
         had = received(layer).gather(1, index) if collects else torch.zeros(index.shape, device=index.device)
         self.caches[variant].observed[layer.index] = index, had
-
-    @contextmanager
-    def _named(self, doing: str):
-        """Name the document in every error."""
-        try:
-            yield
-        except UsageError as error:
-            raise UsageError(f"{self.label}: {error}") from error
-        except Exception as error:
-            raise RequestError(f"{self.label}: {doing}{error}") from error
 
 
 def _replays(variant: Variant) -> bool:

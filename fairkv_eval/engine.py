@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.cache import ContextCache, RowCache
 from fairkv_eval.context import Context
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import naming
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
@@ -131,7 +131,7 @@ class Engine:
             counts.append(len(job.want.continuation) if isinstance(job.want, Score) else 1)
         started = time.perf_counter()
         logits = self._forward(
-            Extend(tails),
+            Extend(tails, self._rotations if any(tail.rolling for tail in tails) else ()),
             [t for tail in tails for t in tail.tokens],
             _following(tails),
             _last_positions([len(tail.tokens) for tail in tails], counts),
@@ -280,11 +280,9 @@ def _tail_tokens(job: Job) -> tuple[int, ...]:
 
 def _rolling(job: Job, cache: ContextCache) -> Rolling:
     prompt = job.prompt
-    try:
+    with naming(job.label):
         listed = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context)
-        return Rolling(job.policy, cache, listed)
-    except UsageError as error:
-        raise UsageError(f"{job.label}: {error}") from error
+        return Rolling(job.policy, cache, listed, job.label)
 
 
 def _following(tails: Sequence[Tail]) -> list[int]:

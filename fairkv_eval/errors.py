@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -16,6 +17,17 @@ class UnsupportedModelError(UsageError):
 
 class RequestError(RuntimeError):
     """A request that failed, with its task and document, so that nothing is dropped in silence."""
+
+
+@contextmanager
+def naming(label: str, doing: str = "") -> Iterator[None]:
+    """Name a request in every error: a user's stays one, any other becomes a RequestError that says what was done."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{label}: {error}") from error
+    except Exception as error:
+        raise RequestError(f"{label}: {doing}{error}") from error
 
 
 def unknown(what: str, value: object, allowed: Iterable[str]) -> UsageError:

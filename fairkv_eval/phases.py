@@ -90,11 +90,15 @@ class Tail:
 
 
 class Extend:
-    """Tails, packed one after another, each against its own compressed context."""
+    """Tails, packed one after another, each against its own compressed context. rotations as for `Prefill`."""
 
-    def __init__(self, tails: Sequence[Tail]) -> None:
+    def __init__(self, tails: Sequence[Tail], rotations: Sequence[Rotation | None] = ()) -> None:
         self.tails = tails
+        self.rotations = rotations
         self.layer = 0
+        for tail in tails:
+            if tail.rolling:
+                tail.rolling.begin_tail(len(tail.tokens))
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
         """Shapes as in `Prefill.attend`."""
@@ -107,8 +111,10 @@ class Extend:
             outputs.append(torch.cat(heads))
             if tail.goes_on:
                 tail.layers.append(pairs)
-            if tail.rolling and options.window is None:
-                tail.rolling.observe(Layer(q[0, :, at], *pairs[0], scaling, self.layer, softcap=options.softcap))
+            if tail.rolling:
+                rotation = self.rotations[self.layer] if self.rotations else None
+                layer = Layer(q[0, :, at], *pairs[0], scaling, self.layer, softcap=options.softcap, rotation=rotation)
+                tail.rolling.observe(layer, options.window)
         self.layer += 1
         return torch.cat(outputs, 1).transpose(0, 1)[None]
 
@@ -155,8 +161,7 @@ class Decode:
         for row, rolling in self.rolling.items():
             own, rotation = self.cache.row(self.layer, row), self.rotations[self.layer]
             layer = Layer(q[0, :, row : row + 1], *own, scaling, self.layer, softcap=options.softcap, rotation=rotation)
-            if options.window is None:
-                rolling.observe(layer)
+            rolling.observe(layer, options.window)
             left = rolling.evict(layer, options.window)
             if left is not None:
                 self.cache.replace(self.layer, row, left)

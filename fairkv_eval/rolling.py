@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.cache import ContextCache, Pairs
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.evict import kept
 from fairkv_eval.layer import Layer, Span, attention_weights
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import taken
-from fairkv_eval.survivors import consecutive, survivors
+from fairkv_eval.survivors import check_rotation, consecutive, survivors
 
 
 @dataclass
@@ -39,21 +39,47 @@ class _Held:
         return _Held(*(old.gather(1, index) for old in (self.listed, self.received, self.seen)))
 
 
+class _Unmoved:
+    """The keys of a layer ``[kv_heads, m, dim]`` where they first stood, at ``positions`` ``[kv_heads, m]``.
+
+    A key that moved from where it stands to where it goes at every eviction would be rounded at every eviction.
+    """
+
+    def __init__(self, keys: Tensor, stop: int) -> None:
+        self.keys = keys.clone()
+        self.positions = torch.arange(stop - keys.shape[1], stop, device=keys.device).repeat(len(keys), 1)
+
+    def extend(self, keys: Tensor, stop: int) -> None:
+        """With newer keys, the last at position stop − 1."""
+        more = _Unmoved(keys, stop)
+        self.keys = torch.cat([self.keys, more.keys], 1)
+        self.positions = torch.cat([self.positions, more.positions], 1)
+
+    def pick(self, index: Tensor) -> None:
+        self.keys = self.keys.gather(1, index[:, :, None].expand(-1, -1, self.keys.shape[2]))
+        self.positions = self.positions.gather(1, index)
+
+
 class Rolling:
     """One row's budget: ``policy.decode_budget`` pairs a layer and head, looked after every ``decode_every`` tokens.
 
-    cache: the row's context; whitelist: ranges of its tokens that must stay. ``due`` says whether the running step
-    evicts. Between two such steps a row grows by ``decode_every`` pairs. Layers with a sliding window are cut to it.
+    cache: the row's context; whitelist: ranges of its tokens that must stay; ``label`` names the document in errors.
+    ``due`` says whether the running step evicts. Between two such steps a row grows by ``decode_every`` pairs. Layers
+    with a sliding window are cut to it. Rows whose keys move hold them a second time, as they first stood.
     """
 
-    def __init__(self, policy: Policy, cache: ContextCache, whitelist: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, policy: Policy, cache: ContextCache, whitelist: Sequence[tuple[int, int]], label: str = ""
+    ) -> None:
         assert policy.press is not None and policy.decode_budget is not None
         self.press, self.parameters = policy.press, policy.parameters
         self.budget, self.every = policy.decode_budget, policy.decode_every
         self.moves = policy.positions == "contiguous"
         self.due = False
         self._steps = 0
-        self._position = 0
+        self.label = label
+        self._position = cache.position
+        self._unmoved: dict[int, _Unmoved] = {}
         listed = torch.zeros(cache.tokens, dtype=torch.bool)
         for start, stop in whitelist:
             listed[start:stop] = True
@@ -75,8 +101,27 @@ class Rolling:
         """Position of the token after this step."""
         return min(self._position, self.budget) if self.due and self.moves else self._position
 
-    def observe(self, layer: Layer) -> None:
+    def begin_tail(self, tokens: int) -> None:
+        """Call once before the row's tail runs."""
+        self._position += tokens
+
+    def observe(self, layer: Layer, window: int | None) -> None:
         """Take in a layer's newest pairs, the last of ``layer.k``, and their queries: q ``[heads, m, dim]``."""
+        with naming(self.label, f"observing layer {layer.index} failed: "):
+            if self.moves:
+                self._keep_unmoved(layer)
+            if window is None:
+                self._hold(layer)
+
+    def _keep_unmoved(self, layer: Layer) -> None:
+        check_rotation(layer)
+        unmoved = self._unmoved.get(layer.index)
+        if unmoved is None:
+            self._unmoved[layer.index] = _Unmoved(layer.k, self._position)
+        else:
+            unmoved.extend(layer.k[:, layer.k.shape[1] - layer.q.shape[1] :], self._position)
+
+    def _hold(self, layer: Layer) -> None:
         n, m = layer.k.shape[1], layer.q.shape[1]
         held = self._held.get(layer.index) or _empty(layer)
         held = held.extended(n)
@@ -91,20 +136,28 @@ class Rolling:
         """What is left of a layer's pairs; None where none has to go."""
         if not self.due:
             return None
+        with naming(self.label, f"evicting layer {layer.index} while decoding failed: "):
+            return self._evict(layer, window)
+
+    def _evict(self, layer: Layer, window: int | None) -> Pairs | None:
         m = layer.k.shape[1]
         moved = self.moves and self._position > self.budget
         if window is not None:
-            first = max(0, m - window)
-            index = torch.arange(first, m, device=layer.k.device).expand(layer.kv_heads, -1)
-            positions = index + self._position - m
+            index = torch.arange(max(0, m - window), m, device=layer.k.device).repeat(layer.kv_heads, 1)
         elif m > self.budget:
-            positions = index = self._choose(layer)
+            index = self._choose(layer)
         else:
             return None
         if index.shape[1] == m and not moved:
             return None
         (pairs,) = survivors(layer, [index])
-        return consecutive(layer, pairs, positions, self.budget) if moved else pairs
+        if not self.moves:
+            return pairs
+        unmoved = self._unmoved[layer.index]
+        unmoved.pick(index)
+        if not moved:
+            return pairs
+        return consecutive(layer, Pairs(unmoved.keys, pairs.values), unmoved.positions, self.budget)
 
     def _choose(self, layer: Layer) -> Tensor:
         """Entries that stay, ascending: ``[kv_heads, budget]``."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from fairkv_eval.cache import Pairs
 from fairkv_eval.errors import UsageError
 from fairkv_eval.layer import Layer
+from fairkv_eval.rope import Rotation
 
 
 def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
@@ -23,10 +24,16 @@ def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
 
 def consecutive(layer: Layer, pairs: Pairs, positions: Tensor, stop: int) -> Pairs:
     """Pairs whose keys stand at ``positions`` ``[kv_heads, m]``, turned to stand at stop − m … stop − 1."""
+    rotation = check_rotation(layer)
+    to = torch.arange(stop - pairs.keys.shape[1], stop, device=positions.device)
+    return Pairs(rotation.rotate(pairs.keys, to - positions), pairs.values)
+
+
+def check_rotation(layer: Layer) -> Rotation:
+    """How a layer turns its keys; UsageError where that is not known."""
     if layer.rotation is None:
         raise UsageError(f"positions=contiguous: how layer {layer.index} turns its keys by position is not known")
-    to = torch.arange(stop - pairs.keys.shape[1], stop, device=positions.device)
-    return Pairs(layer.rotation.rotate(pairs.keys, to - positions), pairs.values)
+    return layer.rotation
 
 
 def _pick(entries: Tensor, index: Tensor) -> Tensor:

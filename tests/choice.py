@@ -100,24 +100,23 @@ def pyramid(n: int, mean: int, layers: int, floor: int, beta: float) -> list[int
     by = max(e for e in (bound - w for w in wanted for bound in (low, high)) if sum(bounded(e)) <= total)
     moving = sum(low <= w + by < high for w in wanted)
     if moving:
-        by += (total - sum(bounded(by))) / moving
+        by += Fraction(total - sum(bounded(by)), moving)
     return largest_remainder(bounded(by), total)
 
 
 def shares(spans: Sequence[Span], listed: set[int], total: int) -> list[Fraction]:
     """Proportional to length, no span below its whitelisted tokens: one that would be gets those and steps aside."""
-    floors = [sum(p in listed for p in range(s.start, s.stop)) for s in spans]
-    result: list[Fraction] = [Fraction(0)] * len(spans)
-    rest = list(range(len(spans)))
+    floors = [Fraction(sum(p in listed for p in range(s.start, s.stop))) for s in spans]
+    result, rest, left = list(floors), set(range(len(spans))), Fraction(total)
     while rest:
-        length = sum(len(spans[i]) for i in rest)
-        for i in rest:
-            result[i] = Fraction(max(Fraction(len(spans[i]) * total, length), floors[i]))
-        short = [i for i in rest if Fraction(len(spans[i]) * total, length) < floors[i]]
+        scale = left / sum(len(spans[i]) for i in rest)
+        short = {i for i in rest if len(spans[i]) * scale < floors[i]}
         if not short:
+            for i in rest:
+                result[i] = len(spans[i]) * scale
             break
-        total -= sum(floors[i] for i in short)
-        rest = [i for i in rest if i not in short]
+        left -= sum(floors[i] for i in short)
+        rest -= short
     return result
 
 

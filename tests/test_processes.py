@@ -69,6 +69,7 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
     return [(process.returncode, text) for process, text in zip(started, told, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "machines"), [(3, 1), (2, 2)])
 def test_the_numbers_are_those_of_one_process(alone: dict, folder: Path, processes: int, machines: int) -> None:
     for left in folder.glob("results_*.json"):
@@ -109,6 +110,7 @@ def _close(ours: list, theirs: list) -> bool:
         return ours == theirs
 
 
+@pytest.mark.slow
 def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: Path) -> None:
     # Only the shortest document, which is the second machine's, has no room for so many.
     arguments = {"press": "tova", "ratio": 0.5, "keep": f"0:{worker.SHORTEST // 2 + 1}"}
@@ -122,7 +124,7 @@ def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="2 processes were launched .* ACCELERATE_USE_CPU=true"):
+    with pytest.raises(UsageError, match=r"2 processes were launched .* ACCELERATE_USE_CPU=true"):
         FairKV(str(folder / "model"), device="cpu")
 
 
@@ -179,11 +181,5 @@ def test_samples_come_in_the_order_of_the_documents_filter_by_filter() -> None:
 
 @pytest.mark.parametrize("plan", ["auto", {"layers.*.self_attn.q_proj": "colwise"}])
 def test_tensor_parallelism_is_refused_by_name(plan: object) -> None:
-    with pytest.raises(UsageError, match="tp_plan=.*auto|colwise.* is not supported.*parallelize=true"):
+    with pytest.raises(UsageError, match=r"tp_plan=.*(auto|colwise).* is not supported.*parallelize=true"):
         FairKV("no model is loaded", tp_plan=plan)
-
-
-needs_gpus = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices"),
-]

@@ -1,0 +1,97 @@
+"""A model whose layers lie on several devices: what belongs to a layer stays on its device, and the answers are those
+of one device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from devices import pretended, spread
+from running import PRESSES, ask, attached, policy, prompt
+
+from fairkv_eval import engine as engine_module
+from fairkv_eval.check import attach_checked
+from fairkv_eval.engine import Engine
+from fairkv_eval.jobs import Generate, Job, Score
+from fairkv_eval.model import FairKV
+from fairkv_eval.policy import Policy
+
+LAYERS = {"model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1}
+DEVICES = {"model.embed_tokens": 0, "model.rotary_emb": 0, **LAYERS, "model.norm": 1, "lm_head": 1}
+POLICIES = {
+    "none": Policy(),
+    **{name: policy(name, fair=0.5) for name in PRESSES},
+    **{f"{name} keep": policy(name, 0.2, 1.0, ("a",)) for name in ("tova", "kvzip", "adakv")},
+    **{
+        f"{name} decode_budget": policy(name, decode_budget=14, decode_every=3, positions="contiguous")
+        for name in ("tova", "h2o")
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def one() -> tuple:
+    return attached()
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple:
+    model = spread(tiny.model(), {name: f"meta:{index}" for name, index in DEVICES.items()})
+    with pretended():
+        return model, attach_checked(model)
+
+
+def run(model: tuple, chosen: Policy) -> list:
+    jobs = [Job(prompt(i), chosen, Generate(4), "doc") for i in range(2)]
+    jobs.append(Job(prompt(1), chosen, Score((5, 6, 7)), "doc"))
+    return [result for _, result in sorted(Engine(*model, rows=2, ask=ask).run(jobs), key=lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_layers_on_two_devices_answer_as_on_one(one: tuple, two: tuple, name: str) -> None:
+    expected = run(one, POLICIES[name])
+    with pretended():
+        results = run(two, POLICIES[name])
+    for ours, theirs in zip(results, expected, strict=True):
+        assert (ours.tokens, ours.greedy, ours.telemetry) == (theirs.tokens, theirs.greedy, theirs.telemetry)
+        assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+
+
+def test_buffers_lie_on_the_device_of_their_layer(two: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list = []
+
+    class Watched(engine_module.RowCache):
+        def add(self, layers) -> None:
+            super().add(layers)
+            seen.append([{t.device.index for b in layer for t in (b.keys, b.values)} for layer in self.layers])
+            seen.append([{t.device.index for pairs in layer for t in pairs} for layer in layers])
+
+    monkeypatch.setattr(engine_module, "RowCache", Watched)
+    with pretended():
+        run(two, policy("adakv"))
+    assert seen and all(devices == [{i} for i in LAYERS.values()] for devices in seen)
+
+
+def test_mixed_devices_are_noticed() -> None:
+    with pretended():
+        a, b = (torch.arange(3, device=f"meta:{i}") for i in (0, 1))
+        assert (a + 1).tolist() == [1, 2, 3] and a.to(b.device).device == b.device
+        for mixed in (lambda: a + b, lambda: a[b], lambda: a + torch.arange(3)):
+            with pytest.raises(RuntimeError, match="on tensors of"):
+                mixed()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("press", ["snapkv", "pyramidkv", "kvzip", "expected_attention"])
+def test_parallelize_answers_as_one_device(tmp_path: Path, press: str) -> None:
+    tiny.model().save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    requests = [tiny.generation(f"A text to go on from, number {i}. " * 4, doc_id=i, max_gen_toks=8) for i in range(5)]
+    settings = {"press": press, "ratio": 0.5, "dtype": "float32", "batch_size": 3}
+    alone = FairKV(str(tmp_path), device="cuda:0", **settings)
+    spread_out = FairKV(str(tmp_path), parallelize=True, device_map=DEVICES, **settings)
+    assert {p.device.index for p in spread_out.model.parameters()} == {0, 1}
+    assert spread_out.generate_until(requests) == alone.generate_until(requests)
