@@ -86,8 +86,9 @@ class Engine:
         cache = RowCache(min(self.rows, len(jobs)))
         running: list[_Row] = []
         while waiting or running:
-            # Single arrivals would cost a forward pass each: let some places come free before the next group enters.
-            while waiting and len(running) <= self.rows - max(1, self.rows // 4):
+            # Single arrivals would cost a forward pass each: let some places come free before the next ones enter.
+            enters = len(running) <= self.rows - max(1, self.rows // 4)
+            while enters and waiting and len(running) < self.rows:
                 group = self._next_group(waiting, self.rows - len(running), jobs, open_contexts)
                 fresh = open_contexts.open(group)
                 self._prefill(fresh, open_contexts, open_contexts.following(waiting))
@@ -223,7 +224,7 @@ class Engine:
         logits = self._forward(
             phase, [row.tokens[-1] for row in running], [row.position for row in running], list(range(rows))
         )
-        largest = logits.argmax(-1).tolist()
+        largest = logits.float().argmax(-1).tolist()
         done: list[tuple[int, Result]] = []
         for i in range(rows - 1, -1, -1):
             row = running[i]
@@ -249,7 +250,7 @@ class Engine:
                 input_ids=as_tensor(tokens)[None],
                 position_ids=as_tensor(positions)[None],
                 use_cache=False,
-                logits_to_keep=as_tensor(wanted),
+                logits_to_keep=wanted,  # a tensor would be moved to the first device, where these states are not
                 kv=phase,
             )
         logits = output.logits[0]
