@@ -119,7 +119,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, help="at most this many an answer (default: the task's 128)")
     parser.add_argument("--chat", action=argparse.BooleanOptionalAction, default=True, help="apply the chat template")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
-    parser.add_argument("--rows", type=int, default=64, help="sequences that decode together")
+    parser.add_argument("--rows", type=int, default=16, help="answers that decode together")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="default: all cores")
     parser.add_argument("--model-args", default="", help="as lm_eval's --model_args (default: SmolLM2-135M-Instruct)")
     parser.add_argument("--json", type=Path, help="write settings, versions, every figure and every score here")
