@@ -130,3 +130,9 @@ def test_a_broken_decode_is_refused(monkeypatch) -> None:
 )
 def test_a_rope_that_depends_on_its_neighbours_bounds_the_length(rope: dict, limit: int | None) -> None:
     assert check.length_limit(tiny.model("llama", rope_parameters=rope).config) == limit
+
+
+@pytest.mark.parametrize("words", range(259, 267))
+def test_sequences_are_compared_whatever_their_order(words: int) -> None:
+    """A prefill packs contexts by their tokens, and these are drawn from the vocabulary."""
+    assert len(check.attach_checked(tiny.model("llama", vocab_size=words))) == 3
