@@ -15,7 +15,6 @@ from fairkv_eval.layer import Layer
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.prompt import Segment
-from fairkv_eval.rolling import received
 from fairkv_eval.survivors import consecutive, survivors
 
 
@@ -110,7 +109,10 @@ class Context:
         """Note positions of the kept pairs, and attention received, both ``[kv_heads, m]``, for a decode budget."""
         press = variant.policy.press
         collects = press is not None and press.collects
-        had = received(layer).gather(1, index) if collects else torch.zeros(index.shape, device=index.device)
+        n = layer.k.shape[1]
+        had = torch.zeros(index.shape, device=index.device)
+        if collects:
+            had = layer.per_kv_head(layer.column_sums(0, n)).gather(1, index)
         self.caches[variant].observed[layer.index] = index, had
 
 

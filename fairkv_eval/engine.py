@@ -174,8 +174,7 @@ class Engine:
             open_contexts.observed,
         )
         tokens = phase.tokens
-        if tokens:
-            self._forward(phase, tokens, phase.positions, [len(tokens) - 1])
+        self._forward(phase, tokens, phase.positions, [len(tokens) - 1])
         open_contexts.stem = stem if keeps_stem else phase.kept
         replayed = self._replay(contexts)
         if self.device.type != "cpu":

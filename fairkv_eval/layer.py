@@ -72,6 +72,14 @@ class Layer:
         for first in range(start, stop, rows):
             yield self.attention(first, min(first + rows, stop))
 
+    def column_sums(self, start: int, stop: int) -> Tensor:
+        """Attention that keys [start, stop) get, summed over queries [start, stop): ``[heads, stop - start]``."""
+        total = torch.zeros(self.q.shape[0], stop - start, device=self.k.device)
+        for weights in self.attention_blocks(start, stop):
+            columns = weights[:, :, start:].sum(1)
+            total[:, : columns.shape[1]] += columns
+        return total
+
     def per_kv_head(self, scores: Tensor) -> Tensor:
         """Mean over the query heads of each KV head's group: ``[heads, m] -> [kv_heads, m]``."""
         return scores.unflatten(0, (self.kv_heads, -1)).mean(1)

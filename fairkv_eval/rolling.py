@@ -176,11 +176,3 @@ class Rolling:
 def _empty(layer: Layer) -> _Held:
     nothing = torch.zeros(layer.kv_heads, 0, device=layer.k.device)
     return _Held(nothing.bool(), nothing, nothing.long())
-
-
-def received(layer: Layer) -> Tensor:
-    """Attention that the keys of a context get, summed over its queries, mean over a group: ``[kv_heads, n]``."""
-    total = torch.zeros(layer.q.shape[0], layer.k.shape[1], device=layer.k.device)
-    for weights in layer.attention_blocks(0, layer.k.shape[1]):
-        total[:, : weights.shape[2]] += weights.sum(1)
-    return layer.per_kv_head(total)

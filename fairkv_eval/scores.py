@@ -48,10 +48,7 @@ def h2o(layer: Layer, span: Span, *, recent: float = 0.0) -> Tensor:
 
     ``recent`` is the part of the span's budget that its last tokens take, protected.
     """
-    total = torch.zeros(layer.q.shape[0], len(span), device=layer.k.device)
-    for weights in layer.attention_blocks(span.start, span.stop):
-        columns = weights[:, :, span.start :].sum(1)
-        total[:, : columns.shape[1]] += columns
+    total = layer.column_sums(span.start, span.stop)
     observers = torch.arange(len(span), 0, -1, device=layer.k.device)
     newest = observers <= int(recent * span.budget + 1e-6)
     return layer.per_kv_head(total / observers).masked_fill(newest, PROTECTED)

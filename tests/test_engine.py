@@ -9,11 +9,10 @@ import tiny
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import PRESSES, UNEVEN, ask, attached, check, policy, prompt, run
+from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 
 from fairkv_eval import engine as engine_module
 from fairkv_eval.cache import BLOCK, RowCache
-from fairkv_eval.engine import Engine
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
 from fairkv_eval.jobs import Generate, Job, Score
@@ -227,14 +226,7 @@ def test_sampled_tokens_do_not_depend_on_the_batch(llama) -> None:
 
 
 def test_positions_continue_at_the_original_length(llama, monkeypatch) -> None:
-    seen: list[list[int]] = []
-    forward = Engine._forward
-
-    def spy(self, phase, tokens, positions, wanted):
-        seen.append(positions)
-        return forward(self, phase, tokens, positions, wanted)
-
-    monkeypatch.setattr(Engine, "_forward", spy)
+    seen = positions_run(monkeypatch)
     run(llama, [Job(prompt(8, 24, 18), policy("tova", 0.9), Generate(3), "")])
     assert seen == [list(range(18)), list(range(18, 24)), [24], [25]]
 

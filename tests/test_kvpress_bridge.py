@@ -20,9 +20,10 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recorder import Recorder
 from torch import Tensor
 
-from fairkv_eval.attention import Options, attach, causal
+from fairkv_eval.attention import attach
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import largest_remainder
@@ -73,19 +74,6 @@ OTHERS = {
 NOISY = ("CompactorPress", "LeverageScorePress", "RandomPress")
 
 each_ratio = pytest.mark.parametrize("ratio", RATIOS)
-
-
-class Recorder:
-    """A phase that runs one context uncompressed and remembers its layers."""
-
-    def __init__(self, rotations: list[Rotation | None]) -> None:
-        self.rotations = rotations
-        self.layers: list[Layer] = []
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        at = len(self.layers)
-        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, LAYERS, rotation=self.rotations[at]))
-        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
 
 
 @cache

@@ -15,15 +15,16 @@ import numpy as np
 import pytest
 import torch
 from numbered import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tokens
+from recorder import Recorder
 from torch import Tensor
 
-from fairkv_eval.attention import Options, attach, causal
+from fairkv_eval.attention import attach
 from fairkv_eval.evict import kept
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.rope import Rotation, find_rotations
+from fairkv_eval.rope import find_rotations
 
 REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "kvpress_reference.npz"))
 ABOUT = json.loads(str(REFERENCE["about"]))
@@ -42,19 +43,6 @@ class Pass(NamedTuple):
     fingerprint: str
     logits: Tensor  # [vocabulary], of the last token
     layers: list[Layer]
-
-
-class Recorder:
-    """A phase that runs one context uncompressed and remembers its layers."""
-
-    def __init__(self, rotations: list[Rotation | None]) -> None:
-        self.rotations = rotations
-        self.layers: list[Layer] = []
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        at = len(self.layers)
-        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, LAYERS, rotation=self.rotations[at]))
-        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
 
 
 @cache

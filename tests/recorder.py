@@ -1,0 +1,24 @@
+"""A phase that shows the layers of one uncompressed pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from fairkv_eval.attention import Options, causal
+from fairkv_eval.layer import Layer
+from fairkv_eval.rope import Rotation
+
+
+class Recorder:
+    """A phase that runs one context uncompressed and remembers its layers."""
+
+    def __init__(self, rotations: Sequence[Rotation | None]) -> None:
+        self.rotations = rotations
+        self.layers: list[Layer] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+        at = len(self.layers)
+        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, len(self.rotations), rotation=self.rotations[at]))
+        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
