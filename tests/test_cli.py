@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from fairkv_eval.cli import describe, main
+from fairkv_eval.cli import main
+from fairkv_eval.commands.presses import describe
 from fairkv_eval.errors import UsageError
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, built_in_presses, load_press

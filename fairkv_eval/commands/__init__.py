@@ -1,0 +1,9 @@
+"""The sub-commands of ``fairkv``, one module each.
+
+A module has ``arguments(parser)``, which adds its options, and ``run(arguments)``, which does the work and raises
+UsageError where it cannot. It imports what is heavy when it runs, so that help and errors are quick.
+"""
+
+SUMMARIES = {
+    "presses": "list presses: what they keep, their parameters, where they can be used",
+}
