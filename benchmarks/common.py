@@ -103,16 +103,16 @@ def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     return Engine(model.model, model._windows, rows, max_prefill_tokens, decode=decode, ask=model._prompter.ask)
 
 
-def admit(engine: Any, jobs: Sequence[Any]) -> tuple[Any, list[Any]]:
-    """Prefill, evict and run the tails of generations in one go: the cache of their rows, and the rows."""
-    from fairkv_eval.cache import RowCache
+def admit(engine: Any, jobs: Sequence[Any]) -> Any:
+    """Prefill, evict and run the tails of generations in one go: the batch of their rows."""
+    from fairkv_eval.batch import Batch
     from fairkv_eval.open_contexts import OpenContexts
 
-    contexts, cache = OpenContexts(jobs, engine.windows), RowCache(len(jobs))
-    group, running = list(range(len(jobs))), list[Any]()
+    contexts, batch = OpenContexts(jobs, engine.windows), Batch(len(jobs))
+    group = list(range(len(jobs)))
     engine._prefill(contexts.open(group), contexts, ())
-    engine._admit(group, jobs, contexts, cache, running)
-    return cache, running
+    engine._admit(group, jobs, contexts, batch)
+    return batch
 
 
 def in_turns(sides: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, list[Any]]:

@@ -63,23 +63,26 @@ class Ours:
 
     def __init__(self, engine: Any, jobs: list[Any]) -> None:
         self.engine = engine
-        self.cache, self.running = common.admit(engine, jobs)
-        self.lengths = [list(buffer.lengths) for buffer in self.cache._buffers()]
-        self.first = [row.tokens[-1] for row in self.running]
-        self.positions = [row.position for row in self.running]
+        self.batch = common.admit(engine, jobs)
+        self.lengths = [list(buffer.lengths) for buffer in self._buffers()]
+        self.first = [row.tokens[-1] for row in self.batch.rows]
+        self.positions = [row.position for row in self.batch.rows]
 
     @property
     def mean_length(self) -> int:
         return round(statistics.mean(m for lengths in self.lengths for m in lengths))
 
+    def _buffers(self) -> list[Any]:
+        return [buffer for cache in self.batch.caches for buffer in cache._buffers()]
+
     def rewind(self) -> None:
-        for buffer, lengths in zip(self.cache._buffers(), self.lengths, strict=True):
+        for buffer, lengths in zip(self._buffers(), self.lengths, strict=True):
             buffer.lengths = list(lengths)
-        for row, token, position in zip(self.running, self.first, self.positions, strict=True):
+        for row, token, position in zip(self.batch.rows, self.first, self.positions, strict=True):
             row.tokens, row.position = [token] * SAID, position
 
     def step(self) -> None:
-        self.engine._decode_step(self.cache, self.running)
+        self.engine._decode_step(self.batch)
 
     def without_attention(self) -> None:
         self.engine._forward(NoAttention(), self.first, self.positions, list(range(len(self.first))))
@@ -88,11 +91,12 @@ class Ours:
         """Rows whose next token is the one that the bare model says alone, on this row's own pairs."""
         self.rewind()
         self.step()
-        said = [row.tokens[-1] for row in self.running]
+        said = [row.tokens[-1] for row in self.batch.rows]
         self.rewind()
         alone = []
-        for row, (token, position) in enumerate(zip(self.first, self.positions, strict=True)):
-            pairs = [self.cache.row(layer, row) for layer in range(len(self.cache.layers))]
+        places = [(cache, row) for cache in self.batch.caches for row in range(cache.rows)]
+        for (rows, row), token, position in zip(places, self.first, self.positions, strict=True):
+            pairs = [rows.row(layer, row) for layer in range(len(rows.layers))]
             cache = Cache(layers=[InPlace(*(F.pad(t[None], (0, 0, 0, 1)) for t in own)) for own in pairs])
             ids, at = (torch.tensor([[value]], device=bare.device) for value in (token, position))
             logits = bare(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True).logits

@@ -15,7 +15,8 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.batch import Batch
+from fairkv_eval.cache import ContextCache
 from fairkv_eval.docs import sys_ifeval
 from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.open_contexts import OpenContexts
@@ -70,10 +71,15 @@ def measure(model: Any, tokens: tuple[int, ...], policies: dict[str, Policy]) ->
     engine._prefill([context], contexts, ())
     found = {}
     for index, (name, cache) in enumerate(zip(policies, context.caches.values(), strict=True)):
-        rows = RowCache()
-        engine._admit([index], jobs, contexts, rows, [])
+        rows = Batch(1)
+        engine._admit([index], jobs, contexts, rows)
         held = {"context": cache.nbytes, "storage": storage(cache)}
-        found[name] = {"pairs": cache.pairs, **held, "row": rows.nbytes_held, "buffers": rows.nbytes_allocated}
+        found[name] = {
+            "pairs": cache.pairs,
+            **held,
+            "row": rows.caches[0].nbytes_held,
+            "buffers": rows.nbytes_allocated,
+        }
     return found
 
 

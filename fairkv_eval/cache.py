@@ -73,8 +73,8 @@ class RowCache:
     """KV pairs of the rows that decode together: per layer a `Buffer` for all heads, or one a head.
 
     A layer begins with one buffer and is split by heads when a row comes whose heads differ in length. Rows occupy the
-    slots 0 … rows−1: one that leaves is replaced by the last. Buffers have room for ``slots`` rows from the start (and
-    double where more come), grow by blocks of tokens, lie on their layer's own device, and are kept.
+    slots 0 … rows−1: one that leaves is replaced by the last. Buffers have room for ``slots`` rows from the start and
+    after `resize` (and double where more come), grow by blocks of tokens, and lie on their layer's own device.
     """
 
     def __init__(self, slots: int = 1) -> None:
@@ -95,6 +95,21 @@ class RowCache:
                 pairs = pairs[0].by_head()
             for buffer, own in zip(self.layers[layer], pairs, strict=True):
                 buffer.write(row, own)
+
+    def resize(self, slots: int) -> None:
+        """Give the buffers room for so many rows, and not for fewer than there are."""
+        self.slots = max(slots, self.rows)
+        for buffer in self._buffers():
+            buffer.resize(self.slots)
+
+    def layers_of(self, row: int) -> list[list[Pairs]]:
+        """The pairs of one row, layer by layer; views of the buffers."""
+        return [[buffer.read(row) for buffer in buffers] for buffers in self.layers]
+
+    @property
+    def longest(self) -> int:
+        """Pairs of the longest head of any row."""
+        return max((m for buffer in self._buffers() for m in buffer.lengths), default=0)
 
     def remove(self, row: int) -> None:
         """Drop a row; the last row takes its slot."""
@@ -207,6 +222,14 @@ class Buffer:
             for buffer, own in zip(buffers, self.read(row).by_head(), strict=True):
                 buffer.write(row, own)
         return buffers
+
+    def resize(self, slots: int) -> None:
+        """Room for so many rows, not fewer than there are."""
+        self._slots = slots
+        if slots > len(self.keys):
+            self.keys, self.values = (_grown(old, slots, old.shape[2]) for old in (self.keys, self.values))
+        elif slots < len(self.keys):
+            self.keys, self.values = self.keys[:slots].clone(), self.values[:slots].clone()
 
     def reserve(self, rows: int, tokens: int) -> None:
         """Make room for so many rows of so many tokens."""

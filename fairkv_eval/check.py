@@ -101,7 +101,7 @@ def _run_split(model: PreTrainedModel, sequences: list[list[int]], windows: list
     cache = RowCache()
     for tail in tails:
         cache.add(tail.layers)
-    last = _logits(model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode(cache))
+    last = _logits(model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode([cache]))
     return [torch.cat([t, row[None]]) for t, row in zip(tail_logits, last, strict=True)]
 
 

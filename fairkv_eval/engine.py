@@ -11,15 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fairkv_eval.cache import ContextCache, RowCache
+from fairkv_eval.batch import Batch, Row
+from fairkv_eval.cache import ContextCache, Pairs
+from fairkv_eval.chunks import lockstep
 from fairkv_eval.context import Context
 from fairkv_eval.errors import naming
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
@@ -34,25 +36,12 @@ from fairkv_eval.rope import Rotation, find_rotations
 from fairkv_eval.sampling import Sampler
 
 
-@dataclass(eq=False)
-class _Row:
-    """A generation in the running batch: what it has said, and where its next token goes."""
-
-    index: int
-    want: Generate
-    position: int
-    sampler: Sampler
-    telemetry: dict[str, Any]
-    rolling: Rolling | None = None
-    tokens: list[int] = field(default_factory=list)
-
-
 class Engine:
     """Runs jobs on a model attached to the seam (`check.attach_checked`, which gives the ``windows`` of its layers).
 
-    rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass (a longer context runs
-    alone). decode: tokens to text, for stop strings. ask: a request to the model in tokens, for presses that replay.
-    eos: tokens that end a generation. autocast: context manager around each forward pass.
+    rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass; a longer context runs
+    alone, in chunks of that size. decode: tokens to text, for stop strings. ask: a request to the model in tokens, for
+    presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass.
     """
 
     def __init__(
@@ -83,18 +72,17 @@ class Engine:
         """Results with the index of their job, in the order in which they finish."""
         waiting = deque(by_context(jobs))
         open_contexts = OpenContexts(jobs, self.windows)
-        cache = RowCache(min(self.rows, len(jobs)))
-        running: list[_Row] = []
-        while waiting or running:
+        batch = Batch(min(self.rows, len(jobs)))
+        while waiting or len(batch):
             # Single arrivals would cost a forward pass each: let some places come free before the next ones enter.
-            enters = len(running) <= self.rows - max(1, self.rows // 4)
-            while enters and waiting and len(running) < self.rows:
-                group = self._next_group(waiting, self.rows - len(running), jobs, open_contexts)
+            enters = len(batch) <= self.rows - max(1, self.rows // 4)
+            while enters and waiting and len(batch) < self.rows:
+                group = self._next_group(waiting, self.rows - len(batch), jobs, open_contexts)
                 fresh = open_contexts.open(group)
                 self._prefill(fresh, open_contexts, open_contexts.following(waiting))
-                yield from self._admit(group, jobs, open_contexts, cache, running)
-            if running:
-                yield from self._decode_step(cache, running)
+                yield from self._admit(group, jobs, open_contexts, batch)
+            if len(batch):
+                yield from self._decode_step(batch)
 
     def _next_group(
         self, waiting: deque[int], places: int, jobs: Sequence[Job], open_contexts: OpenContexts
@@ -118,7 +106,7 @@ class Engine:
 
     @torch.inference_mode()
     def _admit(
-        self, group: list[int], jobs: Sequence[Job], open_contexts: OpenContexts, cache: RowCache, running: list[_Row]
+        self, group: list[int], jobs: Sequence[Job], open_contexts: OpenContexts, batch: Batch
     ) -> list[tuple[int, Result]]:
         """Run the tails of a group; scores are done, generations become rows."""
         tails, counts = [], []
@@ -138,6 +126,7 @@ class Engine:
             _last_positions([len(tail.tokens) for tail in tails], counts),
         )
         done: list[tuple[int, Result]] = []
+        entering: list[tuple[Row, list[list[Pairs]]]] = []
         for index, tail, own in zip(group, tails, logits.split(counts), strict=True):
             job, telemetry = jobs[index], _telemetry(jobs[index].prompt, tail.cache)
             if isinstance(job.want, Score):
@@ -145,13 +134,13 @@ class Engine:
                 continue
             sampler = Sampler(job.want.sampling, job.prompt.tokens)
             position = tail.cache.position + len(tail.tokens)
-            row = _Row(index, job.want, position, sampler, telemetry, tail.rolling)
+            row = Row(index, job.want, position, sampler, telemetry, tail.rolling)
             row.tokens.append(sampler.choose(own[0].float()))
             if self._finished(row):
                 done.append((index, _generated(row)))
             else:
-                cache.add(tail.layers)
-                running.append(row)
+                entering.append((row, tail.layers))
+        batch.add(entering)
         self.totals.tail_seconds += time.perf_counter() - started
         self.totals.tail_tokens += sum(len(tail.tokens) for tail in tails)
         return done
@@ -174,7 +163,7 @@ class Engine:
             open_contexts.observed,
         )
         tokens = phase.tokens
-        self._forward(phase, tokens, phase.positions, [len(tokens) - 1])
+        self._forward_in_chunks(phase, tokens, phase.positions)
         open_contexts.stem = stem if keeps_stem else phase.kept
         replayed = self._replay(contexts)
         if self.device.type != "cpu":
@@ -212,31 +201,41 @@ class Engine:
         return total
 
     @torch.inference_mode()
-    def _decode_step(self, cache: RowCache, running: list[_Row]) -> list[tuple[int, Result]]:
-        """One more token for every row; rows that stop leave, from the last to the first."""
+    def _decode_step(self, batch: Batch) -> list[tuple[int, Result]]:
+        """One more token for every row; rows that stop leave."""
         started = time.perf_counter()
-        rows = len(running)
-        rolling = {i: row.rolling for i, row in enumerate(running) if row.rolling}
+        batch.settle()
+        rows = batch.rows
+        rolling = {i: row.rolling for i, row in enumerate(rows) if row.rolling}
         for i, own in rolling.items():
-            own.begin_step(running[i].position)
-        phase = Decode(cache, rolling, self._rotations if rolling else ())
+            own.begin_step(rows[i].position)
+        phase = Decode(batch.caches, rolling, self._rotations if rolling else ())
         logits = self._forward(
-            phase, [row.tokens[-1] for row in running], [row.position for row in running], list(range(rows))
+            phase, [row.tokens[-1] for row in rows], [row.position for row in rows], list(range(len(rows)))
         )
         largest = logits.float().argmax(-1).tolist()
-        done: list[tuple[int, Result]] = []
-        for i in range(rows - 1, -1, -1):
-            row = running[i]
+        for i, row in enumerate(rows):
             row.position = row.rolling.next_position if row.rolling else row.position + 1
             row.tokens.append(largest[i] if row.sampler.greedy else row.sampler.choose(logits[i].float()))
-            if self._finished(row):
-                done.append((row.index, _generated(row)))
-                cache.remove(i)
-                running[i] = running[-1]
-                running.pop()
-        self.totals.decode_tokens += rows
+        stopped = [row for row in rows if self._finished(row)]
+        batch.remove(stopped)
+        self.totals.decode_tokens += len(rows)
         self.totals.decode_seconds += time.perf_counter() - started
-        return done
+        return [(row.index, _generated(row)) for row in stopped]
+
+    def _forward_in_chunks(self, phase: Prefill, tokens: list[int], positions: list[int]) -> None:
+        """Run packed contexts; more tokens than one pass takes go in chunks, layer by layer side by side."""
+        chunks = -(-len(tokens) // self.max_prefill_tokens)
+        edges = [len(tokens) * i // chunks for i in range(chunks + 1)]
+
+        def run(start: int, stop: int, kv: Any) -> None:
+            self._forward(kv, tokens[start:stop], positions[start:stop], [stop - start - 1])
+
+        if chunks == 1:
+            run(0, len(tokens), phase)
+            return
+        with self.autocast():  # one for all: those of chunks would not close in the order in which they open
+            lockstep(phase, [partial(run, start, stop) for start, stop in pairwise(edges)])
 
     def _forward(self, phase: Any, tokens: list[int], positions: list[int], wanted: list[int]) -> Tensor:
         """One pass over packed tokens; the logits ``[len(wanted), vocabulary]`` at the wanted places."""
@@ -262,7 +261,7 @@ class Engine:
         greedy = bool((logits.argmax(-1) == continuation).all())
         return Result(telemetry, logprob=float(logprobs.sum()), greedy=greedy)
 
-    def _finished(self, row: _Row) -> bool:
+    def _finished(self, row: Row) -> bool:
         if row.tokens[-1] in self.eos or len(row.tokens) >= row.want.max_tokens:
             return True
         if not row.want.stop or self.decode is None:
@@ -301,7 +300,7 @@ def _last_positions(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
     return places
 
 
-def _generated(row: _Row) -> Result:
+def _generated(row: Row) -> Result:
     return Result({**row.telemetry, "generated_tokens": len(row.tokens)}, tokens=tuple(row.tokens))
 
 

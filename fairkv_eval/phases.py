@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from types import MappingProxyType
 
 import torch
@@ -22,7 +23,7 @@ from fairkv_eval.rope import Rotation
 
 
 class Prefill:
-    """Contexts run uncompressed, packed; after a layer's attention its KV pairs are evicted.
+    """Contexts run uncompressed, packed, in one piece or in chunks; after a layer's attention its KV pairs are evicted.
 
     What contexts begin alike is run once, and not at all if it is ``stem``, which an earlier pass has computed. The
     first ``keep`` tokens of the last context become the next `kept` stem. rotations: how each layer turns its keys, for
@@ -46,6 +47,10 @@ class Prefill:
         self.kept = Part(contexts[-1].tokens[:keep]) if keep else None
         self.queries = queries
         self.layer = 0
+        starts = [0, *accumulate(len(part.tokens) for part in self.parts)]
+        self._placed = list(zip(self.parts, starts, strict=False))
+        self._total = starts[-1]
+        self._begin_layer()
 
     @property
     def tokens(self) -> list[int]:
@@ -55,27 +60,63 @@ class Prefill:
     def positions(self) -> list[int]:
         return [position for part in self.parts for position in range(part.start, part.stop)]
 
+    def _begin_layer(self) -> None:
+        self._seen = 0  # packed tokens that have come through the layer
+        self._own: States | None = None
+        self._paths: dict[Part | None, States] = {}
+        if self.stem and self.layer < len(self.stem.layers):
+            self._paths[self.stem] = self.stem.layers[self.layer]
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        """q ``[1, heads, total, dim]``, k and v ``[1, kv_heads, total, dim]`` to ``[1, total, heads, dim]``."""
-        outputs, at = [], 0
-        paths: dict[Part | None, States] = {self.stem: self.stem.layers[self.layer]} if self.stem else {}
-        for part in self.parts:
-            own = slice(at, at := at + len(part.tokens))
-            asked = q[0, :, own] if self.queries else q[0, :, :0]
-            states = States(asked, k[0, :, own], v[0, :, own])
-            if part.parent:
-                states = paths[part.parent].followed_by(states)
-            paths[part] = states
-            outputs.append(causal(q[0, :, own], states.k, states.v, scaling, options))
+        """q ``[1, heads, m, dim]``, k and v ``[1, kv_heads, m, dim]`` to ``[1, m, heads, dim]``.
+
+        m is the number of all tokens, or of those of the next chunk: a layer's chunks come in order, and the layer is
+        evicted when the last one has come.
+        """
+        first, self._seen = self._seen, self._seen + q.shape[2]
+        self._take(q[0] if self.queries else q[0, :, :0], k[0], v[0], first)
+        outputs = []
+        for part, at in self._placed:
+            start, stop = max(first, at), min(self._seen, at + len(part.tokens))
+            if start < stop:
+                states = self._path(part, at, stop)
+                outputs.append(causal(q[0, :, start - first : stop - first], states.k, states.v, scaling, options))
+        if self._seen == self._total:
+            self._finish_layer(scaling, options)
+        return torch.cat(outputs, 1).transpose(0, 1)[None]
+
+    def _take(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> None:
+        """Put a chunk's states with those of the layer's earlier chunks."""
+        if k.shape[1] == self._total:
+            self._own = States(q, k, v)
+            return
+        if self._own is None:
+            sizes = (self._total if self.queries else 0, self._total, self._total)
+            self._own = States(*(t.new_empty(t.shape[0], n, t.shape[2]) for t, n in zip((q, k, v), sizes, strict=True)))
+        for whole, chunk in zip(self._own, (q, k, v), strict=True):
+            whole[:, first : first + chunk.shape[1]] = chunk
+
+    def _path(self, part: Part, at: int, stop: int) -> States:
+        """The states of a part up to packed token ``stop``, and of all that goes before it."""
+        assert self._own is not None
+        states = States(*(t[:, at:stop] for t in self._own))
+        if part.parent:
+            states = self._paths[part.parent].followed_by(states)
+        if stop == at + len(part.tokens):
+            self._paths[part] = states
+        return states
+
+    def _finish_layer(self, scaling: float, options: Options) -> None:
+        """Let every context evict what it does not keep of this layer."""
         rotation = self.rotations[self.layer] if self.rotations else None
         for context, end in zip(self.contexts, self.ends, strict=True):
-            states = paths[end]
+            states = self._paths[end]
             layer = Layer(*states, scaling, self.layer, self.layers, context.seed, options.softcap, rotation)
             context.store(layer, options.window)
         if self.kept:
-            self.kept.layers.append(paths[self.ends[-1]].first(self.kept.stop))
+            self.kept.layers.append(self._paths[self.ends[-1]].first(self.kept.stop))
         self.layer += 1
-        return torch.cat(outputs, 1).transpose(0, 1)[None]
+        self._begin_layer()
 
 
 @dataclass(eq=False)
@@ -131,39 +172,54 @@ class Extend:
 
 
 class Decode:
-    """One token for every row of the running batch, packed in row order.
+    """One token for every row of the running batch, packed cache by cache in row order.
 
     rolling: of the rows that have a decode budget; rotations as for `Prefill`.
     """
 
     def __init__(
         self,
-        cache: RowCache,
+        caches: Sequence[RowCache],
         rolling: Mapping[int, Rolling] = MappingProxyType({}),
         rotations: Sequence[Rotation | None] = (),
     ) -> None:
-        self.cache = cache
+        self.caches = caches
         self.rolling = rolling
         self.rotations = rotations
         self.layer = 0
-        cache.begin_step()
+        for cache in caches:
+            cache.begin_step()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        """Shapes as in `Prefill.attend`, total being the number of rows."""
-        rows, kv_heads = q.shape[2], k.shape[1]
+        """Shapes as in `Prefill.attend`, m being the number of rows."""
+        outputs, start = [], 0
+        for cache in self.caches:
+            at = slice(start, start + cache.rows)
+            outputs.append(self._attend(cache, q[0, :, at], k[0, :, at], v[0, :, at], scaling, options))
+            for row in range(cache.rows if self.rolling else 0):
+                if rolling := self.rolling.get(start + row):
+                    self._roll(rolling, cache, row, q[0, :, start + row, None], scaling, options)
+            start = at.stop
+        self.layer += 1
+        return torch.cat(outputs)[None]
+
+    def _attend(self, cache: RowCache, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+        """The rows of one cache: q ``[heads, rows, dim]``, k, v ``[kv_heads, rows, dim]`` to ``[rows, heads, dim]``."""
+        kv_heads, rows = k.shape[:2]
         # The query heads of a group stand as queries of their KV head, so no key is repeated.
-        grouped = q[0].transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1])
-        shown = self.cache.append(self.layer, k[0].transpose(0, 1), v[0].transpose(0, 1), options)
+        grouped = q.transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1])
+        shown = cache.append(self.layer, k.transpose(0, 1), v.transpose(0, 1), options)
         outputs = [
             masked(grouped[:, heads], keys, values, scaling, mask, options.softcap)
             for heads, keys, values, mask in shown
         ]
-        for row, rolling in self.rolling.items():
-            own, rotation = self.cache.row(self.layer, row), self.rotations[self.layer]
-            layer = Layer(q[0, :, row : row + 1], *own, scaling, self.layer, softcap=options.softcap, rotation=rotation)
-            rolling.observe(layer, options.window)
-            left = rolling.evict(layer, options.window)
-            if left is not None:
-                self.cache.replace(self.layer, row, left)
-        self.layer += 1
-        return torch.cat(outputs, 1).reshape(1, rows, -1, v.shape[-1])
+        return torch.cat(outputs, 1).reshape(rows, -1, v.shape[-1])
+
+    def _roll(self, rolling: Rolling, cache: RowCache, row: int, q: Tensor, scaling: float, options: Options) -> None:
+        """Let a row with a decode budget see its newest pair and evict: q ``[heads, 1, dim]``."""
+        own, rotation = cache.row(self.layer, row), self.rotations[self.layer]
+        layer = Layer(q, *own, scaling, self.layer, softcap=options.softcap, rotation=rotation)
+        rolling.observe(layer, options.window)
+        left = rolling.evict(layer, options.window)
+        if left is not None:
+            cache.replace(self.layer, row, left)

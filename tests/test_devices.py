@@ -11,7 +11,7 @@ import torch
 from devices import pretended, spread
 from running import PRESSES, ask, attached, policy, prompt
 
-from fairkv_eval import engine as engine_module
+from fairkv_eval import batch as batch_module
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
 from fairkv_eval.jobs import Generate, Job, Score
@@ -62,13 +62,13 @@ def test_layers_on_two_devices_answer_as_on_one(one: tuple, two: tuple, name: st
 def test_buffers_lie_on_the_device_of_their_layer(two: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list = []
 
-    class Watched(engine_module.RowCache):
+    class Watched(batch_module.RowCache):
         def add(self, layers) -> None:
             super().add(layers)
             seen.append([{t.device.index for b in layer for t in (b.keys, b.values)} for layer in self.layers])
             seen.append([{t.device.index for pairs in layer for t in pairs} for layer in layers])
 
-    monkeypatch.setattr(engine_module, "RowCache", Watched)
+    monkeypatch.setattr(batch_module, "RowCache", Watched)
     with pretended():
         run(two, policy("adakv"))
     assert seen and all(devices == [{i} for i in LAYERS.values()] for devices in seen)

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 
-from fairkv_eval import engine as engine_module
+from fairkv_eval import batch as batch_module
 from fairkv_eval.cache import BLOCK, RowCache
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
@@ -103,7 +103,7 @@ def test_bytes_of_uneven_heads_are_those_of_their_own_pairs(llama, monkeypatch, 
             held.append(self.nbytes_held)
             super().begin_step()
 
-    monkeypatch.setattr(engine_module, "RowCache", Spy)
+    monkeypatch.setattr(batch_module, "RowCache", Spy)
     p, own = prompt(12, 64, 60, 20), policy(name, 0.5, fair)
     (result,), _ = run(llama, [Job(p, own, Generate(3), "")])
     kept = reference.survivors(llama[0], p.tokens[:60], p.segments, own, ask)
@@ -126,7 +126,7 @@ def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
         caches.append(RowCache(slots))
         return caches[-1]
 
-    monkeypatch.setattr(engine_module, "RowCache", spy)
+    monkeypatch.setattr(batch_module, "RowCache", spy)
 
     def loud(layer, span):
         first = torch.arange(span.start, span.stop, dtype=torch.float32)

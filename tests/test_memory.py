@@ -64,9 +64,9 @@ def test_buffers_of_so_many_rows_stay_inside_the_budget(monkeypatch: pytest.Monk
     held = []
     step = Engine._decode_step
 
-    def watched(self, cache, running):
-        result = step(self, cache, running)
-        held.append(cache.nbytes_allocated)
+    def watched(self, batch):
+        result = step(self, batch)
+        held.append(batch.nbytes_allocated)
         return result
 
     monkeypatch.setattr(Engine, "_decode_step", watched)

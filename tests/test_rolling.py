@@ -13,7 +13,7 @@ from running import attached, check, policy, positions_run, prompt, run
 from fairkv_eval import engine as engine_module
 from fairkv_eval import phases
 from fairkv_eval.attention import masked
-from fairkv_eval.cache import RowCache
+from fairkv_eval.batch import Batch
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.policy import Policy
@@ -70,13 +70,15 @@ class Held:
         self.layers: list[list[int]] = []
         note = self
 
-        class Spy(RowCache):
-            def begin_step(self) -> None:
-                note.bytes.append(self.nbytes_held)
-                note.layers.append([sum(buffer.nbytes_held for buffer in layer) for layer in self.layers])
-                super().begin_step()
+        class Spy(Batch):
+            def settle(self) -> None:
+                super().settle()
+                layers = zip(*(cache.layers for cache in self.caches), strict=True)
+                held = [sum(buffer.nbytes_held for buffers in layer for buffer in buffers) for layer in layers]
+                note.layers.append(held)
+                note.bytes.append(sum(held))
 
-        monkeypatch.setattr(engine_module, "RowCache", Spy)
+        monkeypatch.setattr(engine_module, "Batch", Spy)
 
 
 @pytest.mark.parametrize("name", PRESSES)
