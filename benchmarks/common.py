@@ -100,7 +100,15 @@ def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     def decode(tokens: Sequence[int]) -> str:
         return model.tok_decode(tokens, skip_special_tokens=False)
 
-    return Engine(model.model, model._windows, rows, max_prefill_tokens, decode=decode, ask=model._prompter.ask)
+    return Engine(
+        model.model,
+        model._windows,
+        rows,
+        max_prefill_tokens,
+        decode=decode,
+        ask=model._prompter.ask,
+        backend=model._backend,
+    )
 
 
 def admit(engine: Any, jobs: Sequence[Any]) -> Any:

@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 # Arguments of transformers' from_pretrained that HFLM passes on; anything else a user types is a mistake.
 _FROM_PRETRAINED = {
-    "attn_implementation",
     "bnb_4bit_compute_dtype",
     "bnb_4bit_quant_type",
     "bnb_4bit_use_double_quant",

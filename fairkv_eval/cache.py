@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ class RowCache:
         self.rows = 0
         self.slots = slots
         self.layers: list[list[Buffer]] = []
-        self._steps: dict[tuple, _Step] = {}
+        self._steps: dict[tuple, Step] = {}
 
     def add(self, layers: Sequence[Sequence[Pairs]]) -> None:
         """Append a row from its layers' pairs."""
@@ -123,13 +124,10 @@ class RowCache:
         for buffer in self._buffers():
             buffer.reserve(self.rows, max(buffer.lengths) + 1)
 
-    def append(
-        self, layer: int, k: Tensor, v: Tensor, options: Options
-    ) -> list[tuple[slice, Tensor, Tensor, Tensor | None]]:
+    def append(self, layer: int, k: Tensor, v: Tensor, options: Options) -> list[Shown]:
         """Append one token to every row of a layer and show what each row may see.
 
-        k, v: ``[rows, kv_heads, dim]``. Returns for each buffer its heads, keys and values ``[rows, heads, m, dim]``
-        and a boolean mask ``[rows, 1, 1, m]`` of visible entries, None where all are.
+        k, v: ``[rows, kv_heads, dim]``. Returns what each buffer of the layer shows, in the order of their heads.
         """
         shown, head = [], 0
         for buffer in self.layers[layer]:
@@ -137,12 +135,11 @@ class RowCache:
             key = (k.device, options.window, tuple(buffer.lengths))
             step = self._steps.get(key)
             if step is None:  # buffers that share lengths share the step's small tensors
-                step = self._steps[key] = _Step.of(buffer.lengths, options.window, k.device)
+                step = self._steps[key] = Step.of(buffer.lengths, options.window, k.device)
             buffer.keys[step.rows, :, step.positions] = k[:, heads]
             buffer.values[step.rows, :, step.positions] = v[:, heads]
             buffer.lengths = [m + 1 for m in buffer.lengths]
-            visible = slice(0, self.rows), slice(None), slice(0, step.longest)
-            shown.append((heads, buffer.keys[visible], buffer.values[visible], step.mask))
+            shown.append(Shown(heads, buffer.keys[: self.rows], buffer.values[: self.rows], step))
         return shown
 
     def row(self, layer: int, row: int) -> Pairs:
@@ -244,25 +241,48 @@ class Buffer:
 
 
 @dataclass(frozen=True)
-class _Step:
-    """Where a decode step writes and what it sees: rows and positions ``[rows]``, mask ``[rows, 1, 1, longest]``."""
+class Step:
+    """Where a decode step writes, ``rows`` and ``positions`` ``[rows]``, and what each row sees once it has written.
+
+    The rows hold from ``shortest`` to ``longest`` entries, of which a sliding window shows the last ``window``.
+    """
 
     rows: Tensor
     positions: Tensor
+    shortest: int
     longest: int
-    mask: Tensor | None
+    window: int | None
 
     @classmethod
-    def of(cls, lengths: list[int], window: int | None, device: torch.device) -> _Step:
+    def of(cls, lengths: list[int], window: int | None, device: torch.device) -> Step:
         positions = torch.tensor(lengths, device=device)
-        longest = max(lengths) + 1
-        window = longest if window is None else min(window, longest)
-        mask = None
-        if min(window, min(lengths) + 1) < longest:
-            entry = torch.arange(longest, device=device)
-            mask = (entry <= positions[:, None]) & (entry > positions[:, None] - window)
-            mask = mask[:, None, None]
-        return cls(torch.arange(len(lengths), device=device), positions, longest, mask)
+        rows = torch.arange(len(lengths), device=device)
+        return cls(rows, positions, min(lengths) + 1, max(lengths) + 1, window)
+
+    @cached_property
+    def lengths(self) -> Tensor:
+        """Entries of each row: int32 ``[rows]``."""
+        return (self.positions + 1).int()
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Visible entries, boolean ``[rows, 1, 1, longest]``; None where all are."""
+        window = self.longest if self.window is None else min(self.window, self.longest)
+        if min(window, self.shortest) == self.longest:
+            return None
+        entry = torch.arange(self.longest, device=self.positions.device)
+        mask = (entry <= self.positions[:, None]) & (entry > self.positions[:, None] - window)
+        return mask[:, None, None]
+
+
+class Shown(NamedTuple):
+    """What a decode step sees of one buffer: its heads, keys and values ``[rows, heads, capacity, dim]``, where they
+    lie, and the step that says how many of a row's entries are visible."""
+
+    heads: slice
+    keys: Tensor
+    values: Tensor
+    step: Step
 
 
 def _join(pairs: Sequence[Pairs]) -> Pairs:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fairkv_eval.attention import Options, attach
+from fairkv_eval.backends import SDPA, Backend
 from fairkv_eval.cache import RowCache
 from fairkv_eval.context import Context, Variant
 from fairkv_eval.errors import UnsupportedModelError
@@ -28,10 +29,11 @@ _LENGTHS = (11, 7)
 _TAIL = 3  # tokens of each sequence that run as tail, the last of them as a decode step
 
 
-def attach_checked(model: PreTrainedModel) -> list[int | None]:
+def attach_checked(model: PreTrainedModel, backend: Backend = SDPA) -> list[int | None]:
     """Attach a model to the seam and return the sliding window of each attention layer, None where it has none.
 
-    Raises UnsupportedModelError, naming the model type and what does not fit. Leaves the model attached.
+    backend: what attends, in the check as later. Raises UnsupportedModelError, naming the model type and what does not
+    fit. Leaves the model attached.
     """
     name = model.config.model_type
     _refuse_by_config(model)
@@ -44,11 +46,11 @@ def attach_checked(model: PreTrainedModel) -> list[int | None]:
         own = [_logits(model, [s], [range(len(s))]) for s in sequences]
         attach(model)
         try:
-            packed, recorder = _run_packed(model, sequences)
+            packed, recorder = _run_packed(model, sequences, backend)
             _refuse_by_calls(model, recorder.calls)
             windows = [options.window for options in recorder.calls]
             _compare(own, packed, tolerance, "packed prefill")
-            split = _run_split(model, sequences, windows)
+            split = _run_split(model, sequences, windows, backend)
             _compare([logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
         except (UnsupportedModelError, RuntimeError, TypeError) as error:
             raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
@@ -74,8 +76,8 @@ def length_limit(config: PretrainedConfig) -> int | None:
 class _Recorder(Prefill):
     """A prefill that remembers what each layer asked for."""
 
-    def __init__(self, contexts: Sequence[Context]) -> None:
-        super().__init__(contexts, 0)
+    def __init__(self, contexts: Sequence[Context], backend: Backend) -> None:
+        super().__init__(contexts, 0, backend=backend)
         self.calls: list[Options] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
@@ -83,25 +85,29 @@ class _Recorder(Prefill):
         return super().attend(q, k, v, scaling, options)
 
 
-def _run_packed(model: PreTrainedModel, sequences: list[list[int]]) -> tuple[list[Tensor], _Recorder]:
-    recorder = _Recorder([Context(tuple(s), "self-check") for s in sequences])
+def _run_packed(model: PreTrainedModel, sequences: list[list[int]], backend: Backend) -> tuple[list[Tensor], _Recorder]:
+    recorder = _Recorder([Context(tuple(s), "self-check") for s in sequences], backend)
     logits = _logits(model, sequences, [range(len(s)) for s in sequences], recorder)
     return list(logits.split([len(s) for s in sequences])), recorder
 
 
-def _run_split(model: PreTrainedModel, sequences: list[list[int]], windows: list[int | None]) -> list[Tensor]:
+def _run_split(
+    model: PreTrainedModel, sequences: list[list[int]], windows: list[int | None], backend: Backend
+) -> list[Tensor]:
     """Logits of each sequence's last tokens, run as the engine does at ratio 0: prefill, tail, then a decode step."""
     variant = Variant(Policy())
     heads = [s[:-_TAIL] for s in sequences]
     contexts = [Context(tuple(h), "self-check", [variant], windows) for h in heads]
-    _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, len(windows)))
+    _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, len(windows), backend=backend))
     tails = [Tail(s[-_TAIL:-1], c.caches[variant], True) for s, c in zip(sequences, contexts, strict=True)]
     places = [range(len(h), len(h) + _TAIL - 1) for h in heads]
-    tail_logits = _logits(model, [t.tokens for t in tails], places, Extend(tails)).split(_TAIL - 1)
+    tail_logits = _logits(model, [t.tokens for t in tails], places, Extend(tails, backend=backend)).split(_TAIL - 1)
     cache = RowCache()
     for tail in tails:
         cache.add(tail.layers)
-    last = _logits(model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode([cache]))
+    last = _logits(
+        model, [s[-1:] for s in sequences], [[len(s) - 1] for s in sequences], Decode([cache], backend=backend)
+    )
     return [torch.cat([t, row[None]]) for t, row in zip(tail_logits, last, strict=True)]
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from fairkv_eval.backends import SDPA, Backend
 from fairkv_eval.batch import Batch, Row
 from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.chunks import lockstep
@@ -41,7 +42,8 @@ class Engine:
 
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass; a longer context runs
     alone, in chunks of that size. decode: tokens to text, for stop strings. ask: a request to the model in tokens, for
-    presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass.
+    presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass. backend: what
+    attends.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Engine:
         eos: Iterable[int] = (),
         softmax_dtype: torch.dtype = torch.float32,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
+        backend: Backend = SDPA,
     ) -> None:
         self.model = model
         self.windows = windows
@@ -65,6 +68,7 @@ class Engine:
         self.eos = frozenset(eos)
         self.softmax_dtype = softmax_dtype
         self.autocast = autocast
+        self.backend = backend
         self.totals = Totals()
         self.device: Any = model.get_input_embeddings().weight.device
 
@@ -120,7 +124,7 @@ class Engine:
             counts.append(len(job.want.continuation) if isinstance(job.want, Score) else 1)
         started = time.perf_counter()
         logits = self._forward(
-            Extend(tails, self._rotations if any(tail.rolling for tail in tails) else ()),
+            Extend(tails, self._rotations if any(tail.rolling for tail in tails) else (), self.backend),
             [t for tail in tails for t in tail.tokens],
             _following(tails),
             _last_positions([len(tail.tokens) for tail in tails], counts),
@@ -161,6 +165,7 @@ class Engine:
             stem,
             0 if keeps_stem else shared,
             open_contexts.observed,
+            self.backend,
         )
         tokens = phase.tokens
         self._forward_in_chunks(phase, tokens, phase.positions)
@@ -195,7 +200,9 @@ class Engine:
             while waiting and size + len(waiting[0].tokens) <= self.max_prefill_tokens:
                 size += len(waiting[0].tokens)
                 group.append(waiting.popleft())
-            self._forward(Replay(group), [t for tail in group for t in tail.tokens], _following(group), [size - 1])
+            self._forward(
+                Replay(group, self.backend), [t for tail in group for t in tail.tokens], _following(group), [size - 1]
+            )
             total += size
         finish(replays)
         return total
@@ -209,7 +216,7 @@ class Engine:
         rolling = {i: row.rolling for i, row in enumerate(rows) if row.rolling}
         for i, own in rolling.items():
             own.begin_step(rows[i].position)
-        phase = Decode(batch.caches, rolling, self._rotations if rolling else ())
+        phase = Decode(batch.caches, rolling, self._rotations if rolling else (), self.backend)
         logits = self._forward(
             phase, [row.tokens[-1] for row in rows], [row.position for row in rows], list(range(len(rows)))
         )

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from fairkv_eval import provenance
 from fairkv_eval.arguments import read_policy
-from fairkv_eval.check import attach_checked, length_limit
+from fairkv_eval.backend_choice import attach_chosen, check_name
+from fairkv_eval.check import length_limit
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
@@ -41,8 +42,8 @@ class FairKV(Processes):
     keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
     decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter: see `prompt.Parts`.
     max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
-    in GiB, or below 1 as a part of the free memory. Everything else is `hf`'s. UsageError names what is wrong and what
-    is allowed.
+    in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`. Everything else is
+    `hf`'s. UsageError names what is wrong and what is allowed.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class FairKV(Processes):
         fewshot_delimiter: str = "\n\n",
         max_prefill_tokens: int = 4096,
         kv_memory: float = 0.5,
+        attn_implementation: str = "auto",
         **kwargs: Any,
     ) -> None:
         own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
@@ -84,6 +86,7 @@ class FairKV(Processes):
                 f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
             )
         memory_budget(kv_memory, torch.device("cpu"))  # a wrong value is better told before the model is loaded
+        check_name(attn_implementation)
         if pretrained is None:
             others = {**default_pretrained(), **others}
             pretrained = others.pop("pretrained")
@@ -97,13 +100,15 @@ class FairKV(Processes):
             texts=literals(self.policy.keep),
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
-        self._windows = attach_checked(self.model.get_base_model() if self.peft else self.model)
+        inner = self.model.get_base_model() if self.peft else self.model
+        self._windows, self._backend, notes = attach_chosen(inner, attn_implementation)
         self._weights = provenance.weights_sha256(others, pretrained)
         self._seed = torch.initial_seed()
         self._max_prefill_tokens = max_prefill_tokens
         self._kv_memory = kv_memory
         self._account = Totals()
         self._notes: Counter[str] = self._prompter.notes
+        self._notes.update(notes)
         self._join_processes()
 
     # --- requests
@@ -163,6 +168,7 @@ class FairKV(Processes):
             eos=self._eos_tokens(),
             softmax_dtype=self.softmax_dtype or torch.float32,
             autocast=self._autocast,
+            backend=self._backend,
         )
         silent = disable_tqdm or self.rank != 0
         with tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:
@@ -270,6 +276,7 @@ class FairKV(Processes):
                 **self.policy.describe(),
                 **asdict(self.parts),
                 **self._account.describe(),
+                "attn_implementation": self._backend.name,
                 "notes": dict(self._notes),
                 **provenance.describe(),
                 "model_sha256": self._weights,

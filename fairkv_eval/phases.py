@@ -5,7 +5,7 @@ Each phase is the ``kv`` of one forward pass over a packed sequence ``[1, total]
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from types import MappingProxyType
@@ -13,7 +13,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options, causal, masked
+from fairkv_eval.attention import Options
+from fairkv_eval.backends import SDPA, Attending, Backend
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 from fairkv_eval.context import Context
 from fairkv_eval.layer import Layer
@@ -27,7 +28,7 @@ class Prefill:
 
     What contexts begin alike is run once, and not at all if it is ``stem``, which an earlier pass has computed. The
     first ``keep`` tokens of the last context become the next `kept` stem. rotations: how each layer turns its keys, for
-    what needs to know. queries: whether anything asks for the queries of a context.
+    what needs to know. queries: whether anything asks for the queries of a context. backend: what attends.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class Prefill:
         stem: Part | None = None,
         keep: int = 0,
         queries: bool = True,
+        backend: Backend = SDPA,
     ) -> None:
         self.contexts = contexts
         self.layers = layers
@@ -46,6 +48,7 @@ class Prefill:
         self.stem = stem
         self.kept = Part(contexts[-1].tokens[:keep]) if keep else None
         self.queries = queries
+        self.backend = backend
         self.layer = 0
         starts = [0, *accumulate(len(part.tokens) for part in self.parts)]
         self._placed = list(zip(self.parts, starts, strict=False))
@@ -75,12 +78,13 @@ class Prefill:
         """
         first, self._seen = self._seen, self._seen + q.shape[2]
         self._take(q[0] if self.queries else q[0, :, :0], k[0], v[0], first)
-        outputs = []
+        sequences = []
         for part, at in self._placed:
             start, stop = max(first, at), min(self._seen, at + len(part.tokens))
             if start < stop:
                 states = self._path(part, at, stop)
-                outputs.append(causal(q[0, :, start - first : stop - first], states.k, states.v, scaling, options))
+                sequences.append((q[0, :, start - first : stop - first], states.k, states.v))
+        outputs = self.backend.packed(sequences, scaling, options)
         if self._seen == self._total:
             self._finish_layer(scaling, options)
         return torch.cat(outputs, 1).transpose(0, 1)[None]
@@ -131,11 +135,14 @@ class Tail:
 
 
 class Extend:
-    """Tails, packed one after another, each against its own compressed context. rotations as for `Prefill`."""
+    """Tails, packed one after another, each against its own compressed context. The rest as for `Prefill`."""
 
-    def __init__(self, tails: Sequence[Tail], rotations: Sequence[Rotation | None] = ()) -> None:
+    def __init__(
+        self, tails: Sequence[Tail], rotations: Sequence[Rotation | None] = (), backend: Backend = SDPA
+    ) -> None:
         self.tails = tails
         self.rotations = rotations
+        self.backend = backend
         self.layer = 0
         for tail in tails:
             if tail.rolling:
@@ -143,21 +150,31 @@ class Extend:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
         """Shapes as in `Prefill.attend`."""
-        outputs, start = [], 0
+        counts: list[int] = []
+        heads = iter(self.backend.packed(self._sequences(q, k, v, scaling, options, counts), scaling, options))
+        outputs = [torch.cat([next(heads) for _ in range(count)]) for count in counts]
+        self.layer += 1
+        return torch.cat(outputs, 1).transpose(0, 1)[None]
+
+    def _sequences(
+        self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options, counts: list[int]
+    ) -> Iterator[Attending]:
+        """What attends in this layer, tail by tail and, where heads differ in length, head by head; ``counts`` collects
+        how many there are of each tail."""
+        start = 0
         for tail in self.tails:
             at = slice(start, start := start + len(tail.tokens))
             pairs = self._following(tail, k[0, :, at], v[0, :, at])
-            queries = q[0, :, at].split([len(p.keys) * q.shape[1] // k.shape[1] for p in pairs])
-            heads = [causal(own, *p, scaling, options) for own, p in zip(queries, pairs, strict=True)]
-            outputs.append(torch.cat(heads))
+            counts.append(len(pairs))
             if tail.goes_on:
                 tail.layers.append(pairs)
             if tail.rolling:
                 rotation = self.rotations[self.layer] if self.rotations else None
                 layer = Layer(q[0, :, at], *pairs[0], scaling, self.layer, softcap=options.softcap, rotation=rotation)
                 tail.rolling.observe(layer, options.window)
-        self.layer += 1
-        return torch.cat(outputs, 1).transpose(0, 1)[None]
+            queries = q[0, :, at].split([len(own.keys) * q.shape[1] // k.shape[1] for own in pairs])
+            for asked, own in zip(queries, pairs, strict=True):
+                yield asked, own.keys, own.values
 
     def _following(self, tail: Tail, k: Tensor, v: Tensor) -> list[Pairs]:
         """A context's pairs in this layer with those of its tail."""
@@ -174,7 +191,7 @@ class Extend:
 class Decode:
     """One token for every row of the running batch, packed cache by cache in row order.
 
-    rolling: of the rows that have a decode budget; rotations as for `Prefill`.
+    rolling: of the rows that have a decode budget; rotations and backend as for `Prefill`.
     """
 
     def __init__(
@@ -182,10 +199,12 @@ class Decode:
         caches: Sequence[RowCache],
         rolling: Mapping[int, Rolling] = MappingProxyType({}),
         rotations: Sequence[Rotation | None] = (),
+        backend: Backend = SDPA,
     ) -> None:
         self.caches = caches
         self.rolling = rolling
         self.rotations = rotations
+        self.backend = backend
         self.layer = 0
         for cache in caches:
             cache.begin_step()
@@ -209,10 +228,7 @@ class Decode:
         # The query heads of a group stand as queries of their KV head, so no key is repeated.
         grouped = q.transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1])
         shown = cache.append(self.layer, k.transpose(0, 1), v.transpose(0, 1), options)
-        outputs = [
-            masked(grouped[:, heads], keys, values, scaling, mask, options.softcap)
-            for heads, keys, values, mask in shown
-        ]
+        outputs = [self.backend.rows(grouped[:, own.heads], own, scaling, options) for own in shown]
         return torch.cat(outputs, 1).reshape(rows, -1, v.shape[-1])
 
     def _roll(self, rolling: Rolling, cache: RowCache, row: int, q: Tensor, scaling: float, options: Options) -> None:

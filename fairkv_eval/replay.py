@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention import Options
+from fairkv_eval.backends import SDPA, Backend
 from fairkv_eval.context import Context
 from fairkv_eval.errors import UsageError
 from fairkv_eval.layer import attention_weights, block_rows
@@ -82,8 +83,8 @@ def _key(policy: Policy) -> Hashable:
 class Replay(Extend):
     """Tails of replays, packed, each against its own full context."""
 
-    def __init__(self, tails: Sequence[ReplayTail]) -> None:
-        super().__init__(tails)
+    def __init__(self, tails: Sequence[ReplayTail], backend: Backend = SDPA) -> None:
+        super().__init__(tails, backend=backend)
         self.replays = tails
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairkv_eval import cache
 from fairkv_eval.attention import Options, masked
+from fairkv_eval.backends import SDPA
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2
@@ -85,9 +86,11 @@ class Batch:
         assert [head for heads, *_ in shown for head in range(HEADS)[heads]] == list(range(HEADS))
         q = self.draw(len(rows), HEADS, 1, KEY_DIM)
         found = []
-        for heads, keys, values, mask in shown:
-            covered = range(HEADS)[heads]
+        for heads, keys, values, step in shown:
+            covered, mask = range(HEADS)[heads], step.mask
             longest = max(len(row[head]) for row in rows for head in covered)
+            assert step.longest == longest and step.lengths.tolist() == [len(row[covered[0]]) for row in rows]
+            keys, values = keys[:, :, :longest], values[:, :, :longest]
             assert keys.shape == (len(rows), len(covered), longest, KEY_DIM)
             assert values.shape == (len(rows), len(covered), longest, VALUE_DIM)
             seen = torch.ones(len(rows), longest, dtype=torch.bool) if mask is None else mask[:, 0, 0]
@@ -167,7 +170,7 @@ def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> Non
     batch.add(2, 2)
     batch.cache.begin_step()
     k, v = (batch.draw(2, *shape) for shape in SHAPES)
-    first, second = (batch.cache.append(layer, k, v, Options())[0][3] for layer in (0, 1))
+    first, second = (batch.cache.append(layer, k, v, Options())[0].step.mask for layer in (0, 1))
     assert first is second is not None
 
 
@@ -186,9 +189,9 @@ def test_rows_of_one_length_need_no_mask() -> None:
         rows.add(one_layer(3))
     rows.begin_step()
     new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
-    assert rows.append(0, *new, Options())[0][3] is None
+    assert rows.append(0, *new, Options())[0].step.mask is None
     rows.begin_step()
-    mask = rows.append(0, *new, Options(window=2))[0][3]
+    mask = rows.append(0, *new, Options(window=2))[0].step.mask
     assert mask is not None and mask[:, 0, 0].tolist() == [[False] * 3 + [True] * 2] * 2
 
 
@@ -206,8 +209,8 @@ def test_what_a_freed_row_held_reaches_nobody(leaves: int, lengths: tuple[int, i
         rows.add(one_layer(m, 1.0))
     rows.begin_step()
     new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
-    ((_, keys, values, mask),) = rows.append(0, *new, Options())
-    found = masked(torch.ones(2, HEADS, 1, KEY_DIM), keys, values, 1.0, mask, None)
+    (shown,) = rows.append(0, *new, Options())
+    found = SDPA.rows(torch.ones(2, HEADS, 1, KEY_DIM), shown, 1.0, Options())
     torch.testing.assert_close(found, torch.ones(2, HEADS, 1, VALUE_DIM))
 
 

@@ -1,5 +1,7 @@
 """The load-time self-check: what passes, what is refused by name, and that it sees a broken attention."""
 
+from dataclasses import replace
+
 import pytest
 import tiny
 import torch
@@ -93,15 +95,17 @@ def test_a_packed_sequence_that_sees_its_neighbour_is_refused(monkeypatch, dtype
 
 
 def test_a_window_that_is_not_honoured_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("fairkv_eval.phases.causal", _without_window(attention.causal))
+    monkeypatch.setattr("fairkv_eval.backends.causal", _without_window(attention.causal))
     with pytest.raises(UnsupportedModelError, match="logits differ from its own attention's"):
         check.attach_checked(tiny.model("mistral", sliding_window=5))
 
 
 def test_a_broken_decode_is_refused(monkeypatch) -> None:
     def forgets_the_last(*args):
-        ((heads, keys, values, mask),) = original(*args)
-        return [(heads, keys[:, :, :-1], values[:, :, :-1], None if mask is None else mask[..., :-1])]
+        (shown,) = original(*args)
+        step = shown.step
+        fewer = replace(step, positions=step.positions - 1, shortest=step.shortest - 1, longest=step.longest - 1)
+        return [shown._replace(step=fewer)]
 
     original = check.RowCache.append
     monkeypatch.setattr(check.RowCache, "append", forgets_the_last)

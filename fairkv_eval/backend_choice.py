@@ -1,0 +1,93 @@
+"""Which backend attends: what ``attn_implementation`` names, or what fits the device and the model.
+
+``auto``, the default, is ``varlen`` on CUDA wherever it runs and agrees with the model's own attention, and ``sdpa``
+everywhere else. ``varlen`` is torch's variable-length flash attention, ``flash_attention_2`` the package flash-attn.
+What an attention layer asks for and a flash kernel lacks goes through SDPA, and a note in the results says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from fairkv_eval.backends import SDPA, Backend, Flash
+from fairkv_eval.check import attach_checked
+from fairkv_eval.errors import UnsupportedModelError, UsageError, unknown
+from fairkv_eval.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
+
+log = logging.getLogger(__name__)
+
+_AUTO = "auto"
+_KERNELS: dict[str, Callable[[], Kernel]] = {"varlen": torch_kernel, "flash_attention_2": flash_attn_kernel}
+_OLDEST = (8, 0)  # compute capability of the GPUs that both kernels are written for
+
+
+def check_name(name: object) -> None:
+    """UsageError unless this is an ``attn_implementation`` that is known and installed."""
+    allowed = {_AUTO, SDPA.name, *_KERNELS}
+    if name not in allowed:
+        raise unknown("attn_implementation", name, allowed)
+    if name in _KERNELS:
+        _KERNELS[str(name)]()
+
+
+def attach_chosen(model: PreTrainedModel, name: str = _AUTO) -> tuple[list[int | None], Backend, list[str]]:
+    """Attach a model to the seam with this ``attn_implementation``: the windows of its layers as from `attach_checked`,
+    the backend, and notes for the results.
+
+    UsageError where the one asked for cannot run this model at all, UnsupportedModelError where no backend can.
+    """
+    device: Any = model.get_input_embeddings().weight.device
+    if name == SDPA.name or (name == _AUTO and not _is_cuda(device)):
+        return attach_checked(model), SDPA, []
+    own = model.config._attn_implementation
+    try:
+        windows, flash = _attach_flash(model, "varlen" if name == _AUTO else name, device)
+    except UsageError as error:
+        if name != _AUTO:
+            raise
+        note = f"attention through sdpa: {error}"
+    else:
+        return windows, flash, sorted(flash.notes)
+    model.set_attn_implementation(own)  # the check compares with it
+    log.warning(note)
+    return attach_checked(model), SDPA, [note]
+
+
+def _attach_flash(model: PreTrainedModel, name: str, device: torch.device) -> tuple[list[int | None], Flash]:
+    kernel = _KERNELS[name]()
+    reason = _obstacle(device, model.dtype)
+    if reason:
+        raise UsageError(f"attn_implementation={name!r} {reason}. attn_implementation=sdpa runs everywhere")
+    flash = Flash(kernel)
+    try:
+        windows = attach_checked(model, flash)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"with attn_implementation={name!r}: {error}") from error
+    if not flash.calls:
+        raise UsageError(
+            f"attn_implementation={name!r} can run no layer of this model: {'; '.join(sorted(flash.notes))}. "
+            "attn_implementation=sdpa runs everywhere"
+        )
+    return windows, flash
+
+
+def _is_cuda(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why no flash kernel runs on this device in this dtype; None if one does."""
+    if not _is_cuda(device):
+        return f"needs a CUDA device, and the model is on {device.type}"
+    if dtype not in HALF:
+        kind = str(dtype).removeprefix("torch.")
+        return f"needs half precision (dtype=float16 or bfloat16), and the model is in {kind}"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < _OLDEST:
+        return f"needs a GPU of compute capability 8.0 or newer, and this one has {'.'.join(map(str, capability))}"
+    return None

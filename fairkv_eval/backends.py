@@ -1,0 +1,161 @@
+"""The backends behind the one attention function: SDPA everywhere, variable-length flash kernels on CUDA.
+
+SDPA attends sequence by sequence, and over padded rows under a mask. A flash kernel takes all sequences of a layer in
+one call, however long each is, and reads no more of a row than the row holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.attention import Options, causal, masked
+from fairkv_eval.cache import Shown
+from fairkv_eval.kernels import Kernel
+
+# Of one kernel call: heads of sequences, since a CUDA grid is no larger in the dimension that counts them, and tokens
+# of keys, since packing copies them (1 GiB of keys and values at 8 heads of 128 in half precision).
+_MOST_SEQUENCES = 65_535
+_MOST_KEYS = 1 << 18
+
+Attending = tuple[Tensor, Tensor, Tensor]  # queries [heads, m, dim], keys and values [kv_heads, n, dim] of a sequence
+
+
+class Backend(Protocol):
+    """How a layer attends: over packed sequences, and one query a row."""
+
+    name: str
+
+    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
+        """For each sequence, the attention of its last m of n tokens, each over itself and what came before.
+
+        sequences: queries ``[heads, m, dim]``, keys and values ``[kv_heads, n, dim]`` of each, as many heads to a KV
+        head everywhere; taken as they come, since all of them at once may be more than memory holds. Returns the
+        shapes of the queries.
+        """
+
+    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
+        """One query a row and head over what its row holds: q ``[rows, kv_heads, group, dim]`` to the shape of q."""
+
+
+class Sdpa:
+    """torch's own attention, on every device, in every dtype."""
+
+    name = "sdpa"
+
+    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
+        """See `Backend.packed`."""
+        return [causal(q, k, v, scaling, options) for q, k, v in sequences]
+
+    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
+        """See `Backend.rows`."""
+        keys, values = (buffer[:, :, : shown.step.longest] for buffer in (shown.keys, shown.values))
+        return masked(q, keys, values, scaling, shown.step.mask, options.softcap)
+
+
+SDPA = Sdpa()
+
+
+class Flash:
+    """A variable-length flash kernel; what it cannot do goes to SDPA.
+
+    ``calls`` counts those of the kernel, ``notes`` says what went to SDPA and why.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.name = kernel.name
+        self.calls = 0
+        self.notes: set[str] = set()
+
+    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
+        """See `Backend.packed`."""
+        outputs: list[Tensor] = []
+        for group in _groups(sequences):
+            if self._fits(*group[0], options):
+                outputs += self._packed(group, scaling, options)
+            else:
+                outputs += SDPA.packed(group, scaling, options)
+        return outputs
+
+    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
+        """See `Backend.rows`."""
+        if not self._fits(q, shown.keys, shown.values, options):
+            return SDPA.rows(q, shown, scaling, options)
+        most = max(1, _MOST_SEQUENCES // shown.keys.shape[1])
+        step = shown.step
+        outputs = []
+        for start in range(0, len(q), most):
+            some = slice(start, start + most)
+            self.calls += 1
+            outputs.append(
+                self.kernel.rows(
+                    q[some], shown.keys[some], shown.values[some], step.lengths[some], step.longest, scaling, options
+                )
+            )
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _packed(self, group: Sequence[Attending], scaling: float, options: Options) -> list[Tensor]:
+        """One kernel call; sequences that differ in KV heads are taken head by head."""
+        counts = [len(k) for _, k, _ in group]
+        if len(set(counts)) > 1:
+            heads = [head for q, k, v in group for head in zip(q.chunk(len(k)), k.split(1), v.split(1), strict=True)]
+            outputs = iter(self._packed(heads, scaling, options))
+            return [torch.cat([next(outputs) for _ in range(n)]) for n in counts]
+        queries, keys, values = zip(*group, strict=True)
+        asked, held = [q.shape[1] for q in queries], [k.shape[1] for k in keys]
+        device = queries[0].device
+        self.calls += 1
+        output = self.kernel.packed(
+            _by_token(queries),
+            _by_token(keys),
+            _by_token(values),
+            _ends(tuple(asked), device),
+            _ends(tuple(held), device),
+            max(asked),
+            max(held),
+            scaling,
+            options,
+        )
+        return [part.transpose(0, 1) for part in output.split(asked)]
+
+    def _fits(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> bool:
+        """Whether the kernel can do this; what it cannot do is noted."""
+        reason = self.kernel.obstacle(q, k, v, options)
+        if reason:
+            self.notes.add(f"attention through sdpa instead of {self.name}: {reason}")
+        return reason is None
+
+
+def _groups(sequences: Iterable[Attending]) -> Iterator[list[Attending]]:
+    """Sequences for one kernel call each, at least one."""
+    group: list[Attending] = []
+    heads = tokens = 0
+    for sequence in sequences:
+        kv_heads, n, _ = sequence[1].shape
+        if group and (heads + kv_heads > _MOST_SEQUENCES or tokens + n > _MOST_KEYS):
+            yield group
+            group, heads, tokens = [], 0, 0
+        group.append(sequence)
+        heads, tokens = heads + kv_heads, tokens + n
+    if group:
+        yield group
+
+
+def _by_token(sequences: Sequence[Tensor]) -> Tensor:
+    """Sequences ``[heads, n, dim]`` packed as the kernels want them: ``[total, heads, dim]``, the last contiguous."""
+    tokens = [sequence.transpose(0, 1) for sequence in sequences]
+    if len(tokens) > 1:
+        return torch.cat(tokens)
+    return tokens[0] if tokens[0].stride(-1) == 1 else tokens[0].contiguous()
+
+
+@lru_cache(maxsize=16)  # the same in most layers of a pass, and a copy to the device waits for what runs there
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Where packed sequences end, from 0: int32 ``[sequences + 1]``."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

@@ -1,0 +1,234 @@
+"""Variable-length flash attention kernels, torch's own and flash-attn's, under one signature.
+
+Both align a causal mask, and a window, to the last query and the last key of a sequence: query i of m sees the keys up
+to n - m + i of n (flash-attn from 2.1 on, whose kernel torch carries). A window of w tokens, the query's own among
+them, is ``(w - 1, 0)`` to the left and right of it. Read from torch 2.13 and flash-attn 2.8.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.attention import Options
+from fairkv_eval.errors import UsageError
+
+HALF = (torch.float16, torch.bfloat16)
+
+_MOST_DIM = 256  # of a head, in both kernels; it must also be a multiple of 8
+_EVERYTHING = (-1, -1)
+
+
+class Kernel(Protocol):
+    """A flash kernel. Tensors are on one CUDA device; lengths and ends are int32."""
+
+    name: str
+
+    def obstacle(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+        """Why the kernel cannot attend like this; None if it can."""
+
+    def packed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        query_ends: Tensor,
+        key_ends: Tensor,
+        most_queries: int,
+        most_keys: int,
+        scaling: float,
+        options: Options,
+    ) -> Tensor:
+        """Causal attention of packed sequences: q ``[total_q, heads, dim]``, k and v ``[total_k, kv_heads, dim]``."""
+
+    def rows(
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+    ) -> Tensor:
+        """One query over the first ``lengths[r]`` entries of row r: q ``[rows, kv_heads, group, dim]``, keys and values
+        ``[rows, kv_heads, capacity, dim]``, contiguous."""
+
+
+class TorchKernel:
+    """``torch.nn.attention.varlen.varlen_attn``."""
+
+    name = "varlen"
+
+    def __init__(self, varlen_attn: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = HALF) -> None:
+        self._attend = varlen_attn
+        self._dtypes = dtypes
+
+    def obstacle(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+        """See `Kernel.obstacle`."""
+        if options.softcap is not None:
+            return "it does not bound logits (softcap)"
+        return _obstacle(q, k, v, self._dtypes)
+
+    def packed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        query_ends: Tensor,
+        key_ends: Tensor,
+        most_queries: int,
+        most_keys: int,
+        scaling: float,
+        options: Options,
+    ) -> Tensor:
+        """See `Kernel.packed`."""
+        window = _window(options, most_queries, most_keys)
+        return self._attend(
+            q,
+            k,
+            v,
+            query_ends,
+            key_ends,
+            most_queries,
+            most_keys,
+            scale=scaling,
+            window_size=window,
+            enable_gqa=True,
+        )
+
+    def rows(
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+    ) -> Tensor:
+        """See `Kernel.rows`. Each KV head of each row is a sequence, so that the buffer is read where it lies."""
+        rows, heads, capacity, dim = keys.shape
+        sequences = rows * heads
+        output = self._attend(
+            q.reshape(sequences, -1, dim),
+            keys.view(sequences * capacity, 1, dim),
+            values.view(sequences * capacity, 1, dim),
+            _spaced(sequences, 1, q.device),
+            _spaced(sequences, capacity, q.device),
+            1,
+            longest,
+            scale=scaling,
+            window_size=_window(options, 1, longest),
+            enable_gqa=True,
+            seqused_k=lengths[:, None].expand(rows, heads).reshape(-1).contiguous(),
+        )
+        return output.reshape(q.shape)
+
+
+class FlashAttnKernel:
+    """The package flash-attn: ``flash_attn_varlen_func`` and, for rows, ``flash_attn_with_kvcache``."""
+
+    name = "flash_attention_2"
+
+    def __init__(
+        self, varlen: Callable[..., Any], with_kvcache: Callable[..., Any], dtypes: tuple[torch.dtype, ...] = HALF
+    ) -> None:
+        self._varlen = varlen
+        self._with_kvcache = with_kvcache
+        self._dtypes = dtypes
+
+    def obstacle(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
+        """See `Kernel.obstacle`."""
+        return _obstacle(q, k, v, self._dtypes)
+
+    def packed(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        query_ends: Tensor,
+        key_ends: Tensor,
+        most_queries: int,
+        most_keys: int,
+        scaling: float,
+        options: Options,
+    ) -> Tensor:
+        """See `Kernel.packed`."""
+        window = _window(options, most_queries, most_keys)
+        return self._varlen(
+            q,
+            k,
+            v,
+            cu_seqlens_q=query_ends,
+            cu_seqlens_k=key_ends,
+            max_seqlen_q=most_queries,
+            max_seqlen_k=most_keys,
+            softmax_scale=scaling,
+            causal=window != _EVERYTHING,
+            window_size=window,
+            softcap=options.softcap or 0.0,
+        )
+
+    def rows(
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+    ) -> Tensor:
+        """See `Kernel.rows`."""
+        output = self._with_kvcache(
+            q.reshape(len(q), 1, -1, q.shape[-1]),
+            keys.transpose(1, 2),
+            values.transpose(1, 2),
+            cache_seqlens=lengths,
+            softmax_scale=scaling,
+            window_size=_window(options, 1, longest),
+            softcap=options.softcap or 0.0,
+        )
+        return output.reshape(q.shape)
+
+
+def torch_kernel() -> TorchKernel:
+    """torch's own kernel; UsageError where this torch has none that knows scales, windows and lengths in use."""
+    needed = {"scale", "window_size", "enable_gqa", "seqused_k"}
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        missing = needed
+    else:
+        missing = needed - set(inspect.signature(varlen_attn).parameters)
+    if missing:
+        raise UsageError(
+            f"attn_implementation='varlen' needs a newer torch (2.12 has what it asks for), and this is "
+            f"{torch.__version__}. Allowed with it: auto, sdpa, flash_attention_2"
+        )
+    return TorchKernel(varlen_attn)
+
+
+def flash_attn_kernel() -> FlashAttnKernel:
+    """The kernels of the package flash-attn; UsageError where it is not installed or too old."""
+    wanted = "attn_implementation='flash_attention_2' needs the package flash-attn from 2.6 on (fairkv-eval[flash])"
+    instead = "Allowed without it: auto, sdpa, varlen"
+    try:
+        from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
+    except ImportError as error:
+        raise UsageError(f"{wanted}, and it cannot be imported: {error}. {instead}") from error
+    if "softcap" not in inspect.signature(flash_attn_varlen_func).parameters:
+        raise UsageError(f"{wanted}, and the one installed is older. {instead}")
+    return FlashAttnKernel(flash_attn_varlen_func, flash_attn_with_kvcache)
+
+
+def _obstacle(q: Tensor, k: Tensor, v: Tensor, dtypes: tuple[torch.dtype, ...]) -> str | None:
+    kinds, dim = {q.dtype, k.dtype, v.dtype}, q.shape[-1]
+    if len(kinds) > 1 or not kinds <= set(dtypes):
+        named = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
+        return f"it needs half precision, and queries, keys and values are in {named}"
+    if dim % 8 or dim > _MOST_DIM or v.shape[-1] != dim:
+        return f"its heads have dims of 8, 16 … {_MOST_DIM}, and here keys have {dim} and values {v.shape[-1]}"
+    return None
+
+
+def _window(options: Options, most_queries: int, most_keys: int) -> tuple[int, int]:
+    """Keys to the left and right of a query that it sees, -1 for all.
+
+    A lone query sees everything anyway, and only without a window do the kernels split long rows over processors and
+    let the heads of a group share what is read.
+    """
+    if options.window is not None and options.window < most_keys:
+        return options.window - 1, 0
+    return _EVERYTHING if most_queries == 1 else (-1, 0)
+
+
+@lru_cache(maxsize=64)  # the same in every layer of many steps
+def _spaced(count: int, step: int, device: torch.device) -> Tensor:
+    """0, step, 2·step … count·step: int32 ``[count + 1]``."""
+    return torch.arange(count + 1, dtype=torch.int32, device=device) * step

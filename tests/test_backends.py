@@ -1,0 +1,189 @@
+"""Flash backends against SDPA: the packing on fake kernels that loop on the CPU, the kernels themselves on a GPU."""
+
+from __future__ import annotations
+
+import inspect
+
+import fake_flash
+import pytest
+import running
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fairkv_eval import backends
+from fairkv_eval.attention import Options
+from fairkv_eval.backends import SDPA, Attending, Flash
+from fairkv_eval.cache import Shown, Step
+from fairkv_eval.jobs import Generate, Job, Score
+
+SCALING = 0.3
+DIM = 8
+
+
+def drawn(*shape: int, seed: int = 0, **kind) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(**kind)
+
+
+def sequences(sizes: list[tuple[int, int]], heads: list[int], group: int, dim: int = DIM, **kind) -> list[Attending]:
+    """Sequences that ask m queries after ``before`` keys, of so many KV heads each."""
+    return [
+        (
+            drawn(kv * group, m, dim, seed=3 * i, **kind),
+            # As a model gives them: heads are a view of what is packed by token.
+            drawn(before + m, kv, dim, seed=3 * i + 1, **kind).transpose(0, 1),
+            drawn(kv, before + m, dim, seed=3 * i + 2, **kind),
+        )
+        for i, ((m, before), kv) in enumerate(zip(sizes, heads, strict=True))
+    ]
+
+
+def shown(lengths: list[int], heads: int, window: int | None, room: int = 5, dim: int = DIM, **kind) -> Shown:
+    """Rows that have just been given their last entry; beyond it lies what must not be seen."""
+    kind = {"device": "cpu", **kind}
+    capacity = max(lengths) + room
+    keys, values = (drawn(len(lengths) + 1, heads, capacity, dim, seed=seed, **kind) for seed in (1, 2))
+    step = Step.of([n - 1 for n in lengths], window, torch.device(kind["device"]))
+    return Shown(slice(0, heads), keys[:-1], values[:-1], step)
+
+
+def close(found, expected, atol: float = 1e-5) -> None:
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and a.dtype == b.dtype
+        torch.testing.assert_close(a.float(), b.float(), atol=atol, rtol=atol)
+
+
+SIZES = st.tuples(st.integers(1, 6), st.integers(0, 7))
+OPTIONS = st.builds(Options, st.sampled_from([None, 1, 2, 5, 40]), st.sampled_from([None, 2.0]))
+
+
+@given(
+    st.lists(st.tuples(SIZES, st.sampled_from([1, 2])), min_size=1, max_size=5),
+    st.booleans(),
+    st.sampled_from([1, 3]),
+    OPTIONS,
+    st.sampled_from(sorted(fake_flash.KERNELS)),
+    st.sampled_from([(1 << 16, 1 << 18), (3, 1 << 18), (1 << 16, 9)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, options, name, most) -> None:
+    """Keys before the queries, heads of one length or of several, windows, softcaps, one call or more."""
+    sizes = [size for size, _ in given_sizes]
+    heads = [2 if same_heads else kv for _, kv in given_sizes]
+    flash = Flash(fake_flash.KERNELS[name]())
+    own = sequences(sizes, heads, group)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_MOST_SEQUENCES", most[0])
+        patch.setattr(backends, "_MOST_KEYS", most[1])
+        found = flash.packed(iter(own), SCALING, options)
+    close(found, SDPA.packed(own, SCALING, options))
+    assert bool(flash.calls) == (options.softcap is None or name == "flash_attention_2") == (not flash.notes)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=5),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 3]),
+    OPTIONS,
+    st.sampled_from(sorted(fake_flash.KERNELS)),
+    st.sampled_from([1 << 16, 4, 1]),
+)
+@settings(max_examples=150, deadline=None)
+def test_rows_attend_to_what_they_hold(lengths, heads, group, options, name, most) -> None:
+    flash = Flash(fake_flash.KERNELS[name]())
+    q, own = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backends, "_MOST_SEQUENCES", most)
+        found = flash.rows(q, own, SCALING, options)
+    close([found], [SDPA.rows(q, own, SCALING, options)])
+    assert bool(flash.calls) == (options.softcap is None or name == "flash_attention_2")
+
+
+def test_all_sequences_of_a_layer_take_one_call() -> None:
+    flash = Flash(fake_flash.torch_kernel())
+    flash.packed(sequences([(2, 3), (1, 0), (4, 1)], [2, 1, 2], 2), SCALING, Options())
+    assert flash.calls == 1
+    flash.rows(drawn(3, 2, 2, DIM), shown([3, 1, 2], 2, None), SCALING, Options())
+    assert flash.calls == 2
+
+
+@pytest.mark.parametrize("sizes, expected", [([(1, 4), (1, 2)], (-1, -1)), ([(2, 4), (1, 2)], (-1, 0))])
+def test_lone_queries_are_not_asked_to_be_causal(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
+    """Only then do the kernels split long rows and let heads share what they read."""
+    seen = []
+
+    def spy(*args, window_size, **kwargs):
+        seen.append(window_size)
+        return fake_flash.varlen_attn(*args, window_size=window_size, **kwargs)
+
+    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).packed(sequences(sizes, [2, 2], 2), SCALING, Options())
+    assert seen == [expected]
+
+
+def test_rows_are_read_where_they_lie() -> None:
+    seen = []
+
+    def spy(q, keys, values, *args, **kwargs):
+        seen.append((keys.data_ptr(), values.data_ptr()))
+        return fake_flash.varlen_attn(q, keys, values, *args, **kwargs)
+
+    own = shown([3, 5], 2, None)
+    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).rows(drawn(2, 2, 1, DIM), own, SCALING, Options())
+    assert seen == [(own.keys.data_ptr(), own.values.data_ptr())]
+
+
+@pytest.mark.parametrize("name", sorted(fake_flash.KERNELS))
+@pytest.mark.parametrize(
+    "dim, kind, reason",
+    [
+        (DIM, {"dtype": torch.float64}, "it needs half precision, and queries, keys and values are in float64"),
+        (12, {}, "its heads have dims of 8, 16 … 256, and here keys have 12 and values 12"),
+        (264, {}, "its heads have dims of 8, 16 … 256, and here keys have 264 and values 264"),
+    ],
+)
+def test_what_a_kernel_cannot_do_goes_through_sdpa_and_is_noted(name, dim: int, kind: dict, reason: str) -> None:
+    flash = Flash(fake_flash.KERNELS[name]())
+    own = sequences([(2, 1)], [2], 1, dim, **kind)
+    close(flash.packed(own, SCALING, Options()), SDPA.packed(own, SCALING, Options()))
+    q, rows = drawn(1, 2, 1, dim, **kind), shown([3], 2, None, dim=dim, **kind)
+    close([flash.rows(q, rows, SCALING, Options())], [SDPA.rows(q, rows, SCALING, Options())])
+    assert flash.notes == {f"attention through sdpa instead of {name}: {reason}"} and not flash.calls
+
+
+def test_the_fakes_have_the_signatures_of_the_real_ones() -> None:
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    real, fake = (inspect.signature(f).parameters for f in (varlen.varlen_attn, fake_flash.varlen_attn))
+    assert [(p.name, p.kind) for p in real.values()] == [(p.name, p.kind) for p in fake.values()]
+
+
+def test_torch_takes_the_calls() -> None:
+    """On tensors without data, which go through the real operator's schema and give the right shapes."""
+    from fairkv_eval.kernels import torch_kernel
+
+    flash = Flash(torch_kernel())
+    half = {"dtype": torch.float16, "device": "meta"}
+    for options in (Options(), Options(window=2)):
+        own = sequences([(2, 3), (1, 0)], [2, 2], 2, **half)
+        assert [out.shape for out in flash.packed(own, SCALING, options)] == [q.shape for q, *_ in own]
+        q = torch.empty(2, 2, 3, DIM, **half)
+        assert flash.rows(q, shown([3, 1], 2, options.window, **half), SCALING, options).shape == q.shape
+    assert flash.calls == 4
+
+
+def jobs(name: str, **given) -> list[Job]:
+    """Generations and scores of prompts that begin alike or not."""
+    own = [running.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
+    wants = [Generate(5), Score((7, 8, 9)), Generate(4), Score((1,))]
+    return [Job(prompt, running.policy(name, **given), want, "tiny") for prompt, want in zip(own, wants, strict=True)]
+
+
+@pytest.mark.parametrize("kernel", sorted(fake_flash.KERNELS))
+@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
+@pytest.mark.parametrize("press", ["tova", "adakv"])
+def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, press: str) -> None:
+    """Also where heads differ in length (adakv), windows slide (mistral, gemma2) and logits are bounded (gemma2)."""
+    flash = Flash(fake_flash.KERNELS[kernel]())
+    running.check(running.attached(kind), jobs(press), backend=flash, rows=3)
+    unbounded = kind == "gemma2" and kernel == "varlen"
+    assert (bool(flash.calls), bool(flash.notes)) == (not unbounded, unbounded)
