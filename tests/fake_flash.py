@@ -145,6 +145,7 @@ def _one(q: Tensor, k: Tensor, v: Tensor, scale: float | None, left: int, right:
     n, kv_heads, _ = k.shape
     assert scale is not None
     out = torch.empty_like(q)
+    q, k, v = q.float(), k.float(), v.float()
     for i in range(m):
         at = n - m + i
         first = 0 if left < 0 else max(0, at - left)

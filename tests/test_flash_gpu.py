@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
-import reference
 import running
 import tiny
 import torch
 from test_backends import SCALING, close, drawn, sequences, shown
+from torch import Tensor
 
 from fairkv_eval import backend_choice
 from fairkv_eval.attention import Options
 from fairkv_eval.backend_choice import attach_chosen
-from fairkv_eval.backends import SDPA, Flash
+from fairkv_eval.backends import SDPA, Attending, Flash
+from fairkv_eval.cache import Shown
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
@@ -43,6 +42,18 @@ def flash(request: pytest.FixtureRequest) -> Flash:
     return Flash(kernel)
 
 
+def check_packed(flash: Flash, own: list[Attending], options: Options, tolerance: float) -> None:
+    """Against SDPA in float32, since SDPA too rounds."""
+    expected = SDPA.packed([(q.float(), k.float(), v.float()) for q, k, v in own], SCALING, options)
+    close(flash.packed(own, SCALING, options), [out.to(own[0][0].dtype) for out in expected], tolerance)
+
+
+def check_rows(flash: Flash, q: Tensor, own: Shown, options: Options, tolerance: float) -> None:
+    exact = own._replace(keys=own.keys.float(), values=own.values.float())
+    expected = SDPA.rows(q.float(), exact, SCALING, options).to(q.dtype)
+    close([flash.rows(q, own, SCALING, options)], [expected], tolerance)
+
+
 def runs(flash: Flash, options: Options) -> bool:
     return options.softcap is None or flash.name == "flash_attention_2"
 
@@ -62,7 +73,7 @@ def runs(flash: Flash, options: Options) -> bool:
 @pytest.mark.parametrize("group", [1, 3])
 def test_packed_sequences(flash: Flash, dtype, options: Options, sizes, heads, group: int) -> None:
     own = sequences(sizes, heads, group, DIM, dtype=dtype, device="cuda")
-    close(flash.packed(own, SCALING, options), SDPA.packed(own, SCALING, options), TOLERANCE[dtype])
+    check_packed(flash, own, options, TOLERANCE[dtype])
     assert bool(flash.calls) == runs(flash, options)
 
 
@@ -73,20 +84,19 @@ def test_packed_sequences(flash: Flash, dtype, options: Options, sizes, heads, g
 def test_rows(flash: Flash, dtype, options: Options, lengths: list[int], heads: int, group: int) -> None:
     q = drawn(len(lengths), heads, group, DIM, dtype=dtype, device="cuda")
     own = shown(lengths, heads, options.window, 128 - max(lengths) % 128, DIM, dtype=dtype, device="cuda")
-    found, expected = flash.rows(q, own, SCALING, options), SDPA.rows(q, own, SCALING, options)
-    close([found], [expected], TOLERANCE[dtype])
+    check_rows(flash, q, own, options, TOLERANCE[dtype])
     assert bool(flash.calls) == runs(flash, options)
 
 
 @pytest.mark.parametrize("dim", [8, 40, 96, 128, 256])
 def test_dims_of_heads(flash: Flash, dim: int) -> None:
     own = sequences([(20, 30), (1, 5)], [2, 2], 2, dim, dtype=torch.float16, device="cuda")
-    close(flash.packed(own, SCALING, Options()), SDPA.packed(own, SCALING, Options()), 4e-3)
+    check_packed(flash, own, Options(), TOLERANCE[torch.float16])
     q, rows = (
         drawn(2, 2, 2, dim, dtype=torch.float16, device="cuda"),
         shown([30, 4], 2, None, dim=dim, dtype=torch.float16, device="cuda"),
     )
-    close([flash.rows(q, rows, SCALING, Options())], [SDPA.rows(q, rows, SCALING, Options())], 4e-3)
+    check_rows(flash, q, rows, Options(), TOLERANCE[torch.float16])
     assert flash.calls == 2
 
 
@@ -95,52 +105,58 @@ def test_many_sequences(flash: Flash) -> None:
     rows, heads = 40_000, 2
     q = drawn(rows, heads, 1, 8, dtype=torch.float16, device="cuda")
     own = shown([1, 2] * (rows // 2), heads, None, dim=8, dtype=torch.float16, device="cuda")
-    close([flash.rows(q, own, SCALING, Options())], [SDPA.rows(q, own, SCALING, Options())], 4e-3)
+    check_rows(flash, q, own, Options(), TOLERANCE[torch.float16])
     assert flash.calls == 2
 
 
-def jobs(press: str) -> list[Job]:
-    prompts = [running.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20) for seed in range(4)]
-    wants = [Generate(12), Score((7, 8, 9)), Generate(7), Score((1,))]
-    return [
-        Job(prompt, running.policy(press), want, "tiny") for prompt, want in zip(prompts, wants, strict=True)
-    ]
+def engines(kind: str, dtype: torch.dtype, flash: Flash) -> tuple[Engine, Engine]:
+    """One on the device with the kernel, and one on the CPU in float32 with the same weights and SDPA."""
+    sizes = running.SIZES.get(kind, {})
+    half, exact = tiny.model(kind, dtype, **sizes).to("cuda"), tiny.model(kind, dtype, **sizes).float()
+    return (
+        Engine(half, attach_checked(half, flash), 3, ask=running.ask, backend=flash),
+        Engine(exact, attach_checked(exact), 3, ask=running.ask),
+    )
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
-@pytest.mark.parametrize("press", ["tova", "adakv"])
-def test_the_engine_as_with_sdpa(flash: Flash, dtype, kind: str, press: str) -> None:
-    """Scores within rounding; tokens are those of SDPA up to a first difference that rounding explains: the slow
-    reference on the CPU in float32 gives both tokens about the same logit."""
-    model = tiny.model(kind, dtype, **running.SIZES.get(kind, {})).to("cuda")
-    if not runs(flash, Options(softcap=1.0 if kind == "gemma2" else None)):
+@pytest.mark.parametrize("press", ["none", "streaming_llm"])
+def test_scores_are_those_of_sdpa_in_float32(flash: Flash, dtype, kind: str, press: str) -> None:
+    """Within three times what SDPA on the CPU loses to the dtype: up to 0.03 nats in float16 and 0.2 in bfloat16."""
+    if kind == "gemma2" and not runs(flash, Options(softcap=5.0)):
         pytest.skip("bounds the logits of every layer, which torch's kernel cannot")
-    own = model.config._attn_implementation
-    plain = dict(Engine(model, attach_checked(model), 3, ask=running.ask).run(jobs(press)))
-    model.set_attn_implementation(own)
-    windows = attach_checked(model, flash)
-    found = dict(Engine(model, windows, 3, ask=running.ask, backend=flash).run(jobs(press)))
+    policy = running.policy(press, ratio=0.0 if press == "none" else 0.5)
+    jobs = [
+        Job(running.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20), policy, Score((7, 8, 9)), "tiny")
+        for seed in range(6)
+    ]
+    ours, exact = (dict(engine.run(jobs)) for engine in engines(kind, dtype, flash))
     assert flash.calls and not flash.notes
-    for index, job in enumerate(jobs(press)):
-        a, b = found[index], plain[index]
-        assert a.telemetry == b.telemetry
-        if isinstance(job.want, Score):
-            assert a.logprob == pytest.approx(b.logprob, abs=0.2 if dtype == torch.bfloat16 else 0.05)
-        else:
-            assert len(a.tokens) == len(b.tokens) == job.want.max_tokens
+    for index in range(len(jobs)):
+        expected = pytest.approx(exact[index].logprob, abs=0.1 if dtype == torch.float16 else 0.6)
+        assert ours[index].logprob == expected and ours[index].telemetry["kept_tokens"] > 0
 
 
-def test_greedy_tokens_of_the_reference_in_float16(flash: Flash) -> None:
-    """On a model whose answers are never close, every backend gives the tokens of the dense reference in float32."""
-    model = tiny.model("llama", torch.float16).to("cuda")
-    windows = attach_checked(model, flash)
-    job = Job(running.prompt(3, n=60, context=50, cut=20), running.policy("none", ratio=0.0), Generate(8), "tiny")
-    ((_, result),) = Engine(model, windows, backend=flash).run([job])
-    exact = tiny.model("llama").to(torch.float16).float()
-    attach_checked(exact)
-    tokens = list(result.tokens)
-    assert tokens == reference.answer(exact, replace(job), tokens, running.ask)
+@pytest.mark.parametrize("seed", [2, 5])  # whose best logits are 0.1 standard deviations apart at every token
+def test_tokens_are_those_of_sdpa_in_float32(flash: Flash, seed: int) -> None:
+    policy = running.policy("none", ratio=0.0)
+    job = Job(running.prompt(seed, n=60, context=50, cut=20), policy, Generate(8), "tiny")
+    ((_, ours),), ((_, exact),) = (list(engine.run([job])) for engine in engines("llama", torch.float16, flash))
+    assert ours.tokens == exact.tokens
+
+
+@pytest.mark.parametrize("press", ["adakv", "pyramidkv", "kvzip", "h2o"])
+def test_every_kind_of_budget_runs(flash: Flash, press: str) -> None:
+    """Layers and heads of different lengths and replays; what is kept depends on rounding, how much does not."""
+    jobs = [
+        Job(running.prompt(seed, n=70, context=50 + seed, cut=20), running.policy(press), Generate(6), "tiny")
+        for seed in range(5)
+    ]
+    ours, exact = (dict(engine.run(jobs)) for engine in engines("llama", torch.bfloat16, flash))
+    for index in range(len(jobs)):
+        assert len(ours[index].tokens) == 6
+        assert ours[index].telemetry["kept_tokens"] == exact[index].telemetry["kept_tokens"]
 
 
 def test_the_choice_on_cuda(flash: Flash) -> None:
@@ -149,7 +165,7 @@ def test_the_choice_on_cuda(flash: Flash) -> None:
     assert (len(windows), backend.name, notes) == (3, flash.name, [])
 
 
-def test_auto_is_varlen_in_half_precision_and_sdpa_in_float32(tmp_path) -> None:
+def test_auto_is_varlen_in_half_precision_and_sdpa_in_float32() -> None:
     settings = {"tokenizer": tiny.tokenizer(), "device": "cuda"}
     half = FairKV(tiny.model("llama", torch.bfloat16).to("cuda"), **settings)
     info = half.get_model_info()["fairkv"]
