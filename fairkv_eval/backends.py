@@ -94,9 +94,7 @@ class Flash:
             some = slice(start, start + most)
             self.calls += 1
             outputs.append(
-                self.kernel.rows(
-                    q[some], shown.keys[some], shown.values[some], step.lengths[some], step.longest, scaling, options
-                )
+                self.kernel.rows(q[some], shown.keys[some], shown.values[some], step.lengths[some], scaling, options)
             )
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 

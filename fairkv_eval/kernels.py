@@ -47,10 +47,11 @@ class Kernel(Protocol):
         """Causal attention of packed sequences: q ``[total_q, heads, dim]``, k and v ``[total_k, kv_heads, dim]``."""
 
     def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
     ) -> Tensor:
         """One query over the first ``lengths[r]`` entries of row r: q ``[rows, kv_heads, group, dim]``, keys and values
-        ``[rows, kv_heads, capacity, dim]``, contiguous."""
+        ``[rows, kv_heads, capacity, dim]``, contiguous. Nothing but the contents of ``lengths`` changes from step to
+        step, so that a CUDA graph could replay it until rows or capacity change."""
 
 
 class TorchKernel:
@@ -96,7 +97,7 @@ class TorchKernel:
         )
 
     def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
     ) -> Tensor:
         """See `Kernel.rows`. Each KV head of each row is a sequence, so that the buffer is read where it lies."""
         rows, heads, capacity, dim = keys.shape
@@ -108,9 +109,9 @@ class TorchKernel:
             _spaced(sequences, 1, q.device),
             _spaced(sequences, capacity, q.device),
             1,
-            longest,
+            capacity,
             scale=scaling,
-            window_size=_window(options, 1, longest),
+            window_size=_window(options, 1, capacity),
             enable_gqa=True,
             seqused_k=lengths[:, None].expand(rows, heads).reshape(-1).contiguous(),
         )
@@ -162,7 +163,7 @@ class FlashAttnKernel:
         )
 
     def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, longest: int, scaling: float, options: Options
+        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
     ) -> Tensor:
         """See `Kernel.rows`."""
         output = self._with_kvcache(
@@ -171,7 +172,7 @@ class FlashAttnKernel:
             values.transpose(1, 2),
             cache_seqlens=lengths,
             softmax_scale=scaling,
-            window_size=_window(options, 1, longest),
+            window_size=_window(options, 1, keys.shape[2]),
             softcap=options.softcap or 0.0,
         )
         return output.reshape(q.shape)
