@@ -7,6 +7,7 @@ import inspect
 import fake_flash
 import pytest
 import running
+import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from fairkv_eval import backends
 from fairkv_eval.attention import Options
 from fairkv_eval.backends import SDPA, Attending, Flash
 from fairkv_eval.cache import Shown, Step
+from fairkv_eval.check import attach_checked
 from fairkv_eval.jobs import Generate, Job, Score
 
 SCALING = 0.3
@@ -108,6 +110,18 @@ def test_all_sequences_of_a_layer_take_one_call() -> None:
     assert flash.calls == 2
 
 
+@pytest.mark.parametrize(
+    "heads, tokens, expected",
+    [(99, 99, [5]), (5, 99, [2, 2, 1]), (1, 99, [1] * 5), (99, 10, [3, 2]), (99, 9, [2, 2, 1]), (99, 1, [1] * 5)],
+)
+def test_a_call_is_no_larger_than_it_may_be(heads: int, tokens: int, expected: list[int], monkeypatch) -> None:
+    """Except that one sequence is always taken. Here each has two heads and three or four tokens."""
+    monkeypatch.setattr(backends, "_MOST_SEQUENCES", heads)
+    monkeypatch.setattr(backends, "_MOST_KEYS", tokens)
+    own = sequences([(1, 2), (2, 1), (3, 1), (3, 1), (1, 3)], [2] * 5, 1)
+    assert [len(group) for group in backends._groups(iter(own))] == expected
+
+
 @pytest.mark.parametrize("sizes, expected", [([(1, 4), (1, 2)], (-1, -1)), ([(2, 4), (1, 2)], (-1, 0))])
 def test_lone_queries_are_not_asked_to_be_causal(sizes: list[tuple[int, int]], expected: tuple[int, int]) -> None:
     """Only then do the kernels split long rows and let heads share what they read."""
@@ -179,11 +193,23 @@ def jobs(name: str, **given) -> list[Job]:
 
 
 @pytest.mark.parametrize("kernel", sorted(fake_flash.KERNELS))
-@pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
-@pytest.mark.parametrize("press", ["tova", "adakv"])
-def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, press: str) -> None:
-    """Also where heads differ in length (adakv), windows slide (mistral, gemma2) and logits are bounded (gemma2)."""
+@pytest.mark.parametrize(
+    "kind, press",
+    [*((kind, press) for kind in ("llama", "mistral", "gemma2") for press in ("tova", "adakv")), ("llama", "kvzip")],
+)
+def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, press: str, monkeypatch) -> None:
+    """Also where heads differ in length (adakv), contexts are replayed (kvzip), windows slide (mistral, gemma2) and
+    logits are bounded (gemma2); nothing that the kernel can do goes past it."""
     flash = Flash(fake_flash.KERNELS[kernel]())
-    running.check(running.attached(kind), jobs(press), backend=flash, rows=3)
     unbounded = kind == "gemma2" and kernel == "varlen"
+    model = tiny.model(kind, **running.SIZES.get(kind, {}))
+    if unbounded:
+        attached = model, attach_checked(model, flash)
+    else:
+        with monkeypatch.context() as patch:
+            for name in ("packed", "rows"):
+                patch.delattr(backends.Sdpa, name)
+            attached = model, attach_checked(model, flash)
+            running.run(attached, jobs(press), backend=flash)
+    running.check(attached, jobs(press), backend=flash, rows=3)
     assert (bool(flash.calls), bool(flash.notes)) == (not unbounded, unbounded)
