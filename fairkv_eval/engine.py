@@ -42,8 +42,8 @@ class Engine:
 
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass; a longer context runs
     alone, in chunks of that size. decode: tokens to text, for stop strings. ask: a request to the model in tokens, for
-    presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass. backend: what
-    attends.
+    presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass.
+    backend: what attends.
     """
 
     def __init__(

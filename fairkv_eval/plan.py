@@ -59,7 +59,7 @@ class Plan:
 
     def divide(self, layers: Sequence[Layer]) -> None:
         """Let all heads of these layers compete for the model's budget where the policy says so, before `kept`."""
-        if self._division.pooled != "model":
+        if self._division.pooled != "model" or not layers:
             return
         worth = []
         for layer in layers:
