@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import functools
 import hashlib
 import os
 from dataclasses import dataclass
@@ -64,14 +66,25 @@ DEFENSES = BenchmarkFile(
     sha256="cea7e98713c2b84ad7e6e9a396d48c3e10ba389f92682ce5b3a44a113ce20c66",
     licence="CC-BY-4.0",
 )
-ATTACK_PLAIN = BenchmarkFile(
-    repository="M0gician/RaccoonBench",
-    commit="d2ea81e8e5e3a933f3f2cba88d35e47d11c63800",
-    path="Data/attacks/singular_attacks/Plain/prompt1",
-    sha256="896f5bded22d54e4e931e806d60fa99015bfb7af73c00886bbde70ed51643182",
-    licence="GPL-3.0-only",
-)
-FILES = (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES, ATTACK_PLAIN)
+FILES = (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES)
+
+RACCOON_BENCH = "M0gician/RaccoonBench"
+RACCOON_COMMIT = "d2ea81e8e5e3a933f3f2cba88d35e47d11c63800"
+RACCOON_TABLE = Path(__file__).with_name("raccoon.csv")
+
+
+@functools.cache
+def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
+    """RaccoonBench's files (attacks, defences, GPTs' system prompts) below a folder, ordered by folder and name.
+
+    The package holds their paths and sha256 alone: their contents are under GPL-3.0.
+    """
+    with RACCOON_TABLE.open(encoding="utf-8", newline="") as table:
+        return tuple(
+            BenchmarkFile(RACCOON_BENCH, RACCOON_COMMIT, row["path"], row["sha256"], "GPL-3.0-only")
+            for row in csv.DictReader(table)
+            if row["path"].startswith(folder)
+        )
 
 
 def cache_dir() -> Path:

@@ -7,18 +7,19 @@ both would be a TypeError of the harness.
 
 A doc: key, prompt, instruction_id_list, kwargs (as in the source), system, user, messages, segments (name and text, in
 the order of `system`), directive (prefix and directive as one text), defense (without the directive; '' for none) and
-secret (the bare directive: what must not leak).
+secret (the bare directive: what must not leak). Raccoon's documents are in `raccoon`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval import data
+from fairkv_eval import choose, data
 from fairkv_eval.data import BenchmarkFile, DataError
-from fairkv_eval.errors import unknown
+from fairkv_eval.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,30 +40,24 @@ Segments = list[dict[str, str]]
 
 def sys_ifeval(
     defense: str | None = None,
-    system_prompt_prepend: str = PREFIX,
+    defense_file: str | None = None,
+    num_prompts: int | None = None,
+    skip_instruction_ids: str | Sequence[str] | None = None,
+    shuffle_seed: int | None = None,
+    system_prompt_prepend: str | None = PREFIX,
     assistant_name: str = ASSISTANT_NAME,
-    **_: Any,
+    **others: Any,
 ) -> dict[str, Dataset]:
-    """SystemCheck's sys_ifeval: 541 prompts in the published order; `defense` names a template of the paper."""
-    template = defense_template(defense)
-    docs = (_doc(row, template, system_prompt_prepend, assistant_name) for row in _read_rows(data.SYS_IFEVAL))
-    return _dataset(docs, str(data.SYS_IFEVAL))
+    """SystemCheck's sys_ifeval: 541 prompts in the published order.
 
-
-def raccoon_plain(
-    defense: str | None = "standard_defense",
-    system_prompt_prepend: str = PREFIX,
-    assistant_name: str = ASSISTANT_NAME,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """The paper's leakage run: its 539 shuffled prompts, each attacked with Raccoon's attack Plain."""
-    template = defense_template(defense)
-    attack = data.read_file(data.ATTACK_PLAIN).decode().strip()
-    docs = (
-        _doc(row, template, system_prompt_prepend, assistant_name, user=attack)
-        for row in _read_rows(data.SYS_IFEVAL_SHUFFLED)
-    )
-    return _dataset(docs, str(data.SYS_IFEVAL_SHUFFLED))
+    defense, defense_file: see `defense_template`. num_prompts: the first so many; skip_instruction_ids: of these, none
+    that holds one of the ids. shuffle_seed: another order, before the first are taken. Raises UsageError.
+    """
+    choose.check_names(others)
+    template = defense_template(defense, defense_file)
+    rows = directives(data.SYS_IFEVAL, num_prompts, skip_instruction_ids, shuffle_seed, "num_prompts")
+    docs = (make_doc(row, template, system_prompt_prepend, assistant_name) for row in rows)
+    return dataset(docs, str(data.SYS_IFEVAL))
 
 
 def sys_ifeval_demo(**_: Any) -> dict[str, Dataset]:
@@ -75,17 +70,56 @@ def raccoon_demo(**_: Any) -> dict[str, Dataset]:
     return _demo("raccoon_demo.jsonl")
 
 
-def defense_template(name: str | None) -> str:
-    """The paper's template of that name, with its `$system_prompt`; None is no defence and reads no file.
+def directives(
+    file: BenchmarkFile,
+    count: int | None,
+    skip_instruction_ids: str | Sequence[str] | None,
+    shuffle_seed: int | None,
+    name: str,
+) -> list[Row]:
+    """The first `count` rows (metadata `name`) of a published file, less those with a skipped instruction, as the
+    paper's scripts take them."""
+    rows = choose.shuffled(_parse(data.read_file(file).decode(), str(file)), shuffle_seed)
+    for row in rows:
+        _require(row, ("key", "prompt", "instruction_id_list", "kwargs", "messages"), str(file))
+    return choose.without_instructions(rows[: choose.number(name, count)], skip_instruction_ids, rows)
 
-    Raises UsageError for another name.
+
+def defense_template(name: str | None, file: str | None = None) -> str:
+    """The template of that name, with its `$system_prompt`; None is no defence and reads no published file.
+
+    file: the user's own in place of the paper's: JSON (`.json`) with templates by name, or any other text, which is one
+    template whatever the name. Raises UsageError for another name or file.
     """
-    if name is None:
+    if file is None and name is None:
         return PLACEHOLDER
-    templates: dict[str, str] = json.loads(data.read_file(data.DEFENSES))
+    if file is None:
+        templates: dict[str, str] = json.loads(data.read_file(data.DEFENSES))
+    else:
+        text = _read_own(file)
+        if Path(file).suffix.lower() != ".json":
+            return text.strip()
+        templates = _own_templates(text, file)
     if name not in templates:
-        raise unknown("defense", name, templates)
+        raise unknown("defense" if file is None else f"defense in {file}:", name, templates)
     return templates[name]
+
+
+def _read_own(file: str) -> str:
+    try:
+        return Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, TypeError, UnicodeDecodeError) as error:
+        raise UsageError(f"defense_file={file!r} cannot be read: {error}") from error
+
+
+def _own_templates(text: str, file: str) -> dict[str, str]:
+    try:
+        templates = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"defense_file={file!r} is not JSON ({error})") from error
+    if not isinstance(templates, dict) or not all(isinstance(value, str) for value in templates.values()):
+        raise UsageError(f'defense_file={file!r} must hold one JSON object of texts, {{"name": "… {PLACEHOLDER} …"}}')
+    return templates
 
 
 def defend(directive: str, template: str, assistant_name: str = ASSISTANT_NAME) -> tuple[str, Segments]:
@@ -104,9 +138,12 @@ def defend(directive: str, template: str, assistant_name: str = ASSISTANT_NAME) 
     return before + directive + after, segments
 
 
-def _doc(row: Row, template: str, prefix: str, assistant_name: str, user: str | None = None) -> dict[str, Any]:
+def make_doc(
+    row: Row, template: str, prefix: str | None, assistant_name: str, user: str | None = None
+) -> dict[str, Any]:
     """One document from a row of the published files; `user` replaces the row's own user turn."""
     secret, own_user = (turn["content"] for turn in row["messages"])
+    prefix = prefix or ""
     user = own_user if user is None else user
     system, segments = defend(prefix + secret, template, assistant_name)
     return {
@@ -134,14 +171,12 @@ def _demo(file: str) -> dict[str, Dataset]:
     except OSError as error:
         raise DataError(f"{file}: cannot be read at {path} ({error.strerror})") from error
     rows = [_published_form(row, file) for row in rows]
-    return _dataset((_doc(row, row["defense"] or PLACEHOLDER, "", ASSISTANT_NAME) for row in rows), file)
+    return dataset((make_doc(row, row["defense"] or PLACEHOLDER, "", ASSISTANT_NAME) for row in rows), file)
 
 
 def _published_form(row: Row, file: str) -> Row:
     """A demo row in the published files' form, so that both go one way."""
-    missing = [field for field in ("key", "directive", "defense", "user") if field not in row]
-    if missing:
-        raise DataError(f"{file}: the row with key {row.get('key')!r} lacks {', '.join(missing)}")
+    _require(row, ("key", "directive", "defense", "user"), file)
     return {
         "key": row["key"],
         "defense": row["defense"],
@@ -152,8 +187,9 @@ def _published_form(row: Row, file: str) -> Row:
     }
 
 
-def _read_rows(file: BenchmarkFile) -> list[Row]:
-    return _parse(data.read_file(file).decode(), str(file))
+def _require(row: Row, fields: Iterable[str], file: str) -> None:
+    if missing := [field for field in fields if field not in row]:
+        raise DataError(f"{file}: the row with key {row.get('key')!r} lacks {', '.join(missing)}")
 
 
 def _parse(text: str, source: str) -> list[Row]:
@@ -166,7 +202,7 @@ def _parse(text: str, source: str) -> list[Row]:
     return rows
 
 
-def _dataset(docs: Iterable[dict[str, Any]], source: str) -> dict[str, Dataset]:
+def dataset(docs: Iterable[dict[str, Any]], source: str) -> dict[str, Dataset]:
     """The one split `test`. Arrow gives every kwargs dict all keys, None where absent: the checkers drop those."""
     from datasets import Dataset
 

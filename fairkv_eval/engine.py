@@ -266,7 +266,8 @@ class Engine:
         continuation = torch.tensor(want.continuation, device=logits.device)
         logprobs = logits.log_softmax(-1, dtype=self.softmax_dtype).gather(1, continuation[:, None])
         greedy = bool((logits.argmax(-1) == continuation).all())
-        return Result(telemetry, logprob=float(logprobs.sum()), greedy=greedy)
+        told = {**telemetry, "continuation_tokens": len(continuation)}
+        return Result(told, logprob=float(logprobs.sum()), greedy=greedy)
 
     def _finished(self, row: Row) -> bool:
         if row.tokens[-1] in self.eos or len(row.tokens) >= row.want.max_tokens:

@@ -30,7 +30,7 @@ from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.processes import Processes
 from fairkv_eval.prompt import Parts, Prompt
 from fairkv_eval.prompter import Prompter
-from fairkv_eval.response import Response
+from fairkv_eval.response import Answer, Response
 from fairkv_eval.sampling import Sampling, request_seed
 
 
@@ -129,13 +129,13 @@ class FairKV(Processes):
         return responses
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy)."""
+        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy), each an Answer."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
         jobs = [self._scoring_job(request) for request in requests]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
         for index, result in self._run(jobs, "loglikelihood", disable_tqdm):
-            answers[index] = result.logprob, result.greedy
+            answers[index] = Answer(result.logprob, result.greedy, result.telemetry)
             self.cache_hook.add_partial("loglikelihood", requests[index].args, answers[index])
         return answers
 

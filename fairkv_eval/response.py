@@ -20,3 +20,18 @@ class Response(str):
 
     def __getnewargs__(self) -> tuple[str, dict[str, Any] | None]:  # type: ignore[override]
         return str(self), self.telemetry
+
+
+class Answer(tuple[float, bool]):
+    """A score, (log-likelihood in nats, is greedy), that carries ``telemetry`` as a Response does, and in it
+    ``continuation_tokens``: how many tokens the log-likelihood is the sum of."""
+
+    telemetry: dict[str, Any] | None
+
+    def __new__(cls, logprob: float, greedy: bool, telemetry: dict[str, Any] | None = None) -> Answer:
+        answer = super().__new__(cls, (logprob, greedy))
+        answer.telemetry = telemetry
+        return answer
+
+    def __getnewargs__(self) -> tuple[float, bool, dict[str, Any] | None]:
+        return self[0], self[1], self.telemetry
