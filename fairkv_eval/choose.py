@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -12,8 +12,8 @@ from fairkv_eval.errors import UsageError, unknown
 # Everything the builders of documents take from metadata.
 NAMES = (
     *("assistant_name", "attack_categories", "attacks", "defense", "defense_file", "gpts_prompt", "num_prompts"),
-    *("prompts_per_category", "refusal", "shuffle_seed", "skip_instruction_ids", "system_prompt_prepend"),
-    "system_prompts",
+    *("num_responses", "prompts_per_category", "refusal", "shuffle_seed", "skip_instruction_ids"),
+    *("system_prompt_prepend", "system_prompts"),
 )
 Row = Mapping[str, Any]
 T = TypeVar("T")
@@ -54,6 +54,15 @@ def shuffled(items: Sequence[T], seed: object) -> list[T]:
     if seed is not None:
         random.Random(seed).shuffle(mixed)
     return mixed
+
+
+def repeated(docs: Iterable[dict[str, Any]], count: object) -> Iterator[dict[str, Any]]:
+    """Every document `count` times, one after the other, numbered in its field `response`: sampled responses differ
+    from document to document. (The harness's `repeats` is a task's alone, and only the first response is scored.)"""
+    times = number("num_responses", count)
+    if times is None:
+        raise UsageError(f"num_responses={count!r} is not allowed; it takes a whole number from 1")
+    return ({**doc, "response": i} for doc in docs for i in range(times))
 
 
 def without_instructions(rows: Sequence[Row], skipped: object, published: Sequence[Row]) -> list[Row]:

@@ -44,6 +44,7 @@ def sys_ifeval(
     num_prompts: int | None = None,
     skip_instruction_ids: str | Sequence[str] | None = None,
     shuffle_seed: int | None = None,
+    num_responses: int = 1,
     system_prompt_prepend: str | None = PREFIX,
     assistant_name: str = ASSISTANT_NAME,
     **others: Any,
@@ -51,13 +52,14 @@ def sys_ifeval(
     """SystemCheck's sys_ifeval: 541 prompts in the published order.
 
     defense, defense_file: see `defense_template`. num_prompts: the first so many; skip_instruction_ids: of these, none
-    that holds one of the ids. shuffle_seed: another order, before the first are taken. Raises UsageError.
+    that holds one of the ids. shuffle_seed: another order, before the first are taken. num_responses: see
+    `choose.repeated`. Raises UsageError.
     """
     choose.check_names(others)
     template = defense_template(defense, defense_file)
     rows = directives(data.SYS_IFEVAL, num_prompts, skip_instruction_ids, shuffle_seed, "num_prompts")
     docs = (make_doc(row, template, system_prompt_prepend, assistant_name) for row in rows)
-    return dataset(docs, str(data.SYS_IFEVAL))
+    return dataset(choose.repeated(docs, num_responses), str(data.SYS_IFEVAL))
 
 
 def sys_ifeval_demo(**_: Any) -> dict[str, Dataset]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,7 @@ def raccoon(
     system_prompts: int | None = SYSTEM_PROMPTS,
     skip_instruction_ids: str | Sequence[str] | None = None,
     shuffle_seed: int | None = None,
+    num_responses: int = 1,
     defense: str | None = "standard_defense",
     defense_file: str | None = None,
     system_prompt_prepend: str | None = docs.PREFIX,
@@ -72,7 +73,7 @@ def raccoon(
         for row in rows
         for category, number, text in prompts
     )
-    return docs.dataset(built, str(data.SYS_IFEVAL_SHUFFLED))
+    return docs.dataset(choose.repeated(built, num_responses), str(data.SYS_IFEVAL_SHUFFLED))
 
 
 def raccoon_gpts(
@@ -81,6 +82,7 @@ def raccoon_gpts(
     prompts_per_category: int | None = None,
     system_prompts: int | None = None,
     shuffle_seed: int | None = None,
+    num_responses: int = 1,
     gpts_prompt: str = "defenseless",
     defense: str | None = "standard_defense",
     defense_file: str | None = None,
@@ -89,7 +91,8 @@ def raccoon_gpts(
     """RaccoonBench's 196 GPTs in place of the directives; `$name` in a defence is the GPT's own name.
 
     gpts_prompt: what of a GPT is the directive: its author's instructions without the defences that the benchmark's
-    authors marked in them (defenseless), with them (user), or the whole published prompt (original). Raises UsageError.
+    authors marked in them (defenseless), with them (user), or the whole published prompt (original). One GPT's author
+    wrote nothing into the frame: its directive is always the whole. Raises UsageError.
     """
     choose.check_names(others)
     if gpts_prompt not in GPTS_PROMPTS:
@@ -103,7 +106,7 @@ def raccoon_gpts(
         for name, directive in gpts[: choose.number("system_prompts", system_prompts)]
         for category, number, text in prompts
     )
-    return docs.dataset(built, "RaccoonBench's GPTs")
+    return docs.dataset(choose.repeated(built, num_responses), "RaccoonBench's GPTs")
 
 
 def raccoon_preference(refusal: str = REFUSAL, **metadata: Any) -> dict[str, Dataset]:
@@ -144,10 +147,15 @@ def _read_gpts(part: str) -> Iterator[tuple[str, str]]:
     for folder in GPTS:
         for file in data.raccoon_bench(folder):
             name, prompt = PurePosixPath(file.path).parent.name, data.read_file(file).decode()
-            text = prompt.strip() if part == "original" else user_part(prompt)
-            for words in defenses.get(name, ()):
-                text = text.replace(words, "")
-            yield name, re.sub(r"\n{3,}", "\n\n", text).strip() if defenses else text
+            text = (part != "original" and user_part(prompt)) or prompt.strip()
+            yield name, _without_defenses(text, defenses.get(name, ())) if defenses else text
+
+
+def _without_defenses(text: str, marked: Iterable[str]) -> str:
+    """A GPT's instructions without the marked defences."""
+    for words in marked:
+        text = text.replace(words, "")
+    return re.sub(r"\n{3,}", "\n\n", text).strip()
 
 
 def _row(name: str, directive: str) -> dict[str, Any]:

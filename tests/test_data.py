@@ -116,9 +116,19 @@ def test_cache_that_cannot_be_written_is_a_data_error(upstream: Path, tmp_path: 
 
 
 def test_registered_files_are_pinned() -> None:
-    for file in data.FILES:
+    for file in (*data.FILES, *data.raccoon_bench()):
         assert len(file.commit) == 40 and len(file.sha256) == 64 and file.licence
         assert file.url.startswith(f"https://raw.githubusercontent.com/{file.repository}/{file.commit}/")
+
+
+def test_raccoon_s_table_holds_paths_and_sums_alone() -> None:
+    files = data.raccoon_bench()
+    assert len(files) == len({file.path for file in files}) == 44 + 10 + 5 + 196 + 2
+    assert {file.licence for file in files} == {"GPL-3.0-only"}
+    header, *rows = data.RACCOON_TABLE.read_text(encoding="utf-8").splitlines()
+    assert header == "path,sha256" and all(row.startswith(("Data/", '"Data/')) for row in rows)
+    strange = next(file for file in files if "台車ジェネレータ" in file.path)
+    assert strange.url.isascii() and "%E5%8F%B0" in strange.url
 
 
 class TestSentences:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fairkv_eval import data, docs
+from fairkv_eval import data, docs, raccoon
 from fairkv_eval.data import DataError
 from fairkv_eval.errors import UsageError
 
@@ -44,7 +45,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     def read(file: data.BenchmarkFile) -> bytes:
         if file is data.DEFENSES:
             return json.dumps(files["defenses"]).encode()
-        return b" Attack.\n" if file is data.ATTACK_PLAIN else "\n".join(map(json.dumps, files["rows"])).encode()
+        if file.repository == data.RACCOON_BENCH:
+            return b" Attack.\n"
+        return "\n".join(map(json.dumps, files["rows"])).encode()
 
     monkeypatch.setattr(data, "read_file", read)
     return files
@@ -64,7 +67,7 @@ class TestPublished:
         assert len(set(rows["key"])) == 541
 
     def test_raccoon_counts_families_and_order(self) -> None:
-        rows = docs.raccoon_plain()["test"]
+        rows = raccoon.raccoon(attack_categories="Plain", system_prompts=-1)["test"]
         families = Counter(name.partition(":")[0] for ids in rows["instruction_id_list"] for name in ids)
         assert families == {
             "keywords": 162,
@@ -123,7 +126,9 @@ class TestPublished:
             assert doc["user"] == row["messages"][1]["content"]
 
     def test_built_twice_is_the_same(self) -> None:
-        assert list(docs.raccoon_plain()["test"]) == list(docs.raccoon_plain()["test"])
+        assert list(raccoon.raccoon(attack_categories="Plain", system_prompts=-1)["test"]) == list(
+            raccoon.raccoon(attack_categories="Plain", system_prompts=-1)["test"]
+        )
 
     def test_unknown_defense_names_nearest_and_allowed(self) -> None:
         with pytest.raises(UsageError, match=r"'standrd_defense'.*'standard_defense'.*no_defense"):
@@ -153,11 +158,96 @@ def test_doc_fields(small: dict[str, Any]) -> None:
         "directive": f"{docs.PREFIX}Use no commas.",
         "defense": "[a]\n[b] Assistant",
         "secret": "Use no commas.",
+        "response": 0,
     }
 
 
+KEYS = {"keywords:existence": [1, 3], "punctuation:no_comma": [0, 1, 4], "startend:quotation": [2]}
+
+
+@pytest.fixture
+def numbered(small: dict[str, Any]) -> dict[str, Any]:
+    """Five rows, keys 0 to 4, with instructions as in KEYS."""
+    ids = {key: [name for name, keys in KEYS.items() if key in keys] for key in range(5)}
+    small["rows"] = [
+        {**ROW, "key": key, "instruction_id_list": ids[key], "kwargs": [{}] * len(ids[key])} for key in ids
+    ]
+    return small
+
+
+def keys(**metadata: Any) -> list[int]:
+    return docs.sys_ifeval(**metadata)["test"]["key"][:]
+
+
+def test_rows_are_chosen_as_the_paper_s_scripts_do(numbered: dict[str, Any]) -> None:
+    assert keys(num_prompts=2) == [0, 1] and keys(num_prompts=-1) == keys() == keys(num_prompts=9) == [0, 1, 2, 3, 4]
+    # The first three are taken, then those with the instruction are dropped.
+    assert keys(num_prompts=3, skip_instruction_ids="keywords:existence") == [0, 2]
+    assert keys(skip_instruction_ids=["keywords:existence", "startend:quotation"]) == [0, 4]
+    order = list(range(5))
+    random.Random(42).shuffle(order)
+    assert keys(shuffle_seed=42, num_prompts=4) == order[:4] != [0, 1, 2, 3]
+
+
+def test_responses_follow_each_other(numbered: dict[str, Any]) -> None:
+    built = docs.sys_ifeval(num_prompts=2, num_responses=3)["test"]
+    assert list(zip(built["key"], built["response"], strict=True)) == [(k, r) for k in (0, 1) for r in (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"num_prompts": 0}, r"num_prompts=0 .*whole number"),
+        ({"num_prompts": True}, r"num_prompts=True .*whole number"),
+        ({"num_prompts": "ten"}, r"num_prompts='ten'"),
+        ({"num_responses": -1}, r"num_responses=-1 .*from 1"),
+        ({"num_responses": None}, r"num_responses=None .*from 1"),
+        ({"shuffle_seed": "x"}, r"shuffle_seed='x' .*whole number"),
+        ({"skip_instruction_ids": "keyword:existence"}, r"unknown skip_instruction_ids.*Did you mean 'keywords:exist"),
+        ({"skip_instruction_ids": 3}, r"skip_instruction_ids=3"),
+        ({"defence": "last"}, r"unknown metadata 'defence'.*Did you mean 'defense'"),
+        ({"num_promts": 3}, r"unknown metadata 'num_promts'.*Did you mean 'num_prompts'"),
+        ({"defense_file": "nowhere.json"}, r"defense_file='nowhere.json' cannot be read"),
+        ({"defense_file": 3}, r"defense_file=3 cannot be read"),
+    ],
+)
+def test_wrong_metadata_is_one_clear_error(numbered: dict[str, Any], metadata: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        docs.sys_ifeval(**metadata)
+
+
+def test_every_prompt_skipped_is_an_error(numbered: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match="holds no prompts"):
+        docs.sys_ifeval(skip_instruction_ids=list(KEYS))
+
+
+def test_row_that_lacks_a_field_is_refused(small: dict[str, Any]) -> None:
+    small["rows"] = [{"key": 5, "prompt": "x", "messages": []}]
+    with pytest.raises(DataError, match="key 5 lacks instruction_id_list, kwargs"):
+        docs.sys_ifeval()
+
+
+def test_defenses_from_files(small: dict[str, Any], tmp_path: Path) -> None:
+    own, text, wrong, lost = (tmp_path / name for name in ("own.json", "own.txt", "wrong.json", "lost.json"))
+    own.write_text(json.dumps({"mine": "Mine.\n$system_prompt"}))
+    text.write_text("\nText:\n$system_prompt\n")
+    wrong.write_text('["mine"]')
+    lost.write_text('{"mine": ')
+    prompt = docs.PREFIX + "Use no commas. "
+    assert only(docs.sys_ifeval(defense_file=str(own), defense="mine"))["system"] == f"Mine.\n{prompt}"
+    assert only(docs.sys_ifeval(defense_file=str(text), defense="any"))["system"] == f"Text:\n{prompt}"
+    with pytest.raises(UsageError, match=r"unknown defense in .*own.json: 'min'. Did you mean 'mine'"):
+        docs.sys_ifeval(defense_file=str(own), defense="min")
+    with pytest.raises(UsageError, match="one JSON object"):
+        docs.sys_ifeval(defense_file=str(wrong), defense="mine")
+    with pytest.raises(UsageError, match="is not JSON"):
+        docs.sys_ifeval(defense_file=str(lost), defense="mine")
+
+
 def test_attack_is_the_user_turn(small: dict[str, Any]) -> None:
-    doc = only(docs.raccoon_plain(defense="last", system_prompt_prepend="", assistant_name="Bo"))
+    doc = only(
+        raccoon.raccoon(attack_categories="Plain", defense="last", system_prompt_prepend="", assistant_name="Bo")
+    )
     assert doc["messages"][1] == {"role": "user", "content": "Attack."} and doc["user"] == "Attack."
     assert doc["directive"] == doc["secret"] == "Use no commas."
 
