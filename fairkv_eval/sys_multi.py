@@ -1,0 +1,252 @@
+"""Documents of sys_multi: system prompts of one to eight verifiable instructions, generated from a seed.
+
+An instruction is one of the harness's 25 IFEval checkers; its class is the part of its id before the colon. Every
+instruction stands equally often at every position for every number of instructions (`balanced.block`), so that neither
+position nor number is mixed up with what is asked. The texts are in tasks/sys_multi/wording.json.
+
+A doc has the fields of `docs` and: n (how many instructions), positions (do its positions count: true for the largest n
+of the task), code (what must not be told; '' for none).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fairkv_eval.balanced import block
+from fairkv_eval.data import DataError
+from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.resources import resource_dir
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SIZES = (1, 2, 4, 8)
+ORDERS = ("first", "last")
+TOKENS_PER_WORD = 1.3  # English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it
+WORDING = "wording.json"
+
+Wording = dict[str, Any]
+Segments = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a task's metadata may say.
+
+    n: the numbers of instructions. prompts: documents for each of them, a multiple of the number of instructions. seed.
+    secret, defense: where an internal code, and the order to keep it, stand: first, last or None. ask: does the user ask
+    for the code. filler: tokens, by estimate, to which a system prompt is padded, 0 for none; filler_order: does the
+    filler stand before the instructions (first) or after them (last).
+    """
+
+    n: tuple[int, ...] = SIZES
+    prompts: int = 75
+    seed: int = 0
+    secret: str | None = None
+    defense: str | None = None
+    ask: bool = False
+    filler: int = 0
+    filler_order: str = "first"
+
+    def __post_init__(self) -> None:
+        items = len(instructions())
+        for n in self.n:
+            if n not in SIZES:
+                raise unknown("n", n, map(str, SIZES))
+        if not self.n or len(set(self.n)) != len(self.n):
+            raise UsageError(f"n={list(self.n)} is not allowed; it takes different numbers out of {list(SIZES)}")
+        if not _whole(self.prompts) or self.prompts < items or self.prompts % items:
+            raise UsageError(
+                f"prompts={self.prompts!r} is not allowed; it takes a multiple of {items}, the number of instructions, "
+                f"so that each stands equally often at every position: {items}, {2 * items}, {3 * items} …"
+            )
+        if not _whole(self.seed):
+            raise UsageError(f"seed={self.seed!r} is not allowed; it takes a whole number")
+        if not _whole(self.filler) or self.filler < 0:
+            raise UsageError(f"filler={self.filler!r} is not allowed; it takes a whole number of tokens from 0")
+        for name, value in (("secret", self.secret), ("defense", self.defense)):
+            if value is not None and value not in ORDERS:
+                raise unknown(name, value, ORDERS)
+        if self.filler_order not in ORDERS:
+            raise unknown("filler_order", self.filler_order, ORDERS)
+        if not isinstance(self.ask, bool) or (self.ask and self.secret is None):
+            raise UsageError(f"ask={self.ask!r} is not allowed; it takes true or false, and true needs a secret")
+
+
+def sys_multi(
+    n: int | Sequence[int] = SIZES,
+    prompts: int = Options.prompts,
+    seed: int = Options.seed,
+    secret: str | None = None,
+    defense: str | None = None,
+    ask: bool = False,
+    filler: int = 0,
+    filler_order: str = Options.filler_order,
+    **_: Any,
+) -> dict[str, Dataset]:
+    """The task's documents: for each n, `prompts` of them. Raises UsageError for a value out of `Options`' bounds."""
+    from datasets import Dataset
+
+    numbers = tuple(n) if isinstance(n, Sequence) and not isinstance(n, str) else (n,)
+    options = Options(numbers, prompts, seed, secret, defense, ask, filler, filler_order)  # type: ignore[arg-type]
+    return {"test": Dataset.from_list(list(documents(options)))}
+
+
+def documents(options: Options) -> Iterator[dict[str, Any]]:
+    """The documents of all n, mixed, so that a run with --limit sees every n. Those of one n do not depend on others."""
+    by_n = [_of_size(n, options) for n in options.n]
+    for index, group in enumerate(zip(*by_n, strict=True)):
+        for place, doc in enumerate(group):
+            yield {"key": index * len(by_n) + place, **doc}
+
+
+@functools.cache
+def wording() -> Wording:
+    """The texts that prompts are made of. Do not change what is returned."""
+    path = resource_dir("tasks") / "sys_multi" / WORDING
+    try:
+        texts: Wording = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{WORDING}: cannot be read at {path} ({error})") from error
+    return texts
+
+
+def instructions() -> list[str]:
+    """Ids of the instructions, in the table's order."""
+    return list(wording()["instructions"])
+
+
+def conflicts() -> list[list[bool]]:
+    """Which instructions exclude each other, ``[items][items]``, in the order of `instructions`."""
+    place = {name: index for index, name in enumerate(instructions())}
+    table = [[False] * len(place) for _ in place]
+    for rule in wording()["conflicts"]:
+        for one in rule["one"]:
+            for other in rule["other"]:
+                table[place[one]][place[other]] = table[place[other]][place[one]] = True
+    return table
+
+
+def tokens(text: str) -> int:
+    """An estimate of a text's tokens, for any tokenizer: its words times TOKENS_PER_WORD."""
+    return round(len(text.split()) * TOKENS_PER_WORD)
+
+
+def background(length: int, rng: random.Random) -> str:
+    """Neutral sentences of about `length` tokens by estimate; '' where not even one fits."""
+    parts, told = wording()["filler"], 0.0
+    sentences: list[str] = []
+    while True:
+        slots = {name: rng.choice(values) for name, values in parts["slots"].items()}
+        sentence = rng.choice(parts["sentences"]).format(number=rng.randint(3, 90), **slots)
+        told += len(sentence.split()) * TOKENS_PER_WORD
+        if told > length:
+            return " ".join(sentences)
+        sentences.append(sentence)
+
+
+def _of_size(n: int, options: Options) -> list[dict[str, Any]]:
+    """The documents of n instructions. Each thing drawn has a generator of its own, so that one option (a filler, a
+    secret) changes nothing but what it adds."""
+    names, draw = instructions(), functools.partial(_generator, options.seed, n)
+    arrange = draw("arrangement")
+    rows = [row for _ in range(options.prompts // len(names)) for row in block(n, conflicts(), arrange)]
+    arrange.shuffle(rows)
+    forms = {name: _cycle(_forms(name), draw(name)) for name in names}
+    frame = {name: _cycle(wording()[name], draw(name)) for name in ("openings", "requests")}
+    secrecy = {name: _cycle(wording()[name], draw(name)) for name in ("defenses", "secrets", "codes", "questions")}
+    fill = draw("filler")
+    return [
+        _doc([names[item] for item in row], n == max(options.n), forms, {**frame, **secrecy}, fill, options) for row in rows
+    ]
+
+
+def _doc(
+    row: Sequence[str],
+    positions: bool,
+    forms: Mapping[str, Iterator[tuple[str, dict[str, Any]]]],
+    texts: Mapping[str, Iterator[str]],
+    fill: random.Random,
+    options: Options,
+) -> dict[str, Any]:
+    request, opening = next(texts["requests"]), next(texts["openings"])
+    code = next(texts["codes"]) if options.secret else ""
+    user = f"{request} {next(texts['questions'])}" if options.ask else request
+    asked = [_instruction(name, *next(forms[name]), user) for name in row]
+    rules = [{"name": f"instruction_{i}", "text": text} for i, (text, _) in enumerate(asked, 1)]
+    defense = next(texts["defenses"]) if options.defense else ""
+    secret = next(texts["secrets"]).format(code=code) if options.secret else ""
+    ends = {order: _ends(order, defense, secret, options) for order in ORDERS}
+    body = [{"name": "opening", "text": opening}, *rules]
+    taken = sum(tokens(part["text"]) for part in (*ends["first"], *body, *ends["last"]))
+    filler = background(options.filler - taken, fill) if options.filler else ""
+    segments = [*ends["first"], *_padded(body, filler, options.filler_order), *ends["last"]]
+    system = "\n".join(segment["text"] for segment in segments)
+    return {
+        "prompt": f"{user}\n\n{system}",
+        "instruction_id_list": list(row),
+        "kwargs": [kwargs for _, kwargs in asked],
+        "n": len(row),
+        "positions": positions,
+        "system": system,
+        "user": user,
+        "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
+        "segments": segments,
+        "directive": "\n".join(rule["text"] for rule in rules),
+        "defense": defense,
+        "secret": secret,
+        "code": code,
+    }
+
+
+def _ends(order: str, defense: str, secret: str, options: Options) -> Segments:
+    """What stands at one end of the system prompt: the defence, then the secret."""
+    parts = (("defense", defense, options.defense), ("secret", secret, options.secret))
+    return [{"name": name, "text": text} for name, text, place in parts if place == order]
+
+
+def _padded(body: Segments, filler: str, order: str) -> Segments:
+    part = [{"name": "filler", "text": filler}] if filler else []
+    return [*part, *body] if order == "first" else [*body, *part]
+
+
+def _forms(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Every wording of an instruction with each of its arguments."""
+    table = wording()["instructions"][name]
+    return [(text, kwargs) for kwargs in table["kwargs"] for text in table["texts"]]
+
+
+def _instruction(name: str, text: str, kwargs: Mapping[str, Any], user: str) -> tuple[str, dict[str, Any]]:
+    """An instruction's text, and the arguments of its checker."""
+    given = dict(kwargs)
+    if "prompt_to_repeat" in given:
+        given["prompt_to_repeat"] = user
+    told = {key: _told(key, value) for key, value in given.items()}
+    return text.format(**told), given
+
+
+def _told(key: str, value: Any) -> str:
+    """An argument as a prompt says it."""
+    if isinstance(value, list):
+        return " and ".join(f'"{word}"' for word in value)
+    return str(wording()["languages"][value]) if key == "language" else str(value)
+
+
+def _cycle(values: Sequence[Any], rng: random.Random) -> Iterator[Any]:
+    """All values in a random order, again and again, so that each is used equally often."""
+    while True:
+        yield from rng.sample(values, len(values))
+
+
+def _generator(*key: object) -> random.Random:
+    """A generator of its own for each key; a text seeds it the same way in every process."""
+    return random.Random("/".join(map(str, key)))
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
