@@ -13,8 +13,10 @@ import yaml
 from fairkv_eval.resources import resource_dir
 
 DEMO = {"sys_ifeval_demo", "raccoon_demo"}
+MULTI = {"sys_multi", "sys_multi_secret"}
+MULTI |= {f"sys_multi_{what}" for what in ("1", "2", "4", "8", "filler_256", "filler_1k", "filler_4k")}
 PUBLISHED = {"sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain"}
-TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, "raccoon_plain": 256}  # others 1280
+TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, "raccoon_plain": 256, **dict.fromkeys(MULTI, 256)}  # others 1280
 FIRST_SEGMENT = {
     "sys_ifeval": "directive",
     "sys_ifeval_defended": "defense",
@@ -40,7 +42,7 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exact_names() -> None:
     found = manager()
-    assert set(found.all_subtasks) == DEMO | PUBLISHED
+    assert set(found.all_subtasks) == DEMO | MULTI | PUBLISHED
     assert set(found.all_groups) == {"pitfalls"} and found.all_tags == []
 
 
@@ -53,7 +55,7 @@ def test_every_yaml_is_a_task_a_group_or_a_base() -> None:
         config = load_yaml(path, resolve_func=True)
         if not path.name.startswith("_"):
             named.add(config.get("group") or config["task"])
-    assert named == DEMO | PUBLISHED | {"pitfalls"}
+    assert named == DEMO | MULTI | PUBLISHED | {"pitfalls"}
 
 
 def test_every_folder_has_a_readme_that_names_its_tasks() -> None:
@@ -85,7 +87,7 @@ def check(task: Any, name: str) -> None:
         assert scores and set(scores) <= declared
 
 
-@pytest.mark.parametrize("name", sorted(DEMO))
+@pytest.mark.parametrize("name", sorted(DEMO | MULTI))
 def test_demo_tasks_load_without_data(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("FAIRKV_DATA", str(tmp_path))
     check(manager(press="tova", ratio=0.5).load([name])["tasks"][name], name)
