@@ -113,6 +113,23 @@ class FairKV(Processes):
 
     # --- requests
 
+    def jobs(self, request: Instance, policies: Sequence[Policy], repeat: int = 0) -> list[Job]:
+        """One request under each of several policies, for `run`. ``repeat``: how often it has been asked before."""
+        self._prompter.texts = tuple(dict.fromkeys(text for policy in policies for text in literals(policy.keep)))
+        if request.request_type == "generate_until":
+            return self._generation_jobs(request, repeat, policies)[0]
+        return self._scoring_jobs(request, policies)
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
+        """Results with the index of their job, in the order in which they finish."""
+        yield from self._run(list(jobs), "", disable_tqdm=True)
+
+    def answer(self, request: Instance, result: Result) -> Response | tuple[float, bool]:
+        """What the harness is given for a request: a Response, or (log-likelihood in nats, is greedy)."""
+        if request.request_type == "generate_until":
+            return self._response(result, self._generation_settings(request)[1])
+        return result.logprob, result.greedy
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
         repeats: Counter[int] = Counter()
@@ -132,7 +149,7 @@ class FairKV(Processes):
         """Compress each context, then score its continuation: (log-likelihood in nats, is greedy), each an Answer."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
-        jobs = [self._scoring_job(request) for request in requests]
+        jobs = [job for request in requests for job in self._scoring_jobs(request, [self.policy])]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
         for index, result in self._run(jobs, "loglikelihood", disable_tqdm):
             answers[index] = Answer(result.logprob, result.greedy, result.telemetry)
@@ -188,23 +205,32 @@ class FairKV(Processes):
         budget = memory_budget(self._kv_memory, self.device)
         return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
 
-    def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
-        text, kwargs = request.args[:2]
-        label = _label(request)
-        settings: dict[str, Any] = dict(normalize_gen_kwargs(kwargs, self.max_gen_toks))
+    def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
+        """A request's generation arguments, the strings that end an answer, and how many tokens it may have."""
+        settings: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
         until = handle_stop_sequences(settings.pop("until", None), eos=self.tok_decode([self.eot_token_id], False))
-        max_gen_toks = settings.pop("max_gen_toks")
+        return settings, until, settings.pop("max_gen_toks")
+
+    def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
+        (job,), until = self._generation_jobs(request, repeat, [self.policy])
+        return job, until
+
+    def _generation_jobs(
+        self, request: Instance, repeat: int, policies: Sequence[Policy]
+    ) -> tuple[list[Job], list[str]]:
+        label = _label(request)
+        settings, until, max_gen_toks = self._generation_settings(request)
         try:
             seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
-            prompt = self._prompter.prompt(self._prompter.divide(text, request.doc))
-            prompt = self._fit(prompt, max_gen_toks, label)
+            prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc))
+            prompts = [self._fit(prompt, max_gen_toks, label, policy) for policy in policies]
         except (UsageError, ValueError, TypeError) as error:
             raise UsageError(f"{label}: {error}") from error
-        stop = tuple(s for s in until if s)
-        return Job(prompt, self.policy, Generate(max_gen_toks, stop, sampling), label), until
+        want = Generate(max_gen_toks, tuple(s for s in until if s), sampling)
+        return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)], until
 
-    def _scoring_job(self, request: Instance) -> Job:
+    def _scoring_jobs(self, request: Instance, policies: Sequence[Policy]) -> list[Job]:
         context, continuation = request.args[:2]
         label = _label(request)
         try:
@@ -221,10 +247,11 @@ class FairKV(Processes):
                 prompt = self._prompter.prompt(replace(text, text=text.text.rstrip()))
                 if list(prompt.tokens) != head:
                     raise UsageError("the tokenizer reads the context differently with offsets than without")
-            prompt = self._fit(prompt, len(tokens) - 1, label)
+            prompts = [self._fit(prompt, len(tokens) - 1, label, policy) for policy in policies]
         except UsageError as error:
             raise UsageError(f"{label}: {error}") from error
-        return Job(prompt, self.policy, Score(tuple(tokens)), label)
+        want = Score(tuple(tokens))
+        return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)]
 
     def _response(self, result: Result, until: list[str]) -> Response:
         tokens = list(result.tokens)
@@ -237,23 +264,23 @@ class FairKV(Processes):
         text = postprocess_generated_text(text, until, thought if isinstance(thought, str) else None)
         return Response(text, result.telemetry)
 
-    def _fit(self, prompt: Prompt, following: int, label: str) -> Prompt:
+    def _fit(self, prompt: Prompt, following: int, label: str, policy: Policy) -> Prompt:
         """The prompt, if it fits and has the parts the policy names."""
-        following = max(following, self._replayed_tokens(prompt))
+        following = max(following, self._replayed_tokens(prompt, policy))
         prompt = self._prompter.fit(prompt, following, self.max_length, bool(self.truncation), label)
-        if prompt.context and self.policy.evicts:
-            if self.policy.fair and not prompt.segments:
+        if prompt.context and policy.evicts:
+            if policy.fair and not prompt.segments:
                 raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
-            whitelist(prompt.segments, prompt.marks, self.policy.keep, prompt.context)
+            whitelist(prompt.segments, prompt.marks, policy.keep, prompt.context)
         return prompt
 
-    def _replayed_tokens(self, prompt: Prompt) -> int:
+    def _replayed_tokens(self, prompt: Prompt, policy: Policy) -> int:
         """Tokens of the longest replay that follows the context, for presses that have one."""
-        press = self.policy.press
-        if press is None or press.replay is None or not self.policy.evicts:
+        press = policy.press
+        if press is None or press.replay is None or not policy.evicts:
             return 0
         context = prompt.tokens[: prompt.context]
-        replays = press.replay(context, self._prompter.ask, **taken(press.replay, self.policy.parameters))
+        replays = press.replay(context, self._prompter.ask, **taken(press.replay, policy.parameters))
         return max((len(tail) for tail in replays), default=0)
 
     # --- the harness's view of the model
@@ -289,7 +316,12 @@ class FairKV(Processes):
         limit = length_limit(self.config)
         return min(super().max_length, limit) if limit else super().max_length
 
-    def _fingerprint(self) -> dict[str, Any]:
+    def fresh_account(self) -> None:
+        """Forget what has been processed, so that totals and speeds are those of what is run from here on."""
+        self._account = Totals()
+
+    def identity(self) -> dict[str, Any]:
+        """What decides an answer beside the request and the policy, as plain values."""
         model = {
             "pretrained": provenance.model_name(self.pretrained),
             "revision": self.revision,
@@ -298,7 +330,10 @@ class FairKV(Processes):
             "dtype": str(self.model.dtype),
             "weights": self._weights,
         }
-        return {**self.policy.describe(), **asdict(self.parts), **model, "seed": self._seed}
+        return {**asdict(self.parts), **model, "seed": self._seed}
+
+    def _fingerprint(self) -> dict[str, Any]:
+        return {**self.policy.describe(), **self.identity()}
 
     def _eos_tokens(self) -> set[int]:
         config = getattr(self.model, "generation_config", None)

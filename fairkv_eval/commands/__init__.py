@@ -5,5 +5,6 @@ UsageError where it cannot. It imports what is heavy when it runs, so that help 
 """
 
 SUMMARIES = {
+    "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
     "presses": "list presses: what they keep, their parameters, where they can be used",
 }

@@ -1,0 +1,204 @@
+"""A finished cell: its answers scored by the harness's own `evaluate`, and written in the harness's own files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.evaluator import evaluate
+from lm_eval.loggers import EvaluationTracker
+from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+from lm_eval.utils import sanitize_model_name
+
+from fairkv_eval import provenance
+from fairkv_eval.cells import Cell, changes
+from fairkv_eval.errors import UsageError
+from fairkv_eval.journal import Answer
+from fairkv_eval.known import Knowing
+from fairkv_eval.pretrained import HUB_NAME
+from fairkv_eval.response import Response
+from fairkv_eval.sweep_file import Sweep
+
+Answers = Mapping[tuple[int, int], Answer]  # by the request's place and how often it was asked before
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where a cell's answers come from: the loaded model, its arguments in the sweep, what it tells about itself
+    (`FairKV.get_model_info`, with totals and speeds of the run), and when that began (seconds since the epoch)."""
+
+    model: Any
+    arguments: Mapping[str, Any]
+    info: Mapping[str, Any]
+    began: float
+
+    @property
+    def name(self) -> str:
+        """The model's name without a machine's paths."""
+        return provenance.model_name(self.arguments.get("pretrained") or HUB_NAME)
+
+
+def cell_folder(output: Path, model: str, cell: Cell) -> Path:
+    """Where a cell's files lie; the folder is there once they are complete."""
+    return output / sanitize_model_name(model) / cell.task / cell.name
+
+
+def score(task: Task, requests: Sequence[Instance], answers: Answers, sweep: Sweep, source: Source) -> dict[str, Any]:
+    """The harness's results of one cell, samples included."""
+    known = {key: _as_told(answer) for key, answer in answers.items()}
+    fresh = [dataclasses.replace(request, resps=[], filtered_resps={}) for request in requests]
+    with _built(task, fresh):
+        results = evaluate(
+            lm=Knowing(source.model, fresh, known),
+            task_dict={"tasks": {task.task_name: task}, "groups": {}},
+            limit=sweep.limit,
+            bootstrap_iters=sweep.bootstrap_iters,
+            log_samples=True,
+            system_instruction=sweep.system_instruction,
+            apply_chat_template=sweep.apply_chat_template,
+            fewshot_as_multiturn=sweep.fewshot_as_multiturn,
+            confirm_run_unsafe_code=sweep.confirm_run_unsafe_code,
+        )
+    return dict(results)
+
+
+def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, sweep: Sweep, source: Source) -> Path:
+    """Write a cell's result JSON and samples, both or none; the folder they are in."""
+    arguments = {**source.arguments, "pretrained": source.name}
+    results |= {"config": _config(cell, answers, sweep, source), "git_hash": _git_hash(), "date": source.began}
+    results |= _environment()
+    add_tokenizer_info(results, source.model)
+    samples = results.pop("samples")
+    unfinished = output / ".sweep" / "unfinished" / cell.id
+    shutil.rmtree(unfinished, ignore_errors=True)
+    tracker = EvaluationTracker(output_path=str(unfinished))
+    tracker.general_config_tracker.start_time = time.perf_counter() - (time.time() - source.began)
+    tracker.general_config_tracker.log_experiment_args(
+        model_source="fairkv",
+        model_args=arguments,
+        system_instruction=sweep.system_instruction,
+        chat_template=source.model.chat_template(sweep.apply_chat_template) if sweep.apply_chat_template else None,
+        fewshot_as_multiturn=sweep.fewshot_as_multiturn,
+    )
+    tracker.save_results_aggregated(results=results, samples=samples)
+    tracker.save_results_samples(task_name=cell.task, samples=samples[cell.task])
+    # The tracker only logs what goes wrong.
+    written = [*unfinished.glob("*/results_*.json"), *unfinished.glob(f"*/samples_{cell.task}_*.jsonl")]
+    if len(written) != 2:
+        raise UsageError(f"the results of cell {cell.name} could not be written below {output}; is the disk full?")
+    folder = cell_folder(output, source.name, cell)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    written[0].parent.rename(folder)
+    shutil.rmtree(unfinished)
+    return folder
+
+
+def account(answers: Answers) -> dict[str, Any]:
+    """Totals of one cell: what eviction did to its contexts, each counted once, and what was generated."""
+    contexts = {answer.context: answer.telemetry for answer in answers.values() if answer.telemetry["kv_bytes_full"]}
+    full, kept = (sum(told[f"kv_bytes_{part}"] for told in contexts.values()) for part in ("full", "kept"))
+    return {
+        "contexts": len(contexts),
+        "context_tokens": sum(told["context_tokens"] for told in contexts.values()),
+        "kv_bytes_full": full,
+        "kv_bytes_kept": kept,
+        "achieved_ratio": round(1 - kept / full, 6) if full else None,
+        "generated_tokens": sum(answer.telemetry.get("generated_tokens", 0) for answer in answers.values()),
+    }
+
+
+def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
+    """The plain harness's command line for the same cell."""
+    options = {
+        "model": "fairkv",
+        "model_args": json.dumps({**arguments, **changes(cell.policy)}, ensure_ascii=False),
+        "tasks": cell.task,
+        "limit": sweep.limit,
+        "num_fewshot": sweep.num_fewshot,
+        "gen_kwargs": json.dumps(sweep.gen_kwargs) if sweep.gen_kwargs else None,
+        "metadata": json.dumps(sweep.metadata) if sweep.metadata else None,
+        "include_path": ",".join(Path(path).name for path in sweep.include_path) or None,
+        "system_instruction": sweep.system_instruction,
+        "seed": ",".join(map(str, sweep.seed)),
+        "batch_size": sweep.batch_size,
+    }
+    texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in options.items() if v is not None}
+    given = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
+    template = sweep.apply_chat_template
+    given += [f"--apply_chat_template{'' if template is True else f' {shlex.quote(str(template))}'}"] * bool(template)
+    return " ".join(["lm_eval", *given])
+
+
+def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[str, Any]:
+    """What the harness writes as ``config``, with the cell's own policy and totals under ``fairkv``."""
+    arguments = {**source.arguments}
+    if "pretrained" in arguments:
+        arguments["pretrained"] = source.name
+    shared = dict(source.info["fairkv"])
+    speeds = {name: value for name, value in shared.items() if name.endswith("_per_second")}
+    return {
+        "model": "fairkv",
+        "model_args": {**arguments, **changes(cell.policy)},
+        **source.info,
+        "fairkv": {
+            **{k: v for k, v in shared.items() if k in ("segments", "scope", "chat", "fewshot_delimiter", "notes")},
+            **cell.policy.describe(),
+            **account(answers),
+            **speeds,
+            **provenance.describe(),
+            "model_sha256": shared["model_sha256"],
+            "command": command(cell, sweep, arguments),
+            "sweep": {
+                "cell": cell.id,
+                "requests_sha256": cell.identity["requests"],
+                # One engine run for all cells of a task: its speeds are theirs together.
+                "run": {k: v for k, v in shared.items() if k.endswith("_tokens")},
+            },
+        },
+        "batch_size": sweep.batch_size,
+        "batch_sizes": [],
+        "device": sweep.device,
+        "use_cache": None,
+        "limit": sweep.limit,
+        "bootstrap_iters": sweep.bootstrap_iters,
+        "gen_kwargs": sweep.gen_kwargs,
+        **dict(zip(("random_seed", "numpy_seed", "torch_seed", "fewshot_seed"), sweep.seed, strict=True)),
+    }
+
+
+def _as_told(answer: Answer) -> Response | tuple[float, bool]:
+    return (answer.logprob, answer.greedy) if answer.text is None else Response(answer.text, answer.telemetry)
+
+
+@contextmanager
+def _built(task: Any, requests: list[Instance]) -> Iterator[None]:
+    """A task whose requests are built already: the harness would build the same ones again for every cell."""
+    task._instances = requests
+    task.build_all_requests = lambda **_: None
+    try:
+        yield
+    finally:
+        del task.build_all_requests
+
+
+@cache
+def _git_hash() -> str | None:
+    return get_git_commit_hash()
+
+
+@cache
+def _environment() -> dict[str, Any]:
+    """Seconds of work, and the same for every cell."""
+    found: dict[str, Any] = {}
+    add_env_info(found)
+    return found

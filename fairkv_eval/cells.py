@@ -1,0 +1,111 @@
+"""A cell of a sweep: one task under one policy, and the identity that everything which could change it goes into."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.utils import handle_non_serializable
+
+from fairkv_eval.policy import Policy
+
+# Versions that a number can depend on. Not the commit: it changes with every edit of a README, and a sweep that goes
+# on after one would start anew. The press's own digest is part of the policy, the task's functions of its config.
+_PACKAGES = ("fairkv-eval", "lm-eval", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``identity``: plain values; ``id``: their digest, the same on every machine that would get the same numbers."""
+
+    task: str
+    policy: Policy
+    identity: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        return digest(self.identity)[:16]
+
+    @property
+    def name(self) -> str:
+        """A folder's name: readable, and not another cell's."""
+        return f"{slug(self.policy)}-{self.id[:8]}"
+
+
+def identity(
+    task: Task,
+    policy: Policy,
+    model: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    requests: str,
+) -> dict[str, Any]:
+    """What a cell's numbers come from: model, policy, task, ``settings`` (`Sweep.shared`), the requests' digest."""
+    return {
+        "model": dict(model),
+        "policy": policy.describe(),
+        "task": task.task_name,
+        "task_version": task.VERSION,
+        "task_config": without_addresses(task.dump_config()),
+        "requests": requests,
+        "settings": dict(settings),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of plain values, whatever the order of their keys."""
+    text = json.dumps(value, sort_keys=True, default=handle_non_serializable, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def digest_of_requests(requests: Sequence[Instance]) -> str:
+    """Of all documents, and of everything that is asked about them, in order."""
+    found = hashlib.sha256()
+    docs: dict[int, str] = {}
+    for request in requests:
+        doc = docs.setdefault(id(request.doc), digest(request.doc))
+        found.update(digest([request.request_type, doc, request.doc_id, request.repeats, request.args]).encode())
+    return found.hexdigest()
+
+
+def without_addresses(value: Any) -> Any:
+    """A configuration as text and numbers, without the places in memory that Python prints for an object."""
+    text = json.dumps(value, sort_keys=True, default=handle_non_serializable)
+    return json.loads(re.sub(r" at 0x[0-9a-fA-F]+", "", text))
+
+
+def slug(policy: Policy) -> str:
+    """A policy in a file name: ``full``, ``tova_ratio=0.5``, ``snapkv_window=16_ratio=0.5_fair=1``."""
+    if policy == Policy() or policy.press is None:
+        return "full"
+    parts = [re.split(r"[\\/]", policy.press.name)[-1]]
+    parts += [f"{name}={value}" for name, value in changes(policy).items() if name != "press"]
+    return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
+
+
+def changes(policy: Policy) -> dict[str, Any]:
+    """The policy as model arguments, as far as they are not the defaults."""
+    if policy.press is None:
+        return {}
+    press, plain = policy.press, Policy()
+    given: dict[str, Any] = {"press": press.name}
+    if press.base:
+        given["base"] = press.base.name
+    given |= {name: value for name, value in policy.parameters if value != press.parameters[name].default}
+    texts = [entry.removeprefix("text:") for entry in policy.keep if entry.startswith("text:")]
+    names = [entry for entry in policy.keep if not entry.startswith("text:")]
+    for name in (field.name for field in fields(policy) if field.name not in ("press", "parameters", "keep")):
+        if getattr(policy, name) != getattr(plain, name):
+            given[name] = getattr(policy, name)
+    if names:
+        given["keep"] = "+".join(names)
+    if texts:
+        given["keep_text"] = texts[0] if len(texts) == 1 else texts
+    return given

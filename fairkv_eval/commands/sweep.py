@@ -1,0 +1,62 @@
+"""``fairkv sweep``: models × presses × ratios × tasks, one loaded model and one prefill a prompt for all of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+# Flags that stand for a key of the YAML, and what each takes.
+_FLAGS: dict[str, tuple[Any, str]] = {
+    "model_args": (str, "fairkv's model arguments, without those of a policy: pretrained=…,dtype=bfloat16"),
+    "tasks": (str, "task names, joined by commas"),
+    "output_path": (str, "folder of the results; a sweep that was stopped goes on in it"),
+    "limit": (float, "documents a task"),
+    "num_fewshot": (int, "few-shot examples"),
+    "gen_kwargs": (str, "generation arguments: max_gen_toks=64"),
+    "metadata": (str, "for tasks that take some: defense=…"),
+    "include_path": (str, "folder of more tasks"),
+    "system_instruction": (str, "before every prompt"),
+    "batch_size": (str, "rows that decode together, or auto"),
+    "device": (str, "as cuda:0"),
+    "seed": (int, "of everything that is drawn"),
+    "bootstrap_iters": (int, "of the standard errors that are bootstrapped"),
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", nargs="?", help="a YAML; flags of the same names go before it")
+    parser.add_argument("--presses", nargs="+", help="as tova snapkv,window=16")
+    parser.add_argument("--ratios", nargs="+", help="as 0:0.9:0.1, or numbers")
+    parser.add_argument("--fair", nargs="+", help="as false true")
+    for name, (kind, text) in _FLAGS.items():
+        parser.add_argument(f"--{name}", type=kind, help=text)
+    parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as the harness has it")
+    parser.add_argument("--fidelity", action="store_true", default=None, help="compare each policy's distributions")
+
+
+def run(given: argparse.Namespace) -> None:
+    from fairkv_eval.sweep_file import read_sweep
+
+    sweep = read_sweep(given.sweep, _flags(given))
+    from fairkv_eval.sweep import run_sweep
+
+    try:
+        folders = run_sweep(sweep)
+    except KeyboardInterrupt:
+        print("fairkv: stopped; the same command goes on where this one was", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"{len(folders)} cells in {sweep.output_path}")
+
+
+def _flags(given: argparse.Namespace) -> dict[str, Any]:
+    """The flags that were given, as the YAML would have them."""
+    import yaml
+
+    flags = {k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command")}
+    for name in ("fair", "ratios"):
+        if name in flags:
+            flags[name] = [text if ":" in text else yaml.safe_load(text) for text in flags[name]]
+    if str(flags.get("batch_size", "")).isdigit():
+        flags["batch_size"] = int(flags["batch_size"])
+    return flags

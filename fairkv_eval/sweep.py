@@ -1,0 +1,240 @@
+"""`fairkv sweep`: every cell of models × policies × tasks, on one loaded model and one prefill a prompt for all cells.
+
+Answers go into a journal as they come. A cell whose answers are all there is scored by the harness's own `evaluate`,
+and its files appear at once; finished cells and journalled answers are never asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from filelock import FileLock, Timeout
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.task import Task
+from lm_eval.tasks import TaskManager
+from tqdm import tqdm
+
+from fairkv_eval import plugin
+from fairkv_eval.cell_files import Source, cell_folder, score, write
+from fairkv_eval.cells import Cell, digest, digest_of_requests, identity
+from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.jobs import Job, Result, Score
+from fairkv_eval.journal import Answer, Journal, Key, read_answers
+from fairkv_eval.known import Asked, Asking
+from fairkv_eval.model import FairKV
+from fairkv_eval.sweep_file import Sweep
+
+log = logging.getLogger(__name__)
+
+# Model arguments that change how a run goes, not what it answers, and the name, which `FairKV.identity` tells.
+_NO_MATTER = {"pretrained", "kv_memory", "max_prefill_tokens"}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task on one model: its requests, in the harness's order, and its cells."""
+
+    task: Task
+    requests: tuple[Instance, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def asked(self) -> list[tuple[int, int]]:
+        """Every request of a cell: its place, and how often it was asked before."""
+        return [(i, repeat) for i, request in enumerate(self.requests) for repeat in range(request.repeats or 1)]
+
+
+@dataclass(frozen=True)
+class Open:
+    """An answer that is still to be found, and the job that finds it."""
+
+    key: Key
+    request: Instance
+    job: Job
+
+
+def run_sweep(sweep: Sweep) -> list[Path]:
+    """Run what is not finished yet; the folders of all cells, in the order models, tasks, policies."""
+    check_alone()
+    tasks = load_tasks(sweep)
+    with locked(sweep.output_path):
+        folders: list[Path] = []
+        for arguments in sweep.models:
+            model = load_model(sweep, arguments)
+            folders += _run_model(sweep, arguments, model, tasks)
+            del model
+        return folders
+
+
+def check_alone() -> None:
+    """UsageError under a launcher of several processes, each of which would run the whole sweep."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        raise UsageError(
+            f"{os.environ['WORLD_SIZE']} processes were launched (WORLD_SIZE), and each would run the whole sweep; "
+            "start fairkv sweep as one process"
+        )
+
+
+def load_tasks(sweep: Sweep) -> dict[str, Task]:
+    """The tasks by name, groups and tags as what they hold; UsageError for one that is unknown or cannot be swept."""
+    plugin.install()
+    manager = TaskManager(include_path=list(sweep.include_path) or None, metadata=sweep.metadata or {})
+    for name in sweep.tasks:
+        if name not in manager.task_index:
+            raise unknown("task", name, manager.all_tasks)
+    tasks = manager.load(list(sweep.tasks))["tasks"]
+    for name, task in tasks.items():
+        if task.OUTPUT_TYPE == "loglikelihood_rolling":
+            raise UsageError(
+                f"task {name} scores rolling windows, whose contexts of one token leave nothing to compress: every "
+                "cell would be the same. Leave it out"
+            )
+    return dict(tasks)
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other sweeps out of a folder."""
+    inside = output / ".sweep"
+    try:
+        inside.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"output_path={str(output)!r} is no folder to write to ({error.strerror})") from error
+    try:
+        with FileLock(inside / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise UsageError(
+            f"another sweep is running in {output}; wait until it ends, or name another output_path"
+        ) from error
+
+
+def load_model(sweep: Sweep, arguments: Mapping[str, Any]) -> FairKV:
+    """The model of some cells, seeded as `lm_eval` seeds it."""
+    random.seed(sweep.seed[0])
+    numpy.random.seed(sweep.seed[1])
+    torch.manual_seed(sweep.seed[2])
+    return FairKV(**arguments, batch_size=sweep.batch_size, device=sweep.device)
+
+
+def plan(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, task: Task) -> Work:
+    """A task's requests, built by the harness, and its cells."""
+    with suppress(Asked):
+        simple_evaluate(
+            Asking(model),
+            tasks=[task],
+            num_fewshot=sweep.num_fewshot,
+            limit=sweep.limit,
+            gen_kwargs=dict(sweep.gen_kwargs) if sweep.gen_kwargs else None,
+            system_instruction=sweep.system_instruction,
+            apply_chat_template=sweep.apply_chat_template,
+            fewshot_as_multiturn=sweep.fewshot_as_multiturn,
+            confirm_run_unsafe_code=sweep.confirm_run_unsafe_code,
+            random_seed=sweep.seed[0],
+            numpy_random_seed=sweep.seed[1],
+            torch_random_seed=sweep.seed[2],
+            fewshot_random_seed=sweep.seed[3],
+            task_manager=TaskManager(include_defaults=False),
+        )
+    requests = tuple(task.instances)
+    told = {
+        **model.identity(),
+        "arguments": {k: v for k, v in arguments.items() if k not in _NO_MATTER},
+        "hub_commit": getattr(model.config, "_commit_hash", None),
+        "device": model.device.type,
+    }
+    found = digest_of_requests(requests)
+    identities = (identity(task, policy, told, sweep.shared(), found) for policy in sweep.policies)
+    cells = (Cell(task.task_name, policy, own) for policy, own in zip(sweep.policies, identities, strict=True))
+    return Work(task, requests, tuple(cells))
+
+
+def _run_model(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks: Mapping[str, Task]) -> list[Path]:
+    name = Source(model, arguments, {}, 0.0).name
+    works = [plan(sweep, arguments, model, task) for task in tasks.values()]
+    unfinished = {id(work): [c for c in work.cells if not finished(sweep.output_path, name, c)] for work in works}
+    known = read_answers(journals(sweep.output_path), [c.id for cells in unfinished.values() for c in cells])
+    # All of them before the first runs, so that what is wrong with a prompt is told at once.
+    todo = {id(work): open_jobs(model, work, unfinished[id(work)], known) for work in works}
+    with Journal(sweep.output_path / ".sweep" / "journal.jsonl") as journal:
+        for work in works:
+            if not unfinished[id(work)]:
+                continue
+            began = time.time()
+            model.fresh_account()
+            known.update(ask(model, work, todo[id(work)], journal))
+            source = Source(model, arguments, model.get_model_info(), began)
+            for cell in unfinished[id(work)]:
+                answers = {asked: known[Key(cell.id, *asked)] for asked in work.asked}
+                results = score(work.task, work.requests, answers, sweep, source)
+                write(sweep.output_path, cell, results, answers, sweep, source)
+    return [cell_folder(sweep.output_path, name, cell) for work in works for cell in work.cells]
+
+
+def finished(output: Path, model: str, cell: Cell) -> bool:
+    return any(cell_folder(output, model, cell).glob("results_*.json"))
+
+
+def journals(output: Path) -> list[Path]:
+    return sorted((output / ".sweep").glob("journal*.jsonl"))
+
+
+def open_jobs(model: FairKV, work: Work, cells: Sequence[Cell], known: Mapping[Key, Answer]) -> list[Open]:
+    """What is still to be asked, request by request, a request's cells side by side."""
+    found: list[Open] = []
+    for place, repeat in work.asked:
+        request = work.requests[place]
+        left = [cell for cell in cells if Key(cell.id, place, repeat) not in known]
+        jobs = model.jobs(request, [cell.policy for cell in left], repeat) if left else []
+        found += [Open(Key(c.id, place, repeat), request, job) for c, job in zip(left, jobs, strict=True)]
+    return found
+
+
+def ask(model: FairKV, work: Work, todo: Sequence[Open], journal: Journal) -> dict[Key, Answer]:
+    """Run the jobs in one engine run and write every answer down as it comes."""
+    answers: dict[Key, Answer] = {}
+    left = Counter(entry.key.cell for entry in todo)
+    prompts = Counter((entry.key.request, entry.key.repeat) for entry in todo)
+    total = {"cells": len(left), "prompts": len(prompts)}
+    tokens, began = 0, time.perf_counter()
+    with tqdm(total=len(todo), desc=work.task.task_name, unit="answer", disable=not todo) as bar:
+        for index, result in model.run([entry.job for entry in todo]) if todo else ():
+            entry = todo[index]
+            answers[entry.key] = answer_of(model, entry, result)
+            journal.write(entry.key, answers[entry.key])
+            _count(left, entry.key.cell)
+            _count(prompts, (entry.key.request, entry.key.repeat))
+            tokens += len(entry.job.want.continuation) if isinstance(entry.job.want, Score) else len(result.tokens)
+            done = {"cells": total["cells"] - len(left), "prompts": total["prompts"] - len(prompts)}
+            told = ", ".join(f"{done[name]}/{total[name]} {name}" for name in total)
+            bar.set_postfix_str(f"{told}, {tokens / (time.perf_counter() - began):.0f} tokens/s", refresh=False)
+            bar.update(1)
+    return answers
+
+
+def answer_of(model: FairKV, entry: Open, result: Result) -> Answer:
+    """What the journal keeps of a result."""
+    prompt = entry.job.prompt
+    context = digest([prompt.tokens[: prompt.context], prompt.segments, prompt.marks])[:16]
+    told = model.answer(entry.request, result)
+    if isinstance(told, tuple):
+        return Answer(result.telemetry, context, logprob=told[0], greedy=told[1])
+    return Answer(result.telemetry, context, text=str(told), tokens=result.tokens)
+
+
+def _count(left: Counter, name: Any) -> None:
+    left[name] -= 1
+    if not left[name]:
+        del left[name]
