@@ -127,7 +127,7 @@ def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
         "num_fewshot": sweep.num_fewshot,
         "gen_kwargs": json.dumps(sweep.gen_kwargs) if sweep.gen_kwargs else None,
         "metadata": json.dumps(sweep.metadata) if sweep.metadata else None,
-        "include_path": ",".join(Path(path).name for path in sweep.include_path) or None,
+        "include_path": " ".join(Path(path).name for path in sweep.include_path) or None,
         "system_instruction": sweep.system_instruction,
         "seed": ",".join(map(str, sweep.seed)),
         "batch_size": sweep.batch_size,

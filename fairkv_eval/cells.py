@@ -86,7 +86,11 @@ def slug(policy: Policy) -> str:
     if policy == Policy() or policy.press is None:
         return "full"
     parts = [re.split(r"[\\/]", policy.press.name)[-1]]
-    parts += [f"{name}={value}" for name, value in changes(policy).items() if name != "press"]
+    parts += [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in changes(policy).items()
+        if name != "press"
+    ]
     return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
 
 

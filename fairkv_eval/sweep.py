@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,26 +43,28 @@ _NO_MATTER = {"pretrained", "kv_memory", "max_prefill_tokens"}
 
 
 @dataclass(frozen=True)
-class Work:
-    """One task on one model: its requests, in the harness's order, and its cells."""
-
-    task: Task
-    requests: tuple[Instance, ...]
-    cells: tuple[Cell, ...]
-
-    @property
-    def asked(self) -> list[tuple[int, int]]:
-        """Every request of a cell: its place, and how often it was asked before."""
-        return [(i, repeat) for i, request in enumerate(self.requests) for repeat in range(request.repeats or 1)]
-
-
-@dataclass(frozen=True)
 class Open:
     """An answer that is still to be found, and the job that finds it."""
 
     key: Key
     request: Instance
     job: Job
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task on one model: its requests, in the harness's order, its cells, and what is left to do for them."""
+
+    task: Task
+    requests: tuple[Instance, ...]
+    cells: tuple[Cell, ...]
+    unfinished: tuple[Cell, ...] = ()
+    todo: tuple[Open, ...] = ()
+
+    @property
+    def asked(self) -> list[tuple[int, int]]:
+        """Every request of a cell: its place, and how often it was asked before."""
+        return [(i, repeat) for i, request in enumerate(self.requests) for repeat in range(request.repeats or 1)]
 
 
 def run_sweep(sweep: Sweep) -> list[Path]:
@@ -129,7 +131,7 @@ def load_model(sweep: Sweep, arguments: Mapping[str, Any]) -> FairKV:
     return FairKV(**arguments, batch_size=sweep.batch_size, device=sweep.device)
 
 
-def plan(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, task: Task) -> Work:
+def _cells(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, task: Task) -> Work:
     """A task's requests, built by the harness, and its cells."""
     with suppress(Asked):
         simple_evaluate(
@@ -161,25 +163,40 @@ def plan(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, task: Task) 
     return Work(task, requests, tuple(cells))
 
 
-def _run_model(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks: Mapping[str, Task]) -> list[Path]:
+def plan(
+    sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks: Mapping[str, Task], known: dict[Key, Answer]
+) -> list[Work]:
+    """All work on one model; ``known`` is given the answers that are journalled.
+
+    All of it before the first job runs, so that what is wrong with a prompt is told at once.
+    """
+    works = []
     name = Source(model, arguments, {}, 0.0).name
-    works = [plan(sweep, arguments, model, task) for task in tasks.values()]
-    unfinished = {id(work): [c for c in work.cells if not finished(sweep.output_path, name, c)] for work in works}
-    known = read_answers(journals(sweep.output_path), [c.id for cells in unfinished.values() for c in cells])
-    # All of them before the first runs, so that what is wrong with a prompt is told at once.
-    todo = {id(work): open_jobs(model, work, unfinished[id(work)], known) for work in works}
+    for task in tasks.values():
+        work = _cells(sweep, arguments, model, task)
+        left = tuple(cell for cell in work.cells if not finished(sweep.output_path, name, cell))
+        known.update(read_answers(journals(sweep.output_path), [cell.id for cell in left]))
+        works.append(replace(work, unfinished=left, todo=tuple(open_jobs(model, work, left, known))))
+    return works
+
+
+def _run_model(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks: Mapping[str, Task]) -> list[Path]:
+    known: dict[Key, Answer] = {}
+    works = plan(sweep, arguments, model, tasks, known)
     with Journal(sweep.output_path / ".sweep" / "journal.jsonl") as journal:
         for work in works:
-            if not unfinished[id(work)]:
+            if not work.unfinished:
                 continue
             began = time.time()
             model.fresh_account()
-            known.update(ask(model, work, todo[id(work)], journal))
+            known.update(ask(model, work, journal))
             source = Source(model, arguments, model.get_model_info(), began)
-            for cell in unfinished[id(work)]:
-                answers = {asked: known[Key(cell.id, *asked)] for asked in work.asked}
-                results = score(work.task, work.requests, answers, sweep, source)
-                write(sweep.output_path, cell, results, answers, sweep, source)
+            with _told_once():
+                for cell in work.unfinished:
+                    answers = {asked: known[Key(cell.id, *asked)] for asked in work.asked}
+                    results = score(work.task, work.requests, answers, sweep, source)
+                    write(sweep.output_path, cell, results, answers, sweep, source)
+    name = Source(model, arguments, {}, 0.0).name
     return [cell_folder(sweep.output_path, name, cell) for work in works for cell in work.cells]
 
 
@@ -202,8 +219,9 @@ def open_jobs(model: FairKV, work: Work, cells: Sequence[Cell], known: Mapping[K
     return found
 
 
-def ask(model: FairKV, work: Work, todo: Sequence[Open], journal: Journal) -> dict[Key, Answer]:
+def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
     """Run the jobs in one engine run and write every answer down as it comes."""
+    todo = work.todo
     answers: dict[Key, Answer] = {}
     left = Counter(entry.key.cell for entry in todo)
     prompts = Counter((entry.key.request, entry.key.repeat) for entry in todo)
@@ -232,6 +250,24 @@ def answer_of(model: FairKV, entry: Open, result: Result) -> Answer:
     if isinstance(told, tuple):
         return Answer(result.telemetry, context, logprob=told[0], greedy=told[1])
     return Answer(result.telemetry, context, text=str(told), tokens=result.tokens)
+
+
+@contextmanager
+def _told_once() -> Iterator[None]:
+    """The harness says the same of every cell: each of its warnings once."""
+    seen: set[str] = set()
+
+    def first(record: logging.LogRecord) -> bool:
+        new = record.getMessage() not in seen
+        seen.add(record.getMessage())
+        return new
+
+    logger = logging.getLogger("lm_eval.evaluator_utils")
+    logger.addFilter(first)
+    try:
+        yield
+    finally:
+        logger.removeFilter(first)
 
 
 def _count(left: Counter, name: Any) -> None:

@@ -1,0 +1,195 @@
+"""Sweeps on tiny tasks and a tiny model: cells as separate runs give them, and runs that were broken off."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import worker
+from filelock import FileLock
+
+from fairkv_eval import sweep as sweeps
+from fairkv_eval.errors import UsageError
+from fairkv_eval.journal import read_answers
+from fairkv_eval.model import FairKV
+from fairkv_eval.sweep import Sweep, run_sweep
+from fairkv_eval.sweep_file import sweep_of
+
+POLICIES = {
+    "full": {},
+    "tova_ratio=0.5": {"press": "tova", "ratio": 0.5},
+    "tova_ratio=0.5_fair=1": {"press": "tova", "ratio": 0.5, "fair": True},
+    "snapkv_window=8_ratio=0.5": {"press": "snapkv", "window": 8, "ratio": 0.5},
+    "snapkv_window=8_ratio=0.5_fair=1": {"press": "snapkv", "window": 8, "ratio": 0.5, "fair": True},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    worker.write_tasks(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_these_tasks(folder: Path):
+    """Indexing the harness's own tasks takes seconds a sweep."""
+    with pytest.MonkeyPatch.context() as patch:
+        manager = sweeps.TaskManager
+        patch.setattr(sweeps, "TaskManager", lambda **given: manager(**{**given, "include_defaults": False}))
+        yield
+
+
+def a_sweep(folder: Path, output: Path, **given) -> Sweep:
+    return sweep_of(
+        {
+            "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
+            "presses": ["tova", {"press": "snapkv", "window": 8}],
+            "ratios": [0, 0.5],
+            "fair": [False, True],
+            "tasks": worker.TASKS,
+            "include_path": str(folder),
+            "output_path": str(output),
+            "batch_size": 3,
+            "bootstrap_iters": 20,
+            "device": "cpu",
+            **given,
+        }
+    )
+
+
+def numbers(output: Path) -> dict[tuple[str, str], tuple[dict, list]]:
+    """Results and samples by task and policy."""
+    found = {}
+    for path in output.glob("model/*/*/results_*.json"):
+        task, cell = path.parts[-3:-1]
+        (samples,) = path.parent.glob("samples_*.jsonl")
+        told = [json.loads(line) for line in samples.read_text().splitlines()]
+        found[task, cell.rpartition("-")[0]] = json.loads(path.read_text()), told
+    return found
+
+
+def scores(output: Path) -> dict:
+    return {key: (told["results"], samples) for key, (told, samples) in numbers(output).items()}
+
+
+def assert_same(ours: dict, theirs: dict) -> None:
+    """Metrics that are equal, figures but for rounding: a prompt's prefill may share more in one run than in another."""
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert value == (theirs[name] if isinstance(value, str) else pytest.approx(theirs[name], rel=1e-5)), name
+
+
+@pytest.fixture(scope="module")
+def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("unbroken")
+    run_sweep(a_sweep(folder, output))
+    return output
+
+
+def test_every_cell_is_what_a_run_of_its_own_gives(folder: Path, unbroken: Path) -> None:
+    found = numbers(unbroken)
+    assert {policy for _, policy in found} == set(POLICIES) and len(found) == len(POLICIES) * len(worker.TASKS)
+    for policy, arguments in POLICIES.items():
+        alone = worker.evaluate(folder, arguments)
+        for task in worker.TASKS:
+            ours, samples = found[task, policy]
+            assert_same(ours["results"][task], alone["results"][task])
+            for a, b in zip(samples, alone["samples"][task], strict=True):
+                assert {k: a[k] for k in ("doc", "doc_id", "doc_hash", "prompt_hash", "target_hash")} == {
+                    k: b[k] for k in ("doc", "doc_id", "doc_hash", "prompt_hash", "target_hash")
+                }
+                if task != "pick":
+                    assert a["resps"] == b["resps"]
+            told = ours["config"]
+            for key in ("press", "ratio", "fair", "parameters", "press_sha256", "model_sha256"):
+                assert told["fairkv"][key] == alone["config"]["fairkv"][key]
+            assert told["fairkv"]["sweep"]["cell"]
+        bytes_alone = alone["config"]["fairkv"]  # of all three tasks, which share their contexts
+        assert found["pick", policy][0]["config"]["fairkv"]["achieved_ratio"] == bytes_alone["achieved_ratio"]
+
+
+def test_finished_cells_and_journalled_answers_are_not_asked_for_again(
+    folder: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "again"
+    shutil.copytree(unbroken, output)
+    files = sorted(output.rglob("results_*"))
+    for cell in (files[0].parent, files[-1].parent):
+        shutil.rmtree(cell)
+    monkeypatch.setattr(FairKV, "run", lambda self, jobs: pytest.fail("asked again"))
+    folders = run_sweep(a_sweep(folder, output))
+    assert scores(output) == scores(unbroken) and len(folders) == len(files)
+    assert [path for path in files[1:-1] if not path.exists()] == []
+
+
+def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(folder: Path, unbroken: Path, tmp_path: Path) -> None:
+    journal = (unbroken / ".sweep" / "journal.jsonl").read_bytes()
+    for cut in (0, 17, len(journal) // 3, len(journal) // 2 + 1, len(journal) - 1):
+        output = tmp_path / str(cut)
+        (output / ".sweep" / "unfinished" / "left").mkdir(parents=True)
+        (output / ".sweep" / "journal.jsonl").write_bytes(journal[:cut])
+        run_sweep(a_sweep(folder, output))
+        assert scores(output).keys() == scores(unbroken).keys()
+        for key, (results, samples) in scores(output).items():
+            same, as_before = scores(unbroken)[key]
+            assert_same(results[key[0]], same[key[0]])
+            assert [s["doc_hash"] for s in samples] == [s["doc_hash"] for s in as_before]
+            assert key[0] == "pick" or [s["resps"] for s in samples] == [s["resps"] for s in as_before]
+
+
+def test_what_could_change_a_number_makes_another_cell(folder: Path, unbroken: Path, tmp_path: Path) -> None:
+    model = sweeps.load_model(a_sweep(folder, tmp_path), a_sweep(folder, tmp_path).models[0])
+
+    def ids(**given) -> set[str]:
+        sweep = a_sweep(folder, tmp_path, tasks=["say"], **given)
+        tasks = sweeps.load_tasks(sweep)
+        (work,) = sweeps.plan(sweep, sweep.models[0], model, tasks, {})
+        return {cell.id for cell in work.cells}
+
+    base = ids()
+    assert ids() == base and ids(batch_size=7) == base and ids(presses="tova") < base
+    for other in (
+        {"limit": 3},
+        {"seed": 5},
+        {"gen_kwargs": {"max_gen_toks": 5}},
+        {"metadata": {"a": 1}},
+        {"system_instruction": "Be brief."},
+        {"bootstrap_iters": 30},
+    ):
+        assert not ids(**other) & base, other
+
+
+def test_two_sweeps_on_one_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".sweep").mkdir()
+    with (
+        FileLock(tmp_path / ".sweep" / "lock"),
+        pytest.raises(UsageError, match="another sweep is running in .*; wait until it ends, or name another"),
+    ):
+        run_sweep(a_sweep(folder, tmp_path))
+    assert [path.name for path in (tmp_path / ".sweep").iterdir()] == ["lock"]
+
+
+def test_a_launcher_of_several_processes_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="2 processes were launched"):
+        run_sweep(a_sweep(folder, tmp_path))
+
+
+def test_tasks_are_checked_before_a_model_is_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FairKV, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UsageError, match="unknown task 'pck'. Did you mean 'pick'?"):
+        run_sweep(a_sweep(folder, tmp_path / "new", tasks=["say", "pck"]))
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_journal_of_a_cell_holds_its_answers(unbroken: Path) -> None:
+    found = numbers(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
+    answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [found])
+    assert sorted((key.request, key.repeat) for key in answers) == [(i, r) for i in range(7) for r in range(2)]
