@@ -320,6 +320,11 @@ class FairKV(Processes):
         """Forget what has been processed, so that totals and speeds are those of what is run from here on."""
         self._account = Totals()
 
+    @property
+    def totals(self) -> Totals:
+        """What has been processed since the last `fresh_account`."""
+        return self._account
+
     def identity(self) -> dict[str, Any]:
         """What decides an answer beside the request and the policy, as plain values."""
         model = {

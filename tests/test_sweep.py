@@ -15,6 +15,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.journal import read_answers
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep import Sweep, run_sweep
+from fairkv_eval.sweep_estimate import dry_run
 from fairkv_eval.sweep_file import sweep_of
 
 POLICIES = {
@@ -76,7 +77,7 @@ def scores(output: Path) -> dict:
 
 
 def assert_same(ours: dict, theirs: dict) -> None:
-    """Metrics that are equal, figures but for rounding: a prompt's prefill may share more in one run than in another."""
+    """Metrics that are equal, figures but for rounding: a prefill may share more in one run than in another."""
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert value == (theirs[name] if isinstance(value, str) else pytest.approx(theirs[name], rel=1e-5)), name
@@ -166,10 +167,28 @@ def test_two_sweeps_on_one_folder(folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".sweep").mkdir()
     with (
         FileLock(tmp_path / ".sweep" / "lock"),
-        pytest.raises(UsageError, match="another sweep is running in .*; wait until it ends, or name another"),
+        pytest.raises(UsageError, match=r"another sweep is running in .*; wait until it ends, or name another"),
     ):
         run_sweep(a_sweep(folder, tmp_path))
     assert [path.name for path in (tmp_path / ".sweep").iterdir()] == ["lock"]
+
+
+def test_a_dry_run_tells_what_is_left_and_writes_nothing(folder: Path, unbroken: Path, tmp_path: Path) -> None:
+    rows = {row["task"]: row for row in dry_run(a_sweep(folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))}
+    assert not (tmp_path / "new").exists()
+    context = sum(len(f"{worker.PREAMBLE}What about {words}?") - 1 for words in set(worker.WORDS))
+    wanted = {
+        "pick": (3, 0, len("yes") + len("never") + len("it may be") - 3 + 3 * 3),
+        "say": (2, 5, 2),
+        "some": (1, 5, 1),
+    }
+    for task, (answers, decode, tail) in wanted.items():
+        row = rows[task]
+        assert (row["cells"], row["finished"], row["documents"]) == (5, 0, 7)
+        assert row["answers"] == 7 * 5 * answers and row["max_decode_tokens"] == 7 * 5 * answers * decode
+        assert row["prefill_tokens"] == context and row["tail_tokens"] == 7 * 5 * tail and row["seconds"] > 0
+    done = dry_run(a_sweep(folder, unbroken))
+    assert [(row["finished"], row["answers"], row["seconds"]) for row in done] == [(5, 0, 0)] * 3
 
 
 def test_a_launcher_of_several_processes_is_refused(
@@ -184,7 +203,7 @@ def test_tasks_are_checked_before_a_model_is_loaded(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FairKV, "__init__", lambda *_, **__: pytest.fail("loaded"))
-    with pytest.raises(UsageError, match="unknown task 'pck'. Did you mean 'pick'?"):
+    with pytest.raises(UsageError, match=r"unknown task 'pck'\. Did you mean 'pick'\?"):
         run_sweep(a_sweep(folder, tmp_path / "new", tasks=["say", "pck"]))
     assert not (tmp_path / "new").exists()
 

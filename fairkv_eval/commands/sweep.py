@@ -32,28 +32,70 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     for name, (kind, text) in _FLAGS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as the harness has it")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only tell the cells, their tokens and an estimated time"
+    )
     parser.add_argument("--fidelity", action="store_true", default=None, help="compare each policy's distributions")
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval.sweep_file import read_sweep
-
-    sweep = read_sweep(given.sweep, _flags(given))
-    from fairkv_eval.sweep import run_sweep
-
     try:
-        folders = run_sweep(sweep)
+        _run(given)
     except KeyboardInterrupt:
         print("fairkv: stopped; the same command goes on where this one was", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def _run(given: argparse.Namespace) -> None:
+    from fairkv_eval.sweep_file import read_sweep
+
+    sweep = read_sweep(given.sweep, _flags(given))
+    if given.dry_run:
+        from fairkv_eval.sweep_estimate import dry_run
+
+        show_plan(dry_run(sweep))
+        return
+    from fairkv_eval.sweep import run_sweep
+
+    folders = run_sweep(sweep)
     print(f"{len(folders)} cells in {sweep.output_path}")
+
+
+def show_plan(rows: list[dict[str, Any]]) -> None:
+    """The cells of a sweep, and what is left to do for them."""
+    from rich.table import Table
+
+    from fairkv_eval.terminal import console, show
+
+    cells = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in ("model", "task", "cell"):
+        cells.add_column(header, overflow="fold")
+    left = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    counts = ("documents", "cells", "finished", "answers", "prefill_tokens", "tail_tokens", "max_decode_tokens")
+    for header in ("task", *(name.replace("_", " ") for name in counts), "at most"):
+        left.add_column(header, justify="left" if header == "task" else "right")
+    for row in rows:
+        for policy in row["policies"]:
+            cells.add_row(str(row["model"]), row["task"], policy)
+        left.add_row(row["task"], *(f"{row[name]:,}" for name in counts), _time(row["seconds"]))
+    total = sum(row["seconds"] for row in rows)
+    told = (
+        f"at most {_time(total)} in all, at the speed of a short run just now, if every answer is as long as it may be"
+    )
+    show(console(), [cells, "", left, "", told])
+
+
+def _time(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
 def _flags(given: argparse.Namespace) -> dict[str, Any]:
     """The flags that were given, as the YAML would have them."""
     import yaml
 
-    flags = {k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command")}
+    flags = {k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command", "dry_run")}
     for name in ("fair", "ratios"):
         if name in flags:
             flags[name] = [text if ":" in text else yaml.safe_load(text) for text in flags[name]]

@@ -1,0 +1,151 @@
+"""Sweeps as YAML and as flags: what they expand to, and one clear error for whatever is wrong, before anything loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairkv_eval.cells import changes, slug
+from fairkv_eval.cli import main
+from fairkv_eval.errors import UsageError
+from fairkv_eval.model import FairKV
+from fairkv_eval.policy import Policy
+from fairkv_eval.sweep_file import _numbers, read_sweep, sweep_of
+
+BASE = {"tasks": ["sys_ifeval"], "output_path": "out", "presses": "tova", "ratios": "0:0.9:0.1"}
+
+
+def of(**keys):
+    return sweep_of({**BASE, **keys})
+
+
+def names(**keys) -> list[str]:
+    return [slug(policy) for policy in of(**keys).policies]
+
+
+def test_a_range_of_ratios_has_one_full_cache_whatever_the_press() -> None:
+    assert names(presses=["tova", "knorm"], ratios="0:0.4:0.2", fair=[False, True]) == [
+        "full",
+        *(f"{press}_ratio={r}{fair}" for press in ("tova", "knorm") for r in (0.2, 0.4) for fair in ("", "_fair=1")),
+    ]
+    assert [p.ratio for p in of().policies] == [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    assert names(ratios=[0.5]) == ["tova_ratio=0.5"] and names(ratios=0.5, fidelity=True)[0] == "full"
+
+
+def test_lists_of_parameters_bases_and_whitelists() -> None:
+    presses = [
+        {"press": "snapkv", "window": [16, 64], "ratios": 0.5},
+        {"press": "adakv", "base": ["knorm", "tova"], "fair": 0.5},
+        {"press": "streaming_llm", "keep": ["defense", "special"], "keep_text": "no, never", "budgets": [8]},
+        "streaming_llm,decode_budget=64",
+    ]
+    assert names(presses=presses, ratios=[0]) == [
+        "full",
+        "snapkv_window=16_ratio=0.5",
+        "snapkv_ratio=0.5",
+        "streaming_llm_budget=8_keep=defense_keep_text=no,-never",
+        "streaming_llm_budget=8_keep=special_keep_text=no,-never",
+        "streaming_llm_decode_budget=64",
+    ]
+    assert names(presses=[presses[1]], ratios=[0.4]) == [
+        "adakv_base=knorm_ratio=0.4_fair=0.5",
+        "adakv_base=tova_ratio=0.4_fair=0.5",
+    ]
+
+
+def test_a_policys_arguments_make_it_again() -> None:
+    presses = [
+        {"press": "adakv", "base": "h2o", "recent": 0.3},
+        {"press": "tova", "keep_text": ["a, b"], "keep": "0:3"},
+    ]
+    for policy in of(presses=presses, ratios=[0.25, 0], fair=[False, 0.5]).policies:
+        settings = {k: v for k, v in changes(policy).items() if k in ("ratio", "fair")}
+        again = of(
+            presses=[{k: v for k, v in changes(policy).items() if k not in settings} or "tova"],
+            ratios=settings.get("ratio", 0),
+            fair=settings.get("fair", False),
+        )
+        assert again.policies == (policy,)
+
+
+@given(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9))
+def test_ranges_are_exact(start: int, steps: int, step: int) -> None:
+    stop = start + steps * step
+    text = f"{start / 1000}:{stop / 1000}:{step / 1000}"
+    assert _numbers("ratios", text) == [(start + step * i) / 1000 for i in range(steps + 1)]
+
+
+WRONG = {
+    "unknown key 'ratio'. Did you mean 'ratios'?": {"ratio": 0.5},
+    "ratio 1 is not allowed": {"ratios": [0.5, 1]},
+    "ratio 1.5 is not allowed": {"ratios": "0:2:0.5"},
+    "ratio -0.1 is not allowed": {"ratios": -0.1},
+    "ratios='0:0.9' is not allowed": {"ratios": "0:0.9"},
+    "ratios='a' is not allowed": {"ratios": ["a"]},
+    "ratios='0.9:0:0.1' is not allowed": {"ratios": "0.9:0:0.1"},
+    "ratios is missing": {"ratios": None},
+    "budget 2.5 is not allowed": {"budgets": [2.5]},
+    "fair=2 is not allowed": {"fair": [2]},
+    "fair='yes' is not allowed": {"fair": "yes"},
+    "unknown press 'tovva'. Did you mean 'tova'?": {"presses": ["tovva"]},
+    "unknown parameter of press 'snapkv' 'windw'. Did you mean 'window'?": {"presses": "snapkv,windw=3"},
+    "window=0 is not allowed": {"presses": [{"press": "snapkv", "window": 0}]},
+    "unknown positions": {"presses": [{"press": "tova", "positions": "moved"}]},
+    "the full cache is no press": {"presses": ["none"]},
+    "a press is a name, or a mapping": {"presses": [{"window": 3}]},
+    "presses is missing": {"presses": []},
+    "tasks is missing": {"tasks": []},
+    "tasks=[3] is not allowed": {"tasks": [3]},
+    "output_path is missing": {"output_path": None},
+    "limit=0 is not allowed": {"limit": 0},
+    "limit='all' is not allowed": {"limit": "all"},
+    "seed=[1, 2] is not allowed": {"seed": [1, 2]},
+    "batch_size=0 is not allowed": {"batch_size": 0},
+    "batch_size='many' is not allowed": {"batch_size": "many"},
+    "fidelity='yes' is not allowed": {"fidelity": "yes"},
+    "num_fewshot=-1 is not allowed": {"num_fewshot": -1},
+    "unknown generation argument 'max_gen_tok'. Did you mean 'max_gen_toks'?": {"gen_kwargs": {"max_gen_tok": 3}},
+    "temperature=0 cannot be sampled at": {"gen_kwargs": {"do_sample": True, "temperature": 0}},
+    "max_gen_toks=0 is not allowed": {"gen_kwargs": "max_gen_toks=0"},
+    "metadata=3 is not allowed": {"metadata": 3},
+    "unknown model argument 'dtyp'. Did you mean 'dtype'?": {"model_args": {"dtyp": "float32"}},
+    "press='tova' is no argument of a sweep's model": {"model_args": "press=tova"},
+    "batch_size=3 goes beside the model's arguments": {"models": [{"batch_size": 3}]},
+    "unknown scope 'all'": {"model_args": {"scope": "all"}},
+    "models is empty": {"models": []},
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_what_is_wrong_is_told_by_name(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FairKV, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(UsageError) as error:
+        of(**WRONG[message])
+    assert message in str(error.value)
+
+
+def test_files_and_flags(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        "model_args: {dtype: bfloat16}\nmodels: [a, {pretrained: b, dtype: float32}]\npresses: [tova]\n"
+        "ratios: 0:0.4:0.2\ntasks: a,b\nlimit: 3\noutput_path: out\nseed: 7\n"
+    )
+    sweep = read_sweep(path, {"limit": 5})
+    assert sweep.models == ({"dtype": "bfloat16", "pretrained": "a"}, {"dtype": "float32", "pretrained": "b"})
+    assert (sweep.tasks, sweep.limit, sweep.seed) == (("a", "b"), 5, (7, 7, 7, 7)) and len(sweep.policies) == 3
+    assert sweep.policies[0] == Policy()
+    for text, message in {"- a": "a mapping of keys", "a: [": "no YAML", "rations: 1": "unknown key"}.items():
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_sweep(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_sweep(tmp_path / "none.yaml")
+
+
+def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture) -> None:
+    flags = ["--tasks", "x", "--output_path", "out", "--presses", "tova", "snapkv,window=16", "--fair", "false", "true"]
+    assert main(["sweep", *flags, "--ratios", "0.5", "1.5"]) == 2
+    assert capsys.readouterr().err.startswith("fairkv: flags: presses: 'tova': ratio 1.5 is not allowed")
