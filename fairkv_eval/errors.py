@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
@@ -17,6 +18,21 @@ class UnsupportedModelError(UsageError):
 
 class RequestError(RuntimeError):
     """A request that failed, with its task and document, so that nothing is dropped in silence."""
+
+
+class Interrupted(SystemExit, KeyboardInterrupt):
+    """Ctrl-C, after what was done has been told: ends a command with exit status 130 and no traceback, and is still a
+    KeyboardInterrupt to whoever calls from Python."""
+
+
+@contextmanager
+def interruptible(told: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C write what ``told`` says to stderr and raise `Interrupted`."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(told(), file=sys.stderr, flush=True)
+        raise Interrupted(130) from None
 
 
 @contextmanager

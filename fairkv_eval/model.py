@@ -20,7 +20,7 @@ from fairkv_eval.arguments import read_policy
 from fairkv_eval.backend_choice import attach_chosen, check_name
 from fairkv_eval.check import length_limit
 from fairkv_eval.engine import Engine
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import literals, whitelist
 from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
@@ -188,8 +188,17 @@ class FairKV(Processes):
             backend=self._backend,
         )
         silent = disable_tqdm or self.rank != 0
-        with tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:
+        answered = 0
+
+        def told() -> str:
+            return (
+                f"\ninterrupted: {answered} of {len(jobs)} {kind} requests were answered; with --use_cache their answers "
+                "are kept, and the same command goes on from there"
+            )
+
+        with interruptible(told), tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:
             for index, result in engine.run(jobs):
+                answered += 1
                 yield index, result
                 bar.update(1)
         self._account.add(engine.totals)

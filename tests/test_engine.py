@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 
 from fairkv_eval import batch as batch_module
+from fairkv_eval import prefixes
 from fairkv_eval.cache import BLOCK, RowCache
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.evict import n_kept
@@ -176,11 +177,16 @@ def alone(llama):
     rows=st.integers(1, 7),
     packed=st.sampled_from([8, 30, 4096]),
     steps=st.lists(st.integers(1, 9), min_size=len(MIXED), max_size=len(MIXED)),
+    shortest=st.sampled_from([2, 9, 32]),
 )
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed, steps) -> None:
+def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed, steps, shortest) -> None:
+    """Order, batch, packing, policies, and how much of the contexts that begin alike is shared."""
     jobs = [mixed_job(i, steps[i]) for i in order]
-    together, _ = run(llama, jobs, rows=rows, max_prefill_tokens=packed)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefixes, "SHORTEST", shortest)
+        together, engine = run(llama, jobs, rows=rows, max_prefill_tokens=packed)
+    assert (engine.totals.shared_tokens > 0) == (shortest < 32)
     for i, result in zip(order, together, strict=True):
         assert result.tokens == alone(i, steps[i]).tokens
         assert result.logprob == pytest.approx(alone(i, steps[i]).logprob, abs=1e-4)
