@@ -15,8 +15,63 @@ from fairkv_eval.resources import resource_dir
 DEMO = {"sys_ifeval_demo", "raccoon_demo"}
 MULTI = {"sys_multi", "sys_multi_secret"}
 MULTI |= {f"sys_multi_{what}" for what in ("1", "2", "4", "8", "filler_256", "filler_1k", "filler_4k")}
-PUBLISHED = {"sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain"}
-TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, "raccoon_plain": 256, **dict.fromkeys(MULTI, 256)}  # others 1280
+PITFALLS = {"sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain"}
+SINGULAR = {
+    "raccoon_singular_cognitive_hacking": 300,
+    "raccoon_singular_context_ignoring": 300,
+    "raccoon_singular_context_manipulation": 300,
+    "raccoon_singular_defined_dictionary": 300,
+    "raccoon_singular_distractor_instructions": 300,
+    "raccoon_singular_few_shot_prompt": 300,
+    "raccoon_singular_fill_in_the_blank": 300,
+    "raccoon_singular_instruction_repetition": 300,
+    "raccoon_singular_obfuscation": 400,
+    "raccoon_singular_payload_splitting": 300,
+    "raccoon_singular_plain": 100,
+    "raccoon_singular_prefix_injection": 300,
+    "raccoon_singular_refusal_suppression": 300,
+    "raccoon_singular_special_case": 300,
+    "raccoon_singular_translation": 300,
+}
+DEFENSES = {
+    "raccoon_no_defense",
+    "raccoon_flipped_defense",
+    "raccoon_standard_defense",
+    "raccoon_custom_defense_lower_case",
+    "raccoon_short_defense_1",
+    "raccoon_short_defense_framergpt",
+    "raccoon_short_defense_code_tutor",
+    "raccoon_medium_defense_daisha_generator",
+    "raccoon_medium_defense_tune_therapist",
+    "raccoon_medium_defense_gated_access",
+    "raccoon_medium_defense_stop_halt",
+    "raccoon_medium_defense_i_will_never_trust_you_again",
+    "raccoon_long_defense_rule_nr_1",
+    "raccoon_long_defense_can_t_hack_this",
+    "raccoon_long_defense_capturethegpt",
+    "raccoon_long_defense_smart_sorter",
+    "raccoon_long_defense_gptinfinite",
+    "raccoon_long_defense_ck_12_flexi",
+}
+GPTS = {"raccoon_gpts_singular": 44 * 196, "raccoon_gpts_compound": 10 * 196, "raccoon_gpts_deflesstop5": 5 * 196}
+PUBLISHED = {
+    **dict.fromkeys(("sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped"), 541),
+    **dict.fromkeys(("raccoon_plain", "raccoon_preference"), 539),
+    **SINGULAR,
+    **dict.fromkeys(DEFENSES, 100),
+    **GPTS,
+    "raccoon_compound": 1000,
+    "raccoon_deflesstop5": 500,
+    "raccoon_gpts_plain": 196,
+}
+GROUPS = {
+    "pitfalls": PITFALLS,
+    "raccoon": {*SINGULAR, "raccoon_compound", "raccoon_deflesstop5"},
+    "raccoon_singular": set(SINGULAR),
+    "raccoon_defenses": DEFENSES,
+    "raccoon_gpts": set(GPTS),
+}
+TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, **dict.fromkeys(MULTI, 256)}  # Raccoon's others 256, IFEval's 1280
 FIRST_SEGMENT = {
     "sys_ifeval": "directive",
     "sys_ifeval_defended": "defense",
@@ -42,8 +97,8 @@ def published(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_exact_names() -> None:
     found = manager()
-    assert set(found.all_subtasks) == DEMO | MULTI | PUBLISHED
-    assert set(found.all_groups) == {"pitfalls"} and found.all_tags == []
+    assert set(found.all_subtasks) == DEMO | MULTI | set(PUBLISHED)
+    assert set(found.all_groups) == set(GROUPS) and found.all_tags == []
 
 
 def test_every_yaml_is_a_task_a_group_or_a_base() -> None:
@@ -55,13 +110,13 @@ def test_every_yaml_is_a_task_a_group_or_a_base() -> None:
         config = load_yaml(path, resolve_func=True)
         if not path.name.startswith("_"):
             named.add(config.get("group") or config["task"])
-    assert named == DEMO | MULTI | PUBLISHED | {"pitfalls"}
+    assert named == DEMO | MULTI | set(PUBLISHED) | set(GROUPS)
 
 
 def test_every_folder_has_a_readme_that_names_its_tasks() -> None:
     for folder in filter(Path.is_dir, resource_dir("tasks").iterdir()):
         readme = (folder / "README.md").read_text(encoding="utf-8")
-        for path in folder.glob("[!_]*.yaml"):
+        for path in folder.rglob("[!_]*.yaml"):
             assert f"`{path.stem}`" in readme
 
 
@@ -69,21 +124,24 @@ def check(task: Any, name: str) -> None:
     """Loads, renders its own messages, is greedy, and each metric it gives is declared."""
     config, doc = task.config, task.test_docs()[0]
     assert config.metadata["version"] == 1.0 and task.VERSION == 1.0
-    assert config.generation_kwargs == {
-        "until": [],
-        "do_sample": False,
-        "temperature": 0.0,
-        "max_gen_toks": TOKENS.get(name, 1280),
-    }
+    multiple_choice = config.output_type == "multiple_choice"
+    if not multiple_choice:
+        assert config.generation_kwargs == {
+            "until": [],
+            "do_sample": False,
+            "temperature": 0.0,
+            "max_gen_toks": TOKENS.get(name, 256 if name.startswith("raccoon") else 1280),
+        }
     rendered = task.fewshot_context(
         doc, 0, apply_chat_template=True, chat_template=lambda turns, **_: json.dumps(turns)
     )
     assert json.loads(rendered) == doc["messages"]
-    assert task.doc_to_target(doc)
+    assert task.doc_to_target(doc) == 0 if multiple_choice else task.doc_to_target(doc)
     declared = set(task.aggregation())
     assert declared == set(task.higher_is_better())
-    for doc in task.test_docs().select(range(8)):
-        scores = task.process_results(doc, ["I can't assist with that request."])
+    results = [(-2.0, False), (-3.0, True)] if multiple_choice else ["I can't assist with that request."]
+    for doc in task.test_docs().select(range(3)):
+        scores = task.process_results(doc, results)
         assert scores and set(scores) <= declared
 
 
@@ -98,13 +156,30 @@ def test_demo_tasks_load_without_data(name: str, monkeypatch: pytest.MonkeyPatch
 def test_published_tasks_load(name: str) -> None:
     task = manager(press="tova", ratio=0.5).load([name])["tasks"][name]
     check(task, name)
-    assert task.test_docs()[0]["segments"][0]["name"] == FIRST_SEGMENT[name]
-    assert len(task.test_docs()) == (539 if name == "raccoon_plain" else 541)
+    if name in FIRST_SEGMENT:
+        assert task.test_docs()[0]["segments"][0]["name"] == FIRST_SEGMENT[name]
+    assert len(task.test_docs()) == PUBLISHED[name]
 
 
 @pytest.mark.usefixtures("published")
-def test_group_holds_the_published_tasks() -> None:
-    assert set(manager().load(["pitfalls"])["tasks"]) == PUBLISHED
+@pytest.mark.parametrize("group", sorted(GROUPS))
+def test_groups_hold_their_tasks_and_aggregate_what_they_declare(group: str) -> None:
+    loaded = manager(system_prompts=1, num_prompts=1).load([group])
+    assert set(loaded["tasks"]) == GROUPS[group]
+    for metric in loaded["groups"][group].aggregate_metric_list or ():
+        assert all(metric.metric in task.aggregation() for task in loaded["tasks"].values())
+
+
+@pytest.mark.usefixtures("published")
+def test_every_category_and_every_defense_of_the_paper_has_its_task() -> None:
+    from fairkv_eval import data, raccoon
+
+    tasks = manager(system_prompts=1).load(["raccoon_singular", "raccoon_defenses"])["tasks"]
+    categories = [tasks[name].test_docs()[0]["attack_category"] for name in SINGULAR]
+    assert sorted(categories) == sorted({name for name, *_ in raccoon.read_attacks("singular", None, None)})
+    assert sum(len(tasks[name].test_docs()) for name in SINGULAR) == 44
+    defenses = {tasks[name].config.metadata["defense"] for name in DEFENSES}
+    assert defenses == set(json.loads(data.read_file(data.DEFENSES))) and len(DEFENSES) == 18
 
 
 @pytest.mark.usefixtures("published")
@@ -117,7 +192,7 @@ def test_metadata_of_the_command_line_overrides_the_yaml() -> None:
     assert doc["directive"] == doc["secret"]
 
 
-@pytest.mark.parametrize("name", sorted(PUBLISHED))
+@pytest.mark.parametrize("name", sorted({*PITFALLS, "raccoon_gpts_plain", "raccoon_preference"}))
 def test_missing_data_stops_the_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from fairkv_eval.data import DataError
 
