@@ -120,7 +120,13 @@ def test_commands_run_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from fairkv_eval.model import FairKV
 
-    metadata = {"num_responses": 2, "attack_categories": ["Obfuscation"], "defense_file": "my.json", "defense": "mine"}
+    metadata = {
+        "system_prompts": 1,
+        "num_responses": 2,
+        "attack_categories": ["Obfuscation"],
+        "defense_file": "my.json",
+        "defense": "mine",
+    }
     model = FairKV(tiny.model(max_position_embeddings=4096), tokenizer=tiny.tokenizer(), press="tova", ratio=0.5)
     results = simple_evaluate(
         model,
