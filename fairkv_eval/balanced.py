@@ -1,7 +1,7 @@
 """Balanced designs: which of the items stand together in a document and in which order, so that neither is chance.
 
 A block has as many documents as there are items. Each document holds `size` different items, no two of which clash, and
-every item stands exactly once at every position of the block: a Latin rectangle whose rows respect a table of conflicts.
+every item stands exactly once at every position of the block: a Latin rectangle whose rows respect the conflicts.
 """
 
 from __future__ import annotations

@@ -70,8 +70,9 @@ def spread_stderr(docs: Sequence[Scores], resamples: int = RESAMPLES) -> float:
 
 
 def relative_spread_stderr(docs: Sequence[Scores], reference: Sequence[Scores], resamples: int = RESAMPLES) -> float:
-    """Standard error of `relative_spread` by paired bootstrap: both runs hold the same documents in the same order, and
-    each resample draws the same ones of both. Raises ValueError where their numbers differ."""
+    """Standard error of `relative_spread` by paired bootstrap: both runs hold the same documents in the same order,
+    and each resample draws the same ones of both. A class that is nearly 0 at ratio 0 makes the error large and its
+    estimate rough. Raises ValueError where their numbers differ."""
     if len(docs) != len(reference):
         raise ValueError(f"a paired bootstrap needs the same documents, got {len(docs)} and {len(reference)}")
 

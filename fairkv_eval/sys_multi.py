@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 SIZES = (1, 2, 4, 8)
 ORDERS = ("first", "last")
-TOKENS_PER_WORD = 1.3  # English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it
+TOKENS_PER_WORD = (
+    1.3  # English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it
+)
 WORDING = "wording.json"
 
 Wording = dict[str, Any]
@@ -39,9 +41,9 @@ class Options:
     """What a task's metadata may say.
 
     n: the numbers of instructions. prompts: documents for each of them, a multiple of the number of instructions. seed.
-    secret, defense: where an internal code, and the order to keep it, stand: first, last or None. ask: does the user ask
-    for the code. filler: tokens, by estimate, to which a system prompt is padded, 0 for none; filler_order: does the
-    filler stand before the instructions (first) or after them (last).
+    secret, defense: where an internal code, and the order to keep it, stand: first, last or None. ask: does the user
+    ask for the code. filler: tokens, by estimate, to which a system prompt is padded, 0 for none; filler_order: does
+    the filler stand before the instructions (first) or after them (last).
     """
 
     n: tuple[int, ...] = SIZES
@@ -93,12 +95,12 @@ def sys_multi(
     from datasets import Dataset
 
     numbers = tuple(n) if isinstance(n, Sequence) and not isinstance(n, str) else (n,)
-    options = Options(numbers, prompts, seed, secret, defense, ask, filler, filler_order)  # type: ignore[arg-type]
+    options = Options(numbers, prompts, seed, secret, defense, ask, filler, filler_order)
     return {"test": Dataset.from_list(list(documents(options)))}
 
 
 def documents(options: Options) -> Iterator[dict[str, Any]]:
-    """The documents of all n, mixed, so that a run with --limit sees every n. Those of one n do not depend on others."""
+    """The documents of all n in turns, so that a run with --limit sees every n. Those of one n are always the same."""
     by_n = [_of_size(n, options) for n in options.n]
     for index, group in enumerate(zip(*by_n, strict=True)):
         for place, doc in enumerate(group):
@@ -162,7 +164,8 @@ def _of_size(n: int, options: Options) -> list[dict[str, Any]]:
     secrecy = {name: _cycle(wording()[name], draw(name)) for name in ("defenses", "secrets", "codes", "questions")}
     fill = draw("filler")
     return [
-        _doc([names[item] for item in row], n == max(options.n), forms, {**frame, **secrecy}, fill, options) for row in rows
+        _doc([names[item] for item in row], n == max(options.n), forms, {**frame, **secrecy}, fill, options)
+        for row in rows
     ]
 
 

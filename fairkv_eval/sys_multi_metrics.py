@@ -1,4 +1,4 @@
-"""Scoring of sys_multi: accuracy by class, position and number of instructions, the worst class, the spread, keep rates.
+"""Scoring of sys_multi: accuracy by class, position and number of instructions, worst class, spread, keep rates.
 
 As in `metrics`, what does not apply to a document is left out of its result.
 """
@@ -20,7 +20,7 @@ def multi_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
     """A task's `process_results`.
 
     Aggregated by this module's functions: worst_acc, spread, and their standard errors, which come after them. The
-    harness knows none for an aggregation that is not its own; a metric `<name>_stderr` fills the place it leaves at N/A.
+    harness knows none for an aggregation that is not its own: a metric `<name>_stderr` fills the place it leaves N/A.
     """
     scores = instruction_scores(doc, str(results[0]))
     followed, ids = scores["inst_level_strict_acc"], doc["instruction_id_list"]

@@ -48,7 +48,7 @@ def test_default_is_300_documents_75_a_number() -> None:
     assert [doc["key"] for doc in docs] == list(range(300))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(), blocks=st.integers(1, 3))
 def test_every_instruction_stands_equally_often_at_every_position(seed: int, blocks: int) -> None:
     docs = list(documents(Options(seed=seed, prompts=25 * blocks)))
@@ -64,8 +64,11 @@ def test_every_instruction_stands_equally_often_at_every_position(seed: int, blo
         assert not any(frozenset((a, b)) in excluded() for a in ids for b in ids)
 
 
-@pytest.mark.parametrize("options", [{}, {"secret": "last", "defense": "first", "ask": True, "filler": 256}])
-@pytest.mark.parametrize("seed", [0, 1])
+SECRET = {"secret": "last", "defense": "first", "ask": True, "filler": 256}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seed", "options"), [(0, {}), (0, SECRET), (1, {}), (2, SECRET)])
 def test_every_document_can_be_satisfied(options: dict[str, Any], seed: int) -> None:
     for doc in documents(Options(seed=seed, **options)):
         followed = [instruction_scores(doc, reply)["inst_level_strict_acc"] for reply in _until_followed(doc)]
@@ -81,6 +84,7 @@ def _until_followed(doc: dict[str, Any]) -> list[str]:
     return tried
 
 
+@pytest.mark.slow
 def test_documents_are_the_same_in_every_process() -> None:
     here = hashlib.sha256(json.dumps(list(documents(Options()))).encode()).hexdigest()
     for seed in ("0", "12345"):
