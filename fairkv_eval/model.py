@@ -40,8 +40,8 @@ class FairKV(Processes):
     press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). base: what a wrapper
     press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
     keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
-    decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter: see `prompt.Parts`.
-    max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
+    decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter, context_field: see
+    `prompt.Parts`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
     in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`. Everything else is
     `hf`'s. UsageError names what is wrong and what is allowed.
     """
@@ -63,6 +63,7 @@ class FairKV(Processes):
         scope: str = "auto",
         chat: str = "auto",
         fewshot_delimiter: str = "\n\n",
+        context_field: str | None = None,
         max_prefill_tokens: int = 4096,
         kv_memory: float = 0.5,
         attn_implementation: str = "auto",
@@ -80,7 +81,7 @@ class FairKV(Processes):
             "decode_every": decode_every,
         }
         self.policy, others = read_policy(press, base, settings, kwargs, own)
-        self.parts = Parts(segments, scope, chat, fewshot_delimiter)
+        self.parts = Parts(segments, scope, chat, fewshot_delimiter, context_field)
         if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
             raise UsageError(
                 f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
@@ -232,7 +233,7 @@ class FairKV(Processes):
         try:
             seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
-            prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc))
+            prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc, _task(request)))
             prompts = [self._fit(prompt, max_gen_toks, label, policy) for policy in policies]
         except (UsageError, ValueError, TypeError) as error:
             raise UsageError(f"{label}: {error}") from error
@@ -250,7 +251,7 @@ class FairKV(Processes):
                 first = [self.prefix_token_id] if tokens[0] != self.prefix_token_id else [tokens.pop(0)]
                 prompt = Prompt(tuple(first), 0)
             else:
-                text = self._prompter.divide(context, request.doc)
+                text = self._prompter.divide(context, request.doc, _task(request))
                 head, tokens = self._encode_pair(text.text, continuation)
                 # The harness moves white space at the end of a context into the continuation.
                 prompt = self._prompter.prompt(replace(text, text=text.text.rstrip()))
@@ -373,6 +374,10 @@ class FairKV(Processes):
             for account, notes in gathered or ():
                 self._account.add(account)
                 self._notes.update(notes)
+
+
+def _task(request: Instance) -> str:
+    return request.task_name or ""
 
 
 def _label(request: Instance) -> str:

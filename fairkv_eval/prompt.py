@@ -15,12 +15,13 @@ from fairkv_eval.chat import Chat, Message
 from fairkv_eval.chat import Template as Template
 from fairkv_eval.chat import plain_text as plain_text
 from fairkv_eval.chat import render as render
+from fairkv_eval.contexts import end_of_context
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.keep import mark_special, mark_texts
 from fairkv_eval.segments import Segment, chat_shots, locate, paragraphs, sentences, shots
 
 SEGMENTS = ("auto", "task", "turns", "shots", "paragraphs", "sentences")
-SCOPES = ("auto", "system", "prompt")
+SCOPES = ("auto", "system", "context", "prompt")
 CHAT = ("auto", "on", "off")
 
 Encode = Callable[[str], tuple[list[int], list[tuple[int, int]]]]  # text -> tokens, (start, stop) characters of each
@@ -58,13 +59,15 @@ class Parts:
 
     ``fewshot_delimiter``: where segments=shots divides a text, the one of the task; ``\n`` and ``\t`` as typed on a
     command line are understood. Where a chat holds its shots in the last user turn, scope=system leaves them out of
-    the context, and with a system message scope=auto does.
+    the context, and with a system message scope=auto does. ``context_field``: the field of a document that holds its
+    context, where the document declares none itself (see `contexts`); a declared context goes before a system message.
     """
 
     segments: str = "auto"
     scope: str = "auto"
     chat: str = "auto"
     fewshot_delimiter: str = "\n\n"
+    context_field: str | None = None
 
     def __post_init__(self) -> None:
         if self.segments not in SEGMENTS:
@@ -77,25 +80,29 @@ class Parts:
             raise UsageError(f"fewshot_delimiter={self.fewshot_delimiter!r} is not allowed; it takes a text, as \\n\\n")
         delimiter = self.fewshot_delimiter.replace("\\n", "\n").replace("\\t", "\t")
         object.__setattr__(self, "fewshot_delimiter", delimiter)
+        if self.context_field is not None and self.scope not in ("auto", "context"):
+            raise UsageError(f"context_field={self.context_field!r} needs scope=context, and scope is {self.scope!r}")
 
-    def of_chat(self, chat: Chat, declared: Sequence[Message]) -> Text:
-        """Divide a rendered chat; ``declared`` are the segments the document names."""
+    def of_chat(self, chat: Chat, declared: Sequence[Message], passage: str | None = None) -> Text:
+        """Divide a rendered chat; ``declared`` are the segments the document names and ``passage`` its context."""
         system = self.scope == "system" or (self.scope == "auto" and chat.system)
         context = chat.context if system else None
+        if passage is not None:
+            context = end_of_context(chat.text, passage)
         source = self.segments
         if source == "auto":
             source = "task" if declared else "turns"
         return Text(chat.text, context, self._find(source, chat.text, context, declared, chat), chat.folded)
 
-    def of_text(self, text: str, declared: Sequence[Message]) -> Text:
-        """Divide a plain text, which has no turns: its context is everything but the last token, or with scope=system
-        and segments=shots everything before the question."""
+    def of_text(self, text: str, declared: Sequence[Message], passage: str | None = None) -> Text:
+        """Divide a plain text, which has no turns: its context is everything up to the end of ``passage``, else
+        everything but the last token, or with scope=system and segments=shots everything before the question."""
         if self.segments == "turns":
             raise UsageError(
                 "segments=turns needs chat turns, and this prompt is plain text; use segments=paragraphs or shots"
             )
         source = ("task" if declared else "paragraphs") if self.segments == "auto" else self.segments
-        context = None
+        context = None if passage is None else end_of_context(text, passage)
         if self.scope == "system":
             if source != "shots":
                 raise UsageError(

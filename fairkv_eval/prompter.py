@@ -10,6 +10,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from fairkv_eval.chat import Chat, Message, plain_text, render
+from fairkv_eval.contexts import declared_context
 from fairkv_eval.errors import UsageError
 from fairkv_eval.prompt import Parts, Prompt, Text, tokenize, truncate
 
@@ -50,21 +51,23 @@ class Prompter:
         self._chats[chat.text] = chat
         return chat
 
-    def divide(self, text: str, doc: Any) -> Text:
-        """A request's text with its context and segments, rendered as a chat where that is wanted."""
+    def divide(self, text: str, doc: Any, task: str = "") -> Text:
+        """A request's text with its context and segments, rendered as a chat where that is wanted. ``task``: its name,
+        by which the context of the harness's long-context documents is known."""
         fields = doc if isinstance(doc, Mapping) else {}
+        passage = declared_context(fields, task, self.parts.context_field, self.parts.scope)
         declared, messages = fields.get("segments") or (), fields.get("messages") or ()
         chat = self._chats.get(text)
         if chat is None and messages:
             messages = _with_instruction(messages, text)
             if self.parts.chat == "off" or (self.parts.chat == "auto" and self.tokenizer.chat_template is None):
-                return self.parts.of_text(plain_text(messages), declared)
+                return self.parts.of_text(plain_text(messages), declared, passage)
             chat = self.render(messages)
         elif chat is None and self.parts.chat == "on":
             chat = self.render([{"role": "user", "content": text}])
         if chat is None:
-            return self.parts.of_text(text, declared)
-        return self.parts.of_chat(chat, declared)
+            return self.parts.of_text(text, declared, passage)
+        return self.parts.of_chat(chat, declared, passage)
 
     def prompt(self, text: Text) -> Prompt:
         """A divided text in tokens, with its special tokens and the texts that `keep` names marked."""
