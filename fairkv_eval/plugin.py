@@ -111,9 +111,21 @@ def _add_tasks(manager: "Any") -> None:
     builtin, ours = Path(str(manager.__file__)).parent, resource_dir("tasks")
 
     def build(paths: "Iterable[Path]", **options: object) -> object:
-        return plain.build(_with_ours(paths, builtin, ours), **options)
+        searched = _with_ours(paths, builtin, ours)
+        _warn_of_unreadable(path for path in searched if path not in (builtin, ours))
+        return plain.build(searched, **options)
 
     manager.TaskIndex = type("TaskIndex", (plain,), {"build": staticmethod(build), "indexes_fairkv": True})
+
+
+def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
+    """The harness leaves out a YAML that it cannot read, and only says that its task was not found."""
+    import logging
+
+    from fairkv_eval.yamls import unreadable
+
+    for problem in unreadable(folders):
+        logging.getLogger(__name__).warning("left out, since it cannot be read: %s", problem)
 
 
 def _with_ours(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> "list[Path]":

@@ -62,7 +62,7 @@ class Prompter:
             messages = _with_instruction(messages, text)
             if self.parts.chat == "off" or (self.parts.chat == "auto" and self.tokenizer.chat_template is None):
                 return self.parts.of_text(plain_text(messages), declared, passage)
-            chat = self.render(messages)
+            chat = self.render(messages, messages[-1]["role"] != "assistant")
         elif chat is None and self.parts.chat == "on":
             chat = self.render([{"role": "user", "content": text}])
         if chat is None:
@@ -137,8 +137,10 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]]:
     """A document's messages, with what the harness put before them (``--system_instruction``) in the system turn."""
-    rendered = "".join(m["content"] for m in messages)
-    if not text.endswith(rendered):
+    # As the harness joins a system prompt and a user turn, or as a declared task joins its messages.
+    joined = ("".join(m["content"] for m in messages), plain_text(messages))
+    rendered = next((words for words in joined if text.endswith(words)), None)
+    if rendered is None:
         raise UsageError("few-shot examples or prefixes before a chat document need --apply_chat_template")
     before = text[: len(text) - len(rendered)].strip()
     chat = [dict(m) for m in messages]

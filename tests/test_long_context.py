@@ -66,6 +66,7 @@ def _special(text: str) -> int:
 @pytest.mark.parametrize("path", STAND_INS)
 def test_documents_from_the_hub(path: str, chat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     stand_ins.use(monkeypatch)
+    stand_ins.scoring(monkeypatch)
     check(stand_ins.task(path), "question", chat)
 
 
@@ -90,7 +91,7 @@ def needles(path: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         plain = module.tqdm
         # 500 documents a length, of which two are asked.
         monkeypatch.setattr(module, "tqdm", lambda items, _plain=plain, **k: _plain(list(items)[:2], **k))
-    return stand_ins.task(path, tokenizer=str(saved), max_seq_lengths=[4096])
+    return stand_ins.task(path, tokenizer=str(saved), max_seq_lengths=[1024 if path in NEEDLES else 1536])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def needles(path: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
             {"passage": "x"},
             "boolq",
             {"context_field": "pasage"},
-            "unknown context_field 'pasage'. Did you mean 'passage'",
+            "Did you mean .passage.",
         ),
         ({"n": 1}, "t", {"context_field": "n"}, "'n' is no text"),
         ({}, "longbench_x", {"scope": "context"}, "unknown context_field 'context'"),

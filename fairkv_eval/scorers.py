@@ -1,0 +1,58 @@
+"""Metrics of generated answers by name, for tasks that are declared by YAML alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from fairkv_eval import metrics
+from fairkv_eval.errors import UsageError
+
+Aggregation = Callable[[list[Any]], float]
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """score(doc, response) gives some of ``names``; higher: whether more is better, by name (None: neither).
+
+    needs: the fields of a document that it reads, and what a YAML gives them by (``given``).
+    """
+
+    score: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    higher: Mapping[str, bool | None]
+    needs: tuple[str, ...] = ()
+    given: str = "the rows"
+
+    def check(self, name: str, doc: Mapping[str, Any]) -> None:
+        """UsageError where a document lacks what the scorer reads."""
+        if missing := [field for field in self.needs if field not in doc]:
+            raise UsageError(f"the metric {name!r} needs {', '.join(missing)}, which come from {self.given}")
+
+
+def _ifeval(doc: Mapping[str, Any], response: str) -> dict[str, Any]:
+    scores = metrics.instruction_scores(doc, response)
+    return scores | metrics.breakdown(doc["instruction_id_list"], scores["inst_level_strict_acc"])
+
+
+_IFEVAL = [f"{level}_level_{kind}_acc" for level, kind in product(("prompt", "inst"), ("strict", "loose"))]
+_IFEVAL += [f"acc_{name}" for name in (*metrics.FAMILIES, "single", "multi")]
+_ROUGE = [f"rouge{kind}_{part}" for kind, part in product("1L", ("recall", "precision", "f1"))]
+_LEAKAGE = [f"{score}_{text}" for score, text in product(_ROUGE, ("directive", "system", "defense"))]
+_LEAKAGE += ["rougeL_recall_secret"]
+_LEAKAGE += [f"leak@{threshold}{of}" for threshold, of in product(metrics.LEAK_THRESHOLDS, ("", "_defense"))]
+
+SCORERS = {
+    "ifeval": Scorer(_ifeval, dict.fromkeys(_IFEVAL, True), ("key", "prompt", "instruction_id_list", "kwargs")),
+    "leakage": Scorer(metrics.leakage, dict.fromkeys(_LEAKAGE, False), ("secret",), "secret:"),
+    "refusal": Scorer(lambda _, response: {"refusal": metrics.refuses(response)}, {"refusal": None}),
+}
+TELEMETRY = ("keep_rate", "kv_bytes_full", "kv_bytes_kept")
+
+
+def aggregation(name: str) -> Aggregation:
+    """How the harness puts the values of a metric together: pooled over instructions, or their mean."""
+    from lm_eval.api.metrics import mean
+
+    return metrics.agg_inst_level_acc if name.startswith("inst_level_") else mean

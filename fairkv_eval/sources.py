@@ -1,0 +1,100 @@
+"""Rows for tasks that are declared by YAML alone: JSON lines in a file or behind a URL, or a data set of the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.data import CONNECT_TIMEOUT, DataError, cache_dir
+from fairkv_eval.errors import UsageError, unknown
+
+Row = dict[str, Any]
+HUB, URL = {"hub", "name", "split", "revision"}, {"url", "sha256"}
+
+
+def read_rows(data: Any, folder: Path) -> list[Row]:
+    """The rows that a task's ``data`` names: a path (relative to ``folder``), ``{url, sha256}``, or
+    ``{hub, split, name, revision}``. UsageError: a wrong declaration; DataError: what cannot be had, or holds no rows.
+    """
+    if isinstance(data, str):
+        rows, source = _parse(_file(folder / Path(data).expanduser()), data), data
+    elif isinstance(data, Mapping) and "url" in data:
+        _known(data, URL)
+        rows, source = _parse(_file(_fetch(data)), str(data["url"])), str(data["url"])
+    elif isinstance(data, Mapping) and "hub" in data:
+        _known(data, HUB)
+        rows, source = _hub(data), str(data["hub"])
+    else:
+        raise UsageError(f"data={data!r} is not allowed; it takes a path, {{url, sha256}}, or {{hub, split}}")
+    if not rows:
+        raise DataError(f"{source}: holds no rows")
+    return rows
+
+
+def _known(data: Mapping[str, Any], allowed: set[str]) -> None:
+    for key in data:
+        if key not in allowed:
+            raise unknown("key of data", key, allowed)
+
+
+def _file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"data: cannot be read at {path} ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"data: {path} is not UTF-8 text ({error.reason})") from error
+
+
+def _parse(text: str, source: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{source}, line {number}: not JSON ({error}); data takes one JSON object a line"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{source}, line {number}: {line[:40]!r} is no JSON object")
+        rows.append(row)
+    return rows
+
+
+def _fetch(data: Mapping[str, Any]) -> Path:
+    """Path of the cached download."""
+    import pooch
+    import requests
+
+    url, sha256 = str(data["url"]), str(data.get("sha256", ""))
+    if not url.startswith(("https://", "http://")):
+        raise UsageError(f"data: url={url!r} is not allowed; it takes http(s)")
+    if len(sha256) != 64:
+        raise UsageError(f"data: {url} needs the sha256 of the file, 64 hexadecimal digits; sha256={sha256!r}")
+    download = pooch.HTTPDownloader(timeout=CONNECT_TIMEOUT)
+    try:
+        return Path(
+            pooch.retrieve(
+                url, f"sha256:{sha256}", "rows.jsonl", cache_dir() / "declared" / sha256, downloader=download
+            )
+        )
+    except ValueError as error:  # pooch's hash mismatch; it has removed the download
+        raise DataError(f"{url}: is not the file with sha256 {sha256}") from error
+    except (OSError, requests.RequestException) as error:
+        raise DataError(f"{url}: cannot be fetched ({type(error).__name__}: {str(error)[:200]})") from error
+
+
+def _hub(data: Mapping[str, Any]) -> list[Row]:
+    import datasets
+
+    if "split" not in data:
+        raise UsageError(f"data: {data['hub']} needs a split")
+    options = {key: data[key] for key in ("name", "split", "revision") if key in data}
+    try:
+        return list(datasets.load_dataset(data["hub"], **options))
+    except Exception as error:  # what the hub's client raises has no common class
+        raise DataError(f"{data['hub']}: cannot be loaded ({type(error).__name__}: {str(error)[:200]})") from error
