@@ -58,7 +58,7 @@ def test_the_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     command = shlex.split(blocks[2][1])
-    command[command.index("--model_args") + 1] += ",pretrained=model,device=cpu"
+    command[command.index("--model_args") + 1] += ",pretrained=model"
     monkeypatch.setattr("sys.argv", [*command, "--output_path", "out", "--log_samples"])
     cli_evaluate()
     (path,) = (tmp_path / "out").rglob("results_*.json")
@@ -93,7 +93,7 @@ def test_messages_with_examples_and_a_begun_answer(folder: Path) -> None:
         ("user", "{{ question }}"),
         ("assistant", "It"),
     ]
-    messages = [{"role": role, "content": content} for role, content in turns]
+    messages = [{"role": role, "content": content} for role, content in [*turns, ("assistant", "It")]]
     task = load(folder, user=None, messages=messages, segments=[{"name": "x", "text": "Be brief."}])
     doc, lm = task.test_docs()[0], FairKV(tiny.model(), tokenizer=tiny.tokenizer(), batch_size=2)
     assert doc["user"] == "How old?" and doc["system"] == "Be brief."
