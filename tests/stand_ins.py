@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import lm_eval.tasks
@@ -65,6 +65,9 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"input": "Who built it?", "context": PASSAGE * 3, "answers": ["two brothers"], "question": "Who built it?"}
         | {"all_classes": [], "length": 60, "dataset": "qasper", "language": "en", "_id": "0"}
     ],
+    "baber/paul_graham_essays": [
+        {"text": " ".join(f"On day {day} the miller went to the river and counted {day} boats." for day in range(4))}
+    ],
     "RMT-team/babilong-1k-samples": [
         {"input": f"{PASSAGE} Ann went to the garden. ", "question": "Where is Ann? ", "target": "garden"}
     ],
@@ -93,17 +96,21 @@ def task(path: str, **metadata: Any) -> Any:
     return loaded
 
 
-def essays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From now on the needle tasks hide their needles in our own text where they would download essays."""
-    from lm_eval.tasks.ruler import niah_utils
+def words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on RULER draws from a few words of ours; with the package's it takes half a minute to import."""
 
-    plain = niah_utils.get_haystack
-    text = " ".join(f"On day {i} the miller walked to the river and counted {i} boats." for i in range(600))
+    class Few:
+        _categories: ClassVar = {
+            **{key: [f"word{i}" for i in range(30)] for key in ("nouns", "adjectives", "verbs")},
+            **{key: [f"word{i}" for i in range(400)] for key in ("noun", "adjective", "verb")},
+        }
 
-    def get(type_haystack: str) -> Any:
-        return text.split(" ") if type_haystack == "essay" else plain(type_haystack=type_haystack)
-
-    monkeypatch.setattr(niah_utils, "get_haystack", get)
+    try:
+        import wonderwords
+    except ImportError:
+        wonderwords = types.ModuleType("wonderwords")
+        monkeypatch.setitem(sys.modules, "wonderwords", wonderwords)
+    monkeypatch.setattr(wonderwords, "RandomWord", Few, raising=False)
 
 
 def scoring(monkeypatch: pytest.MonkeyPatch) -> None:
