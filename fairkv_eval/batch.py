@@ -29,6 +29,7 @@ class Row:
     telemetry: dict[str, Any]
     rolling: Rolling | None = None
     tokens: list[int] = field(default_factory=list)
+    entropy: float = 0.0  # nats, summed over the tokens, where asked for
 
 
 @dataclass(eq=False)

@@ -34,7 +34,7 @@ from fairkv_eval.prompt import Prompt
 from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.rope import Rotation, find_rotations
-from fairkv_eval.sampling import Sampler
+from fairkv_eval.sampling import Sampler, entropy
 
 
 class Engine:
@@ -140,6 +140,7 @@ class Engine:
             position = tail.cache.position + len(tail.tokens)
             row = Row(index, job.want, position, sampler, telemetry, tail.rolling)
             row.tokens.append(sampler.choose(own[0].float()))
+            _add_entropy([row], own)
             if self._finished(row):
                 done.append((index, _generated(row)))
             else:
@@ -220,6 +221,7 @@ class Engine:
         logits = self._forward(
             phase, [row.tokens[-1] for row in rows], [row.position for row in rows], list(range(len(rows)))
         )
+        _add_entropy(rows, logits)
         largest = logits.float().argmax(-1).tolist()
         for i, row in enumerate(rows):
             row.position = row.rolling.next_position if row.rolling else row.position + 1
@@ -308,8 +310,18 @@ def _last_positions(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
     return places
 
 
+def _add_entropy(rows: Sequence[Row], logits: Tensor) -> None:
+    """Add what the logits ``[rows, vocabulary]`` say of the rows that ask for it."""
+    asking = [i for i, row in enumerate(rows) if row.want.entropy]
+    for i, nats in zip(asking, entropy(logits[asking]).tolist() if asking else (), strict=True):
+        rows[i].entropy += nats
+
+
 def _generated(row: Row) -> Result:
-    return Result({**row.telemetry, "generated_tokens": len(row.tokens)}, tokens=tuple(row.tokens))
+    told = {**row.telemetry, "generated_tokens": len(row.tokens)}
+    if row.want.entropy:
+        told["response_entropy"] = row.entropy / len(row.tokens)
+    return Result(told, tokens=tuple(row.tokens))
 
 
 def _telemetry(prompt: Prompt, cache: ContextCache) -> dict[str, Any]:

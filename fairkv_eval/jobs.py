@@ -12,11 +12,15 @@ from fairkv_eval.sampling import GREEDY, Sampling
 
 @dataclass(frozen=True)
 class Generate:
-    """Generate up to ``max_tokens`` tokens, stopping after any of the strings ``stop``."""
+    """Generate up to ``max_tokens`` tokens, stopping after any of the strings ``stop``.
+
+    ``entropy``: tell the mean entropy of the distributions that the tokens came from, which costs a softmax a step.
+    """
 
     max_tokens: int
     stop: tuple[str, ...] = ()
     sampling: Sampling = GREEDY
+    entropy: bool = False
 
 
 @dataclass(frozen=True)

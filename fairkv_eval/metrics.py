@@ -136,12 +136,14 @@ def breakdown(instruction_ids: Sequence[str], followed: Sequence[bool]) -> dict[
 
 
 def telemetry(response: object) -> dict[str, float]:
-    """keep_rate, keep_rate_<segment>, kv_bytes_full and kv_bytes_kept of one response; {} from a plain model."""
+    """keep_rate, keep_rate_<segment>, kv_bytes_full and kv_bytes_kept of one response, and its response_entropy in nats
+    where the run asked for it (``--gen_kwargs entropy=true``); {} from a plain model."""
     told = getattr(response, "telemetry", None)
     if not told:
         return {}
     rates = {f"keep_rate_{name}": float(rate) for name, rate in told["segments"].items()}
-    return {name: float(told[name]) for name in ("keep_rate", "kv_bytes_full", "kv_bytes_kept")} | rates
+    always = {name: float(told[name]) for name in ("keep_rate", "kv_bytes_full", "kv_bytes_kept")}
+    return always | rates | {name: float(told[name]) for name in ("response_entropy",) if name in told}
 
 
 def leakage(doc: Doc, response: str) -> dict[str, float]:

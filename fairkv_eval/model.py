@@ -232,12 +232,13 @@ class FairKV(Processes):
         settings, until, max_gen_toks = self._generation_settings(request)
         try:
             seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
+            entropy = _flag(settings, "entropy")
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
             prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc, _task(request)))
             prompts = [self._fit(prompt, max_gen_toks, label, policy) for policy in policies]
         except (UsageError, ValueError, TypeError) as error:
             raise UsageError(f"{label}: {error}") from error
-        want = Generate(max_gen_toks, tuple(s for s in until if s), sampling)
+        want = Generate(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
         return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)], until
 
     def _scoring_jobs(self, request: Instance, policies: Sequence[Policy]) -> list[Job]:
@@ -378,6 +379,14 @@ class FairKV(Processes):
 
 def _task(request: Instance) -> str:
     return request.task_name or ""
+
+
+def _flag(settings: dict[str, Any], name: str) -> bool:
+    """Take a yes or no out of generation_kwargs; no where it is not there."""
+    value = settings.pop(name, None)
+    if value not in (None, True, False):
+        raise UsageError(f"{name}={value!r} is not allowed; it takes true or false")
+    return bool(value)
 
 
 def _label(request: Instance) -> str:

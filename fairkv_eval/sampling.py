@@ -42,7 +42,7 @@ class Sampling:
             if name == "num_beams" and value in (1, None):
                 continue
             if name not in names:
-                raise unknown("generation argument", name, names | {"until", "max_gen_toks"})
+                raise unknown("generation argument", name, names | {"entropy", "until", "max_gen_toks"})
             if value is not None:
                 values[name] = value
         values["do_sample"] = bool(kwargs.get("do_sample", False))
@@ -72,6 +72,11 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats over the whole vocabulary, before any temperature or cut: ``[rows, vocabulary] -> [rows]``."""
+    return torch.special.entr(logits.float().softmax(-1)).sum(-1)
 
 
 def request_seed(*parts: object) -> int:
