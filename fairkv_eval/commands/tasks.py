@@ -1,0 +1,117 @@
+"""``fairkv tasks``: which tasks there are; with ``--check``, whether they are in order."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.terminal import console, show
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from fairkv_eval.task_check import Checked, Shelf
+
+_LONGEST = 1200  # characters of a stretch of a prompt that are shown
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("task", nargs="*", help="tasks or groups, any of the harness too (default: all of ours)")
+    parser.add_argument("--check", action="store_true", help="find what is wrong with them; exit status 1 if anything")
+    parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
+    parser.add_argument("--pretrained", help="whose tokenizer and chat template render prompts (default: as fairkv's)")
+    parser.add_argument("--docs", type=int, default=8, help="prompts of each task that are checked (default: 8)")
+    parser.add_argument("--show", type=int, default=1, help="prompts of each task that are shown (default: 1)")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(given: argparse.Namespace) -> int:
+    for name, least in (("docs", 1), ("show", 0)):
+        if getattr(given, name) < least:
+            raise UsageError(f"--{name} {getattr(given, name)} is not allowed; it takes a whole number from {least}")
+    from fairkv_eval.task_check import Shelf
+
+    shelf = Shelf(given.task, given.include_path)
+    return _check(shelf, given) if given.check else _list(shelf, given.json)
+
+
+def _list(shelf: Shelf, as_json: bool) -> int:
+    entries = [_describe(shelf, name) for name in shelf.names]
+    if as_json:
+        print(json.dumps(entries, indent=2))
+        return 0
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in ("task", "version", "output", "what it is"):
+        table.add_column(header, overflow="fold", no_wrap=header != "what it is")
+    for entry in entries:
+        table.add_row(entry["task"], str(entry["version"]), entry["output_type"], entry["summary"] or "-")
+    show(console(), [table])
+    return 0
+
+
+def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    file = next((file for file in shelf.files if file.name == name), None)
+    path = shelf.manager.task_index[name].yaml_path
+    config = file.config if file else (load_yaml(path, resolve_func=False) if path else {})
+    metadata = config.get("metadata")
+    return {
+        "task": name,
+        "version": metadata.get("version", "-") if isinstance(metadata, dict) else "-",
+        "output_type": "group" if "group" in config else config.get("output_type", "-"),
+        "summary": file.summary if file else "",
+    }
+
+
+def _check(shelf: Shelf, given: argparse.Namespace) -> int:
+    from fairkv_eval.pretrained import load_tokenizer
+    from fairkv_eval.prompt import Parts
+    from fairkv_eval.prompter import Prompter
+    from fairkv_eval.task_check import check
+
+    prompter = Prompter(load_tokenizer(given.pretrained), Parts())
+    to, results = console(), []
+    for result in check(shelf, prompter, given.docs):
+        results.append(result)
+        if not given.json and (result.name or result.findings):
+            show(to, _report(result, given.show, to))
+    findings = [finding for result in results for finding in result.findings]
+    wrong = sum(finding.wrong for finding in findings)
+    if given.json:
+        tasks = [
+            {"task": r.name, "documents": r.documents, "declared": sorted(r.declared), "given": sorted(r.given)}
+            for r in results
+            if r.name
+        ]
+        print(json.dumps({"wrong": wrong, "findings": [asdict(f) for f in findings], "tasks": tasks}, indent=2))
+    else:
+        print(f"{sum(bool(r.name) for r in results)} tasks checked: {wrong or 'nothing'} wrong")
+    return 1 if wrong else 0
+
+
+def _report(result: Checked, shown: int, to: Console) -> Iterator[RenderableType]:
+    """A heading, the first prompts, and one line a finding."""
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from fairkv_eval.segment_text import legend, marked
+
+    if result.name:
+        counts = f"{result.documents} documents, {len(result.declared)} metrics"
+        yield Text.assemble((result.name, "bold"), f"  {counts if result.documents else ''}")
+    for doc_id, text in result.prompts[:shown]:
+        yield Text(f"  doc {doc_id}  ").append_text(legend(segment.name for segment in text.segments))
+        body = marked(text.text, text.segments, text.context, to.is_terminal, _LONGEST)
+        yield Padding(body, (0, 0, 0, 4))
+    for finding in result.findings:
+        yield Text(f"{'wrong' if finding.wrong else 'note '}  {finding}", style="red" if finding.wrong else "yellow")
+    if result.name and not any(finding.wrong for finding in result.findings):
+        yield Text("  in order", style="green")

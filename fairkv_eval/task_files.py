@@ -1,0 +1,159 @@
+"""What is wrong with a folder of task YAMLs as files, and what it holds.
+
+The harness's index drops a file that it cannot read without a word, so the files are parsed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatch
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fairkv_eval.errors import unknown
+
+# Keys in the order in which a task's YAML has them; keys of one group stand in any order among themselves.
+KEY_ORDER = (
+    ("include",),
+    ("group", "group_alias"),
+    ("tag",),
+    ("task", "task_alias", "class"),
+    ("custom_dataset", "dataset_*"),
+    ("output_type",),
+    ("*_split", "process_docs", "fewshot_config"),
+    ("num_fewshot", "description", "use_prompt", "doc_to_*", "gen_prefix", "*_delimiter", "unsafe_code"),
+    ("process_results", "filter_list", "repeats", "should_decontaminate"),
+    ("generation_kwargs",),
+    ("aggregate_metric_list", "metric_list"),
+    ("metadata",),
+)
+_BEYOND_THE_CONFIGS = {"include", "class", "aggregate_metric_list", "recipe"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something about a task or file: ``wrong``, or else worth a look only. ``unreadable``: of a file nobody sees."""
+
+    where: str
+    what: str
+    wrong: bool = True
+    unreadable: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.where}: {' '.join(self.what.split())}"
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A readable YAML of a folder, includes resolved. ``metrics_from``: the file that lists its metrics."""
+
+    name: str
+    path: Path
+    config: Mapping[str, Any]
+    metrics_from: Path | None = None
+
+    @property
+    def is_group(self) -> bool:
+        return "group" in self.config
+
+    @property
+    def summary(self) -> str:
+        """What its folder's README says of it in one line; "" where it says nothing."""
+        readme = self.path.parent / "README.md"
+        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
+        found = re.search(rf"^[*-] `{re.escape(self.name)}`:? *(.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE)
+        return " ".join(found[1].replace("**", "").split()) if found else ""
+
+
+def read_folder(folder: Path) -> tuple[list[TaskFile], list[Finding]]:
+    """The tasks and groups of a folder, and what is wrong with its files."""
+    files: list[TaskFile] = []
+    findings: list[Finding] = []
+    for path in sorted(p for p in folder.rglob("*.yaml") if "__pycache__" not in p.parts):
+        where = str(path.relative_to(folder))
+        try:
+            file = _read(path)
+        except Exception as error:  # whatever a YAML or a function it names can raise
+            findings.append(Finding(where, f"cannot be read, so the harness does not see it: {error}", unreadable=True))
+            continue
+        findings += [Finding(where, what) for what in _about_keys(path)]
+        if path.name.startswith("_"):
+            continue
+        if not file.name:
+            findings.append(Finding(where, "has neither a task nor a group, so the harness does not see it"))
+            continue
+        twin = next((other for other in files if other.name == file.name), None)
+        if twin:
+            findings.append(Finding(where, f"{file.name!r} is declared in {twin.path.relative_to(folder)} too"))
+            continue
+        files.append(file)
+    for file in files:
+        findings += [Finding(file.name, what) for what in _about_file(file)]
+    return files, findings
+
+
+def _read(path: Path) -> TaskFile:
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = load_yaml(path, resolve_func=True)
+    name = config.get("group") or config.get("task")
+    return TaskFile(name if isinstance(name, str) else "", path, config, _where(path, "metric_list"))
+
+
+def _where(path: Path, key: str) -> Path | None:
+    """The file of a YAML's includes, itself first, that has a key; local keys win and later includes."""
+    own = _own(path)
+    if key in own:
+        return path.resolve()
+    includes = own.get("include") or []
+    for include in reversed([includes] if isinstance(includes, str) else includes):
+        found = _where(path.parent / include, key)
+        if found:
+            return found
+    return None
+
+
+def _own(path: Path) -> dict[str, Any]:
+    """The keys a file has itself, functions as text."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    return load_yaml(path, resolve_func=False, recursive=False)
+
+
+def _about_keys(path: Path) -> Iterator[str]:
+    """Unknown keys, keys given twice, and keys out of order."""
+    from lm_eval.config.group import GroupConfig
+    from lm_eval.config.task import TaskConfig
+
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    known = {f.name for config in (TaskConfig, GroupConfig) for f in fields(config)} | _BEYOND_THE_CONFIGS
+    for key in dict.fromkeys(keys):
+        if keys.count(key) > 1:
+            yield f"{key} is given {keys.count(key)} times; the last one counts"
+        if key not in known:
+            yield str(unknown("key", key, known))
+    ranked = [key for key in keys if _rank(key) is not None]
+    for before, after in pairwise(ranked):
+        if _rank(before) > _rank(after):  # type: ignore[operator]
+            yield f"{after} stands after {before}; in the order of the keys it goes before it"
+
+
+def _rank(key: str) -> int | None:
+    return next((i for i, group in enumerate(KEY_ORDER) if any(fnmatch(key, pattern) for pattern in group)), None)
+
+
+def _about_file(file: TaskFile) -> Iterator[str]:
+    metadata = file.config.get("metadata")
+    if not isinstance(metadata, Mapping) or "version" not in metadata:
+        yield "has no metadata.version"
+    readme = file.path.parent / "README.md"
+    if not readme.is_file():
+        yield f"its folder {file.path.parent.name} has no README.md"
+    elif f"`{file.name}`" not in readme.read_text(encoding="utf-8"):
+        yield f"{file.path.parent.name}/README.md does not name it (`{file.name}` in backticks)"
