@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,12 +26,24 @@ class Variant(NamedTuple):
     marks: tuple[Segment, ...] = ()
 
 
+class Watcher(Protocol):
+    """Sees a context's layers as they are computed, in order, and what is kept of each."""
+
+    def computed(self, layer: Layer, window: int | None) -> None: ...
+
+    def kept(self, layer: Layer, index: Sequence[Tensor]) -> None:
+        """index: kept positions as `Plan.kept` gives them."""
+
+
 class Context:
     """The tokens of a context, and a cache for each variant wanted of it.
 
     ``label`` names it in errors; ``seed`` is drawn from its tokens. windows: the sliding window of each layer, or None.
-    Variants that score by a replay are evicted when that has run; until then ``full`` holds every pair.
+    Variants that score by a replay are evicted when that has run; until then ``full`` holds every pair. ``watcher``:
+    who looks on, if anybody does.
     """
+
+    watcher: Watcher | None = None
 
     def __init__(
         self,
@@ -61,6 +73,8 @@ class Context:
 
     def store(self, layer: Layer, window: int | None) -> None:
         """Put what survives of one layer into each cache; layers come in order."""
+        if self.watcher:
+            self.watcher.computed(layer, window)
         if self.replays:
             pairs = Pairs(layer.k.clone(), layer.v.clone())
             self.full.layers.append([pairs])
@@ -93,6 +107,8 @@ class Context:
                 index = plan.kept(layer)
             else:
                 index = [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
+            if self.watcher:
+                self.watcher.kept(layer, index)
             pairs = survivors(layer, index)
             if plan is not None and variant.policy.positions == "contiguous":
                 cache.position = plan.budget

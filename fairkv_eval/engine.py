@@ -23,7 +23,7 @@ from fairkv_eval.backends import SDPA, Backend
 from fairkv_eval.batch import Batch, Row
 from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.chunks import lockstep
-from fairkv_eval.context import Context
+from fairkv_eval.context import Context, Watcher
 from fairkv_eval.errors import naming
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import whitelist
@@ -87,6 +87,15 @@ class Engine:
                 yield from self._admit(group, jobs, open_contexts, batch)
             if len(batch):
                 yield from self._decode_step(batch)
+
+    def watch(self, job: Job, watcher: Watcher) -> ContextCache:
+        """Prefill a job's context before the eyes of a watcher, and return what its policy leaves of it."""
+        open_contexts = OpenContexts([job], self.windows)
+        open_contexts.observed = True
+        contexts = open_contexts.open([0])
+        contexts[0].watcher = watcher
+        self._prefill(contexts, open_contexts, ())
+        return open_contexts.take(job)
 
     def _next_group(
         self, waiting: deque[int], places: int, jobs: Sequence[Job], open_contexts: OpenContexts

@@ -18,7 +18,9 @@ from tqdm import tqdm
 from fairkv_eval import provenance
 from fairkv_eval.arguments import read_policy
 from fairkv_eval.backend_choice import attach_chosen, check_name
+from fairkv_eval.cache import ContextCache
 from fairkv_eval.check import length_limit
+from fairkv_eval.context import Watcher
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
@@ -176,18 +178,7 @@ class FairKV(Processes):
         return answers
 
     def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
-        engine = Engine(
-            self.model,
-            self._windows,
-            self._rows(jobs),
-            self._max_prefill_tokens,
-            decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
-            ask=self._prompter.ask,
-            eos=self._eos_tokens(),
-            softmax_dtype=self.softmax_dtype or torch.float32,
-            autocast=self._autocast,
-            backend=self._backend,
-        )
+        engine = self._engine(self._rows(jobs))
         silent = disable_tqdm or self.rank != 0
         answered = 0
 
@@ -203,6 +194,33 @@ class FairKV(Processes):
                 yield index, result
                 bar.update(1)
         self._account.add(engine.totals)
+
+    def watch(self, request: Instance, watcher: Watcher) -> tuple[Job, ContextCache]:
+        """Prefill a request's context before the eyes of a watcher: its job, and what the policy leaves of the context.
+
+        Nothing is generated or scored. UsageError for a request without a context that could be evicted.
+        """
+        if request.request_type == "loglikelihood_rolling":
+            raise UsageError(f"{_label(request)}: rolling windows have contexts of one token, so nothing is evicted")
+        scored = request.request_type == "loglikelihood"
+        job = self._scoring_jobs(request, [self.policy])[0] if scored else self._generation_job(request, 0)[0]
+        if not job.prompt.context:
+            raise UsageError(f"{job.label}: its context is empty, so nothing is evicted")
+        return job, self._engine(1).watch(job, watcher)
+
+    def _engine(self, rows: int) -> Engine:
+        return Engine(
+            self.model,
+            self._windows,
+            rows,
+            self._max_prefill_tokens,
+            decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
+            ask=self._prompter.ask,
+            eos=self._eos_tokens(),
+            softmax_dtype=self.softmax_dtype or torch.float32,
+            autocast=self._autocast,
+            backend=self._backend,
+        )
 
     def _detect_batch_size(self, requests: Sequence | None = None, pos: int = 0) -> int:
         """What the harness asks for windows of a rolling log-likelihood: the most it allows, never tried out."""

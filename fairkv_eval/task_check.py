@@ -38,10 +38,12 @@ class Shelf:
     """Tasks that can be named: ours, those of the user's folders, and the harness's own where one of them is named.
 
     names: tasks and groups to look at; none are all tasks of the user's folders, or all of ours where there are no
-    folders. UsageError for a folder or name that does not exist.
+    folders. metadata: as ``lm_eval --metadata``. UsageError for a folder or name that does not exist.
     """
 
-    def __init__(self, names: Sequence[str] = (), include_path: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, names: Sequence[str] = (), include_path: Sequence[Path] = (), metadata: Mapping[str, Any] | None = None
+    ) -> None:
         for folder in include_path:
             if not folder.is_dir():
                 raise UsageError(f"--include_path {str(folder)!r} is no folder")
@@ -53,7 +55,7 @@ class Shelf:
         if names:
             self.findings = [finding for finding in self.findings if finding.where in names]
         own = {file.name for file in self.files}
-        self.manager = _manager([*read], include_defaults=not set(names) <= own)
+        self.manager = _manager([*read], not set(names) <= own, dict(metadata or {}))
         for name in names:
             if name not in self.manager.task_index:
                 unread = [str(finding) for _, findings in read.values() for finding in findings if finding.unreadable]
@@ -69,11 +71,12 @@ class Shelf:
             return self.manager.load([name])["tasks"]
 
 
-def _manager(folders: Sequence[Path], include_defaults: bool) -> Any:
+def _manager(folders: Sequence[Path], include_defaults: bool, metadata: dict[str, Any]) -> Any:
     from lm_eval.tasks import TaskManager
 
+    paths: list[str | Path] = [str(folder) for folder in folders]
     with _quiet():
-        return TaskManager(include_path=[str(folder) for folder in folders], include_defaults=include_defaults)
+        return TaskManager(include_path=paths, include_defaults=include_defaults, metadata=metadata)
 
 
 def check(shelf: Shelf, prompter: Prompter, docs: int = 8) -> Iterator[Checked]:

@@ -1,0 +1,106 @@
+"""``fairkv view``: one document under a policy: what is left of its prompt, layer by layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.terminal import console, show
+
+_PIPED = 140  # columns where nobody says how many
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", help="a task, or a finished run: its results_*.json or a samples_*.jsonl")
+    parser.add_argument("--doc", type=int, default=0, help="the document's number (default: 0)")
+    parser.add_argument("--model_args", help="as for lm_eval: press=snapkv,ratio=0.5,… (of a run: its own)")
+    parser.add_argument("--task", help="which task of a run that had several")
+    parser.add_argument("--num_fewshot", type=int, help="few-shot examples before the question")
+    parser.add_argument("--apply_chat_template", action="store_true", help="as for lm_eval")
+    parser.add_argument("--metadata", help="as for lm_eval, in JSON: the task's own settings")
+    parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
+    parser.add_argument("--html", type=Path, help="write a page that needs nothing else")
+    parser.add_argument("--png", type=Path, help="write a picture (needs matplotlib)")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(given: argparse.Namespace) -> None:
+    for path in (given.html, given.png):
+        if path and not path.absolute().parent.is_dir():
+            raise UsageError(f"{path}: there is no folder {str(path.parent)!r} to write it into")
+    from fairkv_eval.view_source import request_of
+
+    source = _source(given)
+    lm = _model(dict(source.model_args))
+    from fairkv_eval.view import look
+
+    request, answer = request_of(source, given.doc, lm, given.include_path)
+    view = look(lm, request, answer)
+    if given.html:
+        from fairkv_eval.view_html import render as page
+
+        text = page(view)
+        _write(given.html, lambda path: path.write_text(text, encoding="utf-8"))
+    if given.png:
+        from fairkv_eval.view_png import draw
+
+        _write(given.png, lambda path: draw(view, path))
+    if given.json:
+        print(json.dumps(view.describe(), indent=1, ensure_ascii=False))
+    elif given.html or given.png:
+        print("\n".join(str(path) for path in (given.html, given.png) if path))
+    else:
+        from fairkv_eval.view_terminal import render
+
+        to = console()
+        show(to, render(view, to.width if to.is_terminal else _PIPED, to.is_terminal))
+
+
+def _source(given: argparse.Namespace) -> Any:
+    from fairkv_eval.view_source import Source, of_run, read_arguments
+
+    path = Path(given.source)
+    if path.suffix not in (".json", ".jsonl"):
+        if given.task:
+            raise UsageError(f"--task {given.task} is for the files of a run, and {given.source!r} is none")
+        try:
+            metadata = json.loads(given.metadata or "{}")
+        except ValueError as error:
+            raise UsageError(f"--metadata {given.metadata!r} is not JSON: {error}") from error
+        chat, arguments_ = given.apply_chat_template, read_arguments(given.model_args or "")
+        return Source(given.source, arguments_, metadata, given.num_fewshot, chat)
+    told = ("model_args", "metadata", "num_fewshot", "apply_chat_template")
+    for name in told:
+        if getattr(given, name):
+            raise UsageError(f"--{name} is what a run says itself; it goes with a task only")
+    if not path.is_file():
+        raise UsageError(f"{given.source} does not exist")
+    return of_run(path, given.task)
+
+
+def _model(arguments_: dict[str, Any]) -> Any:
+    import logging
+
+    import torch
+
+    logging.getLogger("lm_eval").setLevel(logging.WARNING)
+    from fairkv_eval.model import FairKV
+
+    # As the harness's command line does; its model class takes it for granted that there is a CUDA device.
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return FairKV(**{"device": device, **arguments_})
+
+
+def _write(path: Path, make: Callable[[Path], Any]) -> None:
+    """Whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        make(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,158 @@
+"""The request that a view looks at: a document of a task, or one of a finished run with that run's model arguments."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairkv_eval.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from fairkv_eval.model import FairKV
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task by name, how its prompts are made, and under which model arguments; of a run, its samples file too."""
+
+    task: str
+    model_args: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    num_fewshot: int | None = None
+    chat: bool = False
+    multiturn: bool = False
+    system_instruction: str | None = None
+    samples: Path | None = None
+    fewshot_seed: int = 1234  # the harness's default
+
+
+def of_run(path: Path, task: str | None = None) -> Source:
+    """A finished run, by its results_*.json or one of its samples_*.jsonl (which lies beside it)."""
+    results = path
+    if path.suffix == ".jsonl":
+        stem, _, date = path.stem.removeprefix("samples_").rpartition("_")
+        task = task or stem
+        results = path.with_name(f"results_{date}.json")
+        if not results.is_file():
+            raise UsageError(f"{path.name}: its run's {results.name} is not beside it, so its policy is not known")
+    told = _read(results)
+    config = told.get("config")
+    if not isinstance(config, dict) or "configs" not in told:
+        raise UsageError(f"{results.name} is not the result of a run: it has no config and configs")
+    if config.get("model") != "fairkv":
+        raise UsageError(f"{results.name}: model {config.get('model')!r} evicts nothing; a view needs a run of fairkv")
+    names = sorted(told["configs"])
+    if task is None and len(names) > 1:
+        raise UsageError(f"{results.name} is a run of {', '.join(names)}: name one with --task")
+    task = task or names[0]
+    if task not in names:
+        raise unknown(f"task of {results.name}", task, names)
+    samples = results.with_name(results.name.replace("results_", f"samples_{task}_")).with_suffix(".jsonl")
+    metadata = told["configs"][task].get("metadata") or {}
+    return Source(
+        task,
+        config["model_args"] if isinstance(config["model_args"], dict) else read_arguments(config["model_args"] or ""),
+        {k: v for k, v in metadata.items() if k not in ("version", "config_source")},
+        told.get("n-shot", {}).get(task),
+        bool(told.get("chat_template")),
+        bool(told.get("fewshot_as_multiturn")),
+        told.get("system_instruction"),
+        samples if samples.is_file() else None,
+        int(config.get("fewshot_seed") or 1234),
+    )
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """Model arguments as `lm_eval` reads them: name=value,… or JSON."""
+    from lm_eval._cli.utils import key_val_to_dict, try_parse_json
+
+    try:
+        given = try_parse_json(text)
+        return dict(given) if isinstance(given, dict) else key_val_to_dict(text)
+    except ValueError as error:
+        raise UsageError(f"--model_args {text!r} cannot be read: {error}") from error
+
+
+def request_of(
+    source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path] = ()
+) -> tuple[Instance, str | None]:
+    """The request of a document, the first where it makes several, and what a finished run has answered to it.
+
+    What a run has sent is in its samples file. Chats are rendered anew, since a text alone does not tell its turns, and
+    compared with it.
+    """
+    if source.samples is None:
+        return _built(source, doc_id, lm, include_path), None
+    sample = _sample(source.samples, doc_id)
+    answer = next((a for answers in sample["resps"] for a in answers if isinstance(a, str)), None)
+    arguments = tuple(next(iter(sample["arguments"].values())).values())
+    if not source.chat:
+        return _instance(source.task, doc_id, sample["doc"], arguments), answer
+    request = _built(source, doc_id, lm, include_path)
+    if request.args[0] != arguments[0]:
+        raise UsageError(f"task {source.task}, doc {doc_id}: its prompt is no longer the one of {source.samples.name}")
+    return request, answer
+
+
+def _instance(task: str, doc_id: int, doc: dict[str, Any], arguments: tuple[Any, ...]) -> Instance:
+    from lm_eval.api.instance import Instance
+
+    kind = "generate_until" if len(arguments) > 1 and isinstance(arguments[1], dict) else "loglikelihood"
+    return Instance(
+        kind if len(arguments) > 1 else "loglikelihood_rolling", doc, arguments, 0, metadata=(task, doc_id, 1)
+    )
+
+
+def _built(source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path]) -> Instance:
+    """By the task itself. All documents before it are built too: few-shot examples are drawn one after another."""
+    from fairkv_eval.task_check import Shelf
+
+    task = Shelf([source.task], include_path, source.metadata).load(source.task).get(source.task)
+    if task is None:
+        raise UsageError(f"{source.task!r} is a group; name one of its tasks")
+    count = len(task.eval_docs)
+    if not 0 <= doc_id < count:
+        raise UsageError(f"--doc {doc_id} is not in {source.task}, whose documents are 0 to {count - 1}")
+    if source.num_fewshot is not None:
+        task.set_config(key="num_fewshot", value=source.num_fewshot)
+    task.set_fewshot_seed(seed=source.fewshot_seed)
+    task.build_all_requests(
+        limit=doc_id + 1,
+        rank=0,
+        world_size=1,
+        system_instruction=source.system_instruction,
+        apply_chat_template=source.chat,
+        fewshot_as_multiturn=source.multiturn,
+        chat_template=lm.apply_chat_template if source.chat else None,
+        tokenizer_name=lm.tokenizer_name if source.chat else "",
+    )
+    return next(request for request in task.instances if request.doc_id == doc_id)
+
+
+def _sample(path: Path, doc_id: int) -> dict[str, Any]:
+    ids = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                sample = json.loads(line)
+                if sample["doc_id"] == doc_id:
+                    return sample
+                ids.append(sample["doc_id"])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise UsageError(f"{path.name}, line {number}: not a sample of the harness ({error})") from error
+    raise UsageError(f"--doc {doc_id} is not in {path.name}, whose documents are {min(ids)} to {max(ids)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path.name} cannot be read: {error}") from error
+    if not isinstance(told, dict):
+        raise UsageError(f"{path.name} is not the result of a run")
+    return told
