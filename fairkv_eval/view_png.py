@@ -13,7 +13,7 @@ from fairkv_eval.view import View
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 120  # characters of a line of the prompt
+_COLUMNS = 150  # characters of a line of the prompt
 _LINES = 60  # of the prompt at most
 _WIDTH = 13.0  # inches
 _LINE = 0.19  # inches
@@ -31,7 +31,7 @@ def draw(view: View, path: Path) -> None:
     lines = list(_wrapped(view))
     shown = lines[:_LINES]
     text, layers = _LINE * (len(shown) + (len(lines) > _LINES)), max(2.4, 0.15 * len(view.layers))
-    height = text + layers + 2.7
+    height = text + layers + 2.4
     with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 9, "svg.fonttype": "none"}):
         figure = Figure(figsize=(_WIDTH, height), layout=None)
         x, width, side = 0.055, 0.6, 0.085
@@ -43,7 +43,7 @@ def draw(view: View, path: Path) -> None:
         told = f"{view.title}:  {view.context} tokens of context, {view.keep_rate:.1%} of their KV pairs kept"
         figure.text(x, 1 - 0.52 / height, told, va="center", parse_math=False)
         _legend(figure, view, x, 1 - 0.78 / height)
-        bottom = layers + 1.45
+        bottom = layers + 1.32
         _prompt(axes(x, bottom, 0.93, text), view, shown, len(lines) - len(shown))
         heat = axes(x, 0.95, width, layers)
         _heat(heat, view)

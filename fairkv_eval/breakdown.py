@@ -1,0 +1,195 @@
+"""What a samples file says by class of instruction, by pairs of classes in one prompt, by number, by prompt length.
+
+Instructions of one prompt are not independent: standard errors are those of clusters, one a document
+(statsmodels' cluster-robust covariance); where every document counts once, they are the usual ones of a mean.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import statsmodels.api as sm
+from statsmodels.stats.proportion import proportion_confint
+
+from fairkv_eval.errors import UsageError, unknown
+
+BY = ("class", "id", "pair", "number", "length")
+OF_INSTRUCTIONS = ("inst_level_strict_acc", "inst_level_loose_acc")
+OF_DOCUMENTS = (
+    *("prompt_level_strict_acc", "prompt_level_loose_acc", "leak@0.3", "leak@0.8", "leak@0.3_defense"),
+    *("leak@0.8_defense", "rougeL_recall_directive", "rougeL_recall_secret", "refusal"),
+)
+# Beside what is told of a pair's prompts: were both instructions followed, the first, the second (strictly)?
+OF_PAIRS = ("both", "first", "second")
+
+Length = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One group's figure: the mean of ``n`` values over ``documents``, its standard error and a 95 % interval, Wilson's
+    where the values are yes or no. None where one document cannot tell."""
+
+    by: str
+    group: str
+    metric: str
+    n: int
+    documents: int
+    value: float
+    stderr: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """A samples file: ``documents``, a row each, with their metrics and ``length``; ``instructions``, a row each, and
+    ``pairs`` of two instructions of one prompt, with ``both``, ``first`` and ``second`` where they were checked."""
+
+    documents: pd.DataFrame
+    instructions: pd.DataFrame
+    pairs: pd.DataFrame
+
+
+def read(path: Path, length: Length = lambda text: len(text.split())) -> Samples:
+    """Read a samples_*.jsonl. ``length``: of a system prompt. UsageError names the line that is no sample."""
+    documents, instructions, pairs = [], [], []
+    seen: set[Any] = set()
+    for number, sample in _lines(path):
+        try:
+            key, doc = sample["doc_id"], sample["doc"]
+            if key in seen:  # several filters of one answer
+                continue
+            seen.add(key)
+            ids = list(doc.get("instruction_id_list") or ())
+            told = {name: sample[name] for name in OF_INSTRUCTIONS if isinstance(sample.get(name), list)}
+            documents.append({"document": key, "number": len(ids), "length": length(_system(doc)), **_numbers(sample)})
+            parts = [{"id": id_, "class": id_.partition(":")[0]} for id_ in ids]
+            own = [part | {m: bool(told[m][i]) for m in told} for i, part in enumerate(parts)]
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UsageError(f"{path.name}, line {number}: not a sample of the harness ({error!r})") from error
+        instructions += [{"document": key, **part} for part in own]
+        pairs += [{"document": key, **_pair(*two)} for two in combinations(own, 2)]
+    if not documents:
+        raise UsageError(f"{path.name}: holds no samples")
+    return Samples(pd.DataFrame(documents), pd.DataFrame(instructions), pd.DataFrame(pairs))
+
+
+def rows(
+    samples: Samples, by: Sequence[str] = BY, metrics: Sequence[str] = (), bins: int = 4, unit: str = "words"
+) -> list[Row]:
+    """All figures. metrics: of documents, in place of OF_DOCUMENTS. bins: of prompt length, as many documents in each.
+
+    Figures of documents count for every class that a document has an instruction of, once each.
+    """
+    for name in by:
+        if name not in BY:
+            raise unknown("breakdown", name, BY)
+    numeric = [name for name in samples.documents if name not in ("document", "number", "length")]
+    for metric in metrics:
+        if metric not in numeric:
+            raise unknown("metric of the samples", metric, numeric)
+    wanted = [name for name in metrics or OF_DOCUMENTS if name in numeric]
+    found: list[Row] = []
+    for name in by:
+        for group, of_instructions, of_documents in _groups(samples, name, bins, unit):
+            columns = OF_PAIRS if name == "pair" else OF_INSTRUCTIONS
+            for table, names in ((of_instructions, columns), (of_documents, wanted)):
+                for metric in names:
+                    if metric in table and table[metric].notna().any():
+                        found.append(_row(name, group, metric, table[["document", metric]].dropna()))
+    return found
+
+
+def estimate(values: Sequence[float], documents: Sequence[Any]) -> tuple[float, float | None]:
+    """Mean and standard error of values, of which several may come from one document."""
+    y, clusters = np.asarray(values, float), pd.factorize(np.asarray(documents))[0]
+    if len(set(clusters.tolist())) < 2:
+        return float(y.mean()), None
+    fit = sm.OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
+    return float(y.mean()), 0.0 if (y == y[0]).all() else float(fit.bse[0])
+
+
+def _row(by: str, group: str, metric: str, table: pd.DataFrame) -> Row:
+    values = table[metric].astype(float)
+    value, error = estimate(values.tolist(), table["document"].tolist())
+    documents = int(table["document"].nunique())
+    low = high = None
+    if values.isin((0.0, 1.0)).all():
+        low, high = (float(end) for end in proportion_confint(value * documents, documents, method="wilson"))
+    elif error is not None:
+        low, high = value - 1.96 * error, value + 1.96 * error
+    return Row(by, group, metric, len(values), documents, value, error, low, high)
+
+
+def _groups(samples: Samples, by: str, bins: int, unit: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+    """(name, rows of instructions or pairs, rows of documents) of each group."""
+    documents, instructions = samples.documents, samples.instructions
+    if by in ("class", "id", "pair"):
+        table = samples.pairs if by == "pair" else instructions
+        for name, own in table.groupby(by) if len(table) else ():
+            yield str(name), own, documents[documents["document"].isin(own["document"])]
+        return
+    labels = _numbers_of(documents) if by == "number" else _bins(documents["length"], bins, unit)
+    for name in labels.cat.categories:
+        own = documents[labels == name]
+        if len(own):
+            checked = instructions["document"].isin(own["document"]) if len(instructions) else []
+            yield str(name), instructions[checked] if len(instructions) else instructions, own
+
+
+def _numbers_of(documents: pd.DataFrame) -> pd.Series:
+    """single and multi; none where a document has no instruction that is checked."""
+    names = ("none", "single", "multi")
+    codes = documents["number"].clip(upper=len(names) - 1)
+    return pd.Series(pd.Categorical.from_codes(codes, names), index=documents.index)
+
+
+def _bins(lengths: pd.Series, bins: int, unit: str) -> pd.Series:
+    """The stretch of lengths that each document falls into; fewer where many have the same length."""
+    cut = pd.qcut(lengths, min(bins, lengths.nunique()), labels=False, duplicates="drop").fillna(0).astype(int)
+    spans = lengths.groupby(cut).agg(["min", "max"])
+    names = [f"{a} {unit}" if a == b else f"{a}–{b} {unit}" for a, b in spans.itertuples(index=False)]
+    codes = cut.map({code: i for i, code in enumerate(spans.index)})
+    return pd.Series(pd.Categorical.from_codes(codes, names, ordered=True), index=lengths.index)
+
+
+def _pair(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
+    a, b = sorted((a, b), key=lambda part: part["class"])
+    pair: dict[str, Any] = {"pair": f"{a['class']} + {b['class']}"}
+    metric = OF_INSTRUCTIONS[0]
+    if metric in a:
+        pair |= {"both": a[metric] and b[metric], "first": a[metric], "second": b[metric]}
+    return pair
+
+
+def _system(doc: dict[str, Any]) -> str:
+    """The system prompt; of a document without messages "", so that all have the same length."""
+    if isinstance(doc.get("system"), str):
+        return doc["system"]
+    messages: Iterable[dict[str, str]] = doc.get("messages") or ()
+    return "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+
+
+def _numbers(sample: dict[str, Any]) -> dict[str, float]:
+    names = sample.get("metrics") or ()
+    return {name: float(sample[name]) for name in names if isinstance(sample.get(name), (bool, int, float))}
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    yield number, json.loads(line)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{path.name}: not a samples file of the harness ({error})") from error

@@ -1,0 +1,121 @@
+"""``fairkv breakdown``: a run's accuracy and leakage by class of instruction, pair, number, and prompt length."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.terminal import console, show
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from fairkv_eval.breakdown import Length, Row
+
+_TITLES = {
+    "class": "by class of instruction",
+    "id": "by instruction",
+    "pair": "by pairs of classes in one prompt",
+    "number": "one instruction or several",
+    "length": "by length of the system prompt",
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("samples", nargs="+", type=Path, help="samples_*.jsonl of runs with --log_samples")
+    parser.add_argument("--by", help=f"which tables, joined by commas (default: {','.join(_TITLES)})")
+    parser.add_argument(
+        "--metric", action="append", default=[], help="a metric of documents in place of the usual ones"
+    )
+    parser.add_argument("--bins", type=int, default=4, help="how many stretches of prompt length (default: 4)")
+    parser.add_argument(
+        "--length", choices=("words", "tokens"), default="words", help="unit of length (default: words)"
+    )
+    parser.add_argument("--pretrained", help="whose tokens are counted (default: as fairkv's)")
+    parser.add_argument("--csv", type=Path, help="write all figures into this file, one a line")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(given: argparse.Namespace) -> None:
+    if given.bins < 1:
+        raise UsageError(f"--bins {given.bins} is not allowed; it takes a whole number from 1")
+    if given.csv and not given.csv.absolute().parent.is_dir():
+        raise UsageError(f"{given.csv}: there is no folder {str(given.csv.parent)!r} to write it into")
+    from fairkv_eval.breakdown import read, rows
+
+    by = given.by.split(",") if given.by else list(_TITLES)
+    length = _length(given)
+    found: dict[str, list[Row]] = {}
+    for path, name in zip(given.samples, _names(given.samples), strict=True):
+        samples = read(path, length) if length else read(path)
+        found[name] = rows(samples, by, given.metric, given.bins, given.length)
+    if given.csv:
+        _write(given.csv, found)
+    if given.json:
+        flat = [{"samples": name, **asdict(row)} for name, own in found.items() for row in own]
+        print(json.dumps(flat, indent=1, ensure_ascii=False))
+        return
+    parts = [part for name, own in found.items() for part in ("", *_tables(name, own, by))]
+    show(console(), parts[1:])
+
+
+def _length(given: argparse.Namespace) -> Length | None:
+    if given.length == "words":
+        return None
+    from fairkv_eval.pretrained import load_tokenizer
+
+    tokenizer = load_tokenizer(given.pretrained)
+    return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    """Short names of files, as long as they differ."""
+    short = [path.name for path in paths]
+    return short if len(set(short)) == len(short) else [str(path) for path in paths]
+
+
+def _tables(name: str, found: Sequence[Row], by: Sequence[str]) -> Iterator[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    yield Text(name, style="bold")
+    for kind in by:
+        own = [row for row in found if row.by == kind]
+        yield Text(f"\n{_TITLES[kind]}" + ("" if own else ": nothing in this file"))
+        if not own:
+            continue
+        metrics = list(dict.fromkeys(row.metric for row in own))
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column(kind, overflow="fold")
+        for header in ("documents", *metrics):
+            table.add_column(header, justify="right", overflow="fold")
+        for group in dict.fromkeys(row.group for row in own):
+            cells = {row.metric: row for row in own if row.group == group}
+            documents = max(row.documents for row in cells.values())
+            table.add_row(group, str(documents), *(_cell(cells.get(metric)) for metric in metrics))
+        yield table
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "-"
+    return f"{row.value:.3f} ± {row.stderr:.3f}" if row.stderr is not None else f"{row.value:.3f}"
+
+
+def _write(path: Path, found: dict[str, list[Row]]) -> None:
+    """Whole or not at all."""
+    import pandas as pd
+
+    lines: list[dict[str, Any]] = [{"samples": name, **asdict(row)} for name, own in found.items() for row in own]
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        pd.DataFrame(lines).to_csv(draft, index=False)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
