@@ -78,7 +78,7 @@ def test_one_value_a_document_has_the_usual_error_and_wilsons_interval(tmp_path:
     row = found(tmp_path, by=["number"])["number", "single", "leak@0.3"]
     assert (row.value, row.stderr) == (1.0, 0.0) and row.high == pytest.approx(1)
     assert row.low == pytest.approx(1 / (1 + 1.959964**2 / 2), abs=1e-4)
-    value, error = estimate([0, 1, 1, 0.5], "abcd")
+    value, error = estimate([0, 1, 1, 0.5], list("abcd"))
     assert error == pytest.approx(math.sqrt(sum((x - value) ** 2 for x in (0, 1, 1, 0.5)) / 3 / 4))
 
 
