@@ -168,7 +168,8 @@ def finished(folder: Path, response: Any, **config: Any) -> Path:
     arguments = {"gen_args_0": {"arg_0": TEXT, "arg_1": {"until": [], "max_gen_toks": 2}}}
     sample = {"doc_id": 7, "doc": DOC, "arguments": arguments, "resps": [[str(response)]]}
     path = folder / "samples_tiny_2026-01-01T00-00-00.1.jsonl"
-    path.write_text(json.dumps(sample) + "\n")
+    other = {**sample, "doc_id": 3, "doc": tiny.chat_doc("Another.", "One?"), "resps": [["other"]]}
+    path.write_text(json.dumps(other) + "\n" + json.dumps(sample) + "\n")
     return path
 
 
@@ -190,6 +191,8 @@ class TestCommand:
             assert told["keep_rates"] == plain.keep_rates and told["answer"] == "Bonjour" and told["doc_id"] == 7
             assert told["mean_share"] == plain.mean_share and len(told["layers"]) == 3
             assert told["segments"][0]["name"] == "defense"
+        assert main(["view", str(path), "--doc", "5"]) == 2
+        assert f"--doc 5 is not in {path.name}, whose documents are 3 to 7" in capsys.readouterr().err
 
     def test_a_task_on_the_terminal_and_into_files(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = ["view", "sys_ifeval_demo", "--doc", "2", "--model_args", "press=tova,ratio=0.5"]
