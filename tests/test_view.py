@@ -194,6 +194,26 @@ class TestCommand:
         assert main(["view", str(path), "--doc", "5"]) == 2
         assert f"--doc 5 is not in {path.name}, whose documents are 3 to 7" in capsys.readouterr().err
 
+    def test_a_run_with_the_chat_template(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """Its prompts are rendered anew, and refused where they are no longer what the run has sent."""
+        from fairkv_eval.docs import sys_ifeval_demo
+
+        doc = sys_ifeval_demo()["test"][2]
+        text = tiny.tokenizer().apply_chat_template(doc["messages"], tokenize=False, add_generation_prompt=True)
+        config = {"model": "fairkv", "model_args": {"press": "tova", "ratio": 0.5}}
+        told = {"config": config, "configs": {"sys_ifeval_demo": {}}, "chat_template": "its source"}
+        (tmp_path / "results_1.json").write_text(json.dumps(told))
+        path = tmp_path / "samples_sys_ifeval_demo_1.jsonl"
+        for sent, status in ((text, 0), (text + "x", 2)):
+            arguments = {"gen_args_0": {"arg_0": sent, "arg_1": {"until": []}}}
+            sample = {"doc_id": 2, "doc": doc, "arguments": arguments, "resps": [["Yes"]]}
+            path.write_text(json.dumps(sample) + "\n")
+            assert main(["view", str(path), "--doc", "2", "--json"]) == status
+        out, err = capsys.readouterr()
+        assert f"its prompt is no longer the one of {path.name}" in err
+        assert main(["view", "sys_ifeval_demo", "--doc", "2", "--model_args", "press=tova,ratio=0.5", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == json.loads(out) | {"answer": None}
+
     def test_a_task_on_the_terminal_and_into_files(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         command = ["view", "sys_ifeval_demo", "--doc", "2", "--model_args", "press=tova,ratio=0.5"]
         assert main(command) == 0
