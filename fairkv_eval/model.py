@@ -43,9 +43,9 @@ class FairKV(Processes):
     press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
     keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
     decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter, context_field: see
-    `prompt.Parts`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
-    in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`. Everything else is
-    `hf`'s. UsageError names what is wrong and what is allowed.
+    `prompt.Parts`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill
+    with KV pairs, in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`.
+    Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
     """
 
     def __init__(
@@ -184,8 +184,8 @@ class FairKV(Processes):
 
         def told() -> str:
             return (
-                f"\ninterrupted: {answered} of {len(jobs)} {kind} requests were answered; with --use_cache their answers "
-                "are kept, and the same command goes on from there"
+                f"\ninterrupted: {answered} of {len(jobs)} {kind} requests were answered; with --use_cache their "
+                "answers are kept, and the same command goes on from there"
             )
 
         with interruptible(told), tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:

@@ -45,7 +45,7 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
 
 
 def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
-    """A row a model and task: documents, cells, those finished, answers left, tokens and seconds. Nothing is written."""
+    """A row a model and task: documents, cells, those finished, answers left, tokens and seconds; nothing is run."""
     check_alone()
     tasks = load_tasks(sweep)
     rows = []

@@ -71,7 +71,7 @@ GROUPS = {
     "raccoon_defenses": DEFENSES,
     "raccoon_gpts": set(GPTS),
 }
-TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, **dict.fromkeys(MULTI, 256)}  # Raccoon's others 256, IFEval's 1280
+TOKENS = {"sys_ifeval_demo": 256, "raccoon_demo": 128, **dict.fromkeys(MULTI, 256)}  # others 256 or 1280
 FIRST_SEGMENT = {
     "sys_ifeval": "directive",
     "sys_ifeval_defended": "defense",
