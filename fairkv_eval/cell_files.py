@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.loggers import EvaluationTracker
@@ -23,6 +24,7 @@ from lm_eval.utils import sanitize_model_name
 from fairkv_eval import provenance
 from fairkv_eval.cells import Cell, changes
 from fairkv_eval.errors import UsageError
+from fairkv_eval.fidelity import METRICS
 from fairkv_eval.journal import Answer
 from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME
@@ -72,6 +74,31 @@ def score(task: Task, requests: Sequence[Instance], answers: Answers, sweep: Swe
     return dict(results)
 
 
+def add_fidelity(results: dict[str, Any], requests: Sequence[Instance], answers: Answers) -> None:
+    """Put what was found about each document into its samples, and the means with the harness's own standard errors
+    into the results; nothing where nothing was found."""
+    found: dict[Any, list[dict[str, float]]] = {}
+    for (place, _), answer in answers.items():
+        if answer.fidelity is not None:
+            found.setdefault(requests[place].doc_id, []).append(answer.fidelity)
+    if not found:
+        return
+    for task, samples in results["samples"].items():
+        values: dict[str, list[float]] = {}
+        for sample in samples:
+            own = found[sample["doc_id"]]
+            for name in METRICS:
+                sample[name] = mean([one[name] for one in own])
+                values.setdefault(f"{name},{sample['filter']}", []).append(sample[name])
+            sample["metrics"] = [*sample["metrics"], *METRICS]
+        for key, column in values.items():
+            name, _, kind = key.partition(",")
+            results["results"][task][key] = mean(column)
+            error = mean_stderr(column) if len(column) > 1 else "N/A"
+            results["results"][task][f"{name}_stderr,{kind}"] = error
+        results["higher_is_better"][task] |= METRICS
+
+
 def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, sweep: Sweep, source: Source) -> Path:
     """Write a cell's result JSON and samples, both or none; the folder they are in."""
     arguments = {**source.arguments, "pretrained": source.name}
@@ -98,9 +125,20 @@ def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, s
         raise UsageError(f"the results of cell {cell.name} could not be written below {output}; is the disk full?")
     folder = cell_folder(output, source.name, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():  # a cell that is scored again, with what it lacked
+        folder.rename(unfinished / "before")
     written[0].parent.rename(folder)
     shutil.rmtree(unfinished)
     return folder
+
+
+def finished(folder: Path, fidelity: bool) -> bool:
+    """Whether a cell's files are there, with its fidelity where that is asked for."""
+    results = sorted(folder.glob("results_*.json"))
+    if not results or not fidelity:
+        return bool(results)
+    told = json.loads(results[-1].read_text(encoding="utf-8"))
+    return bool(told["config"]["fairkv"]["sweep"].get("fidelity"))
 
 
 def account(answers: Answers) -> dict[str, Any]:
@@ -160,6 +198,7 @@ def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[
             "command": command(cell, sweep, arguments),
             "sweep": {
                 "cell": cell.id,
+                "fidelity": any(answer.fidelity is not None for answer in answers.values()),
                 "requests_sha256": cell.identity["requests"],
                 # One engine run for all cells of a task: its speeds are theirs together.
                 "run": {k: v for k, v in shared.items() if k.endswith("_tokens")},

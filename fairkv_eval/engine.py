@@ -25,7 +25,7 @@ from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.chunks import lockstep
 from fairkv_eval.context import Context, Watcher
 from fairkv_eval.errors import naming
-from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
+from fairkv_eval.jobs import Follow, Generate, Job, Result, Score, Totals
 from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
 from fairkv_eval.phases import Decode, Extend, Prefill, Tail
@@ -274,6 +274,8 @@ class Engine:
         return logits if len(logits) == len(wanted) else logits[wanted]
 
     def _score(self, want: Score, logits: Tensor, telemetry: dict[str, Any]) -> Result:
+        if isinstance(want, Follow):
+            return Result(telemetry, fidelity=want.lead.compare(logits))
         continuation = torch.tensor(want.continuation, device=logits.device)
         logprobs = logits.log_softmax(-1, dtype=self.softmax_dtype).gather(1, continuation[:, None])
         greedy = bool((logits.argmax(-1) == continuation).all())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fairkv_eval.fidelity import Lead
 from fairkv_eval.policy import Policy
 from fairkv_eval.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampling
@@ -31,6 +32,13 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Follow(Score):
+    """Compare the distributions that predict the tokens of ``continuation`` with those of ``lead``."""
+
+    lead: Lead = field(default_factory=Lead, compare=False)
+
+
+@dataclass(frozen=True)
 class Job:
     """One prompt under one policy, and what is wanted of it. ``label`` names task and document in errors."""
 
@@ -42,12 +50,14 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """``tokens`` of a generation; ``logprob`` (nats, summed) and ``greedy`` of a score; what eviction did."""
+    """``tokens`` of a generation; ``logprob`` (nats, summed) and ``greedy`` of a score; ``fidelity`` of what followed
+    another's distributions; what eviction did."""
 
     telemetry: dict[str, Any]
     tokens: tuple[int, ...] = ()
     logprob: float = 0.0
     greedy: bool = False
+    fidelity: dict[str, float] | None = None
 
 
 @dataclass

@@ -123,9 +123,10 @@ class FairKV(Processes):
             return self._generation_jobs(request, repeat, policies)[0]
         return self._scoring_jobs(request, policies)
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
-        """Results with the index of their job, in the order in which they finish."""
-        yield from self._run(list(jobs), "", disable_tqdm=True)
+    def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
+        """Results with the index of their job, in the order in which they finish. ``at_most``: tokens of one packed
+        pass, where max_prefill_tokens would hold too many logits."""
+        yield from self._run(list(jobs), "", True, at_most)
 
     def answer(self, request: Instance, result: Result) -> Response | tuple[float, bool]:
         """What the harness is given for a request: a Response, or (log-likelihood in nats, is greedy)."""
@@ -177,8 +178,10 @@ class FairKV(Processes):
             answers[index] = result.logprob, result.greedy
         return answers
 
-    def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
-        engine = self._engine(self._rows(jobs))
+    def _run(
+        self, jobs: list[Job], kind: str, disable_tqdm: bool, at_most: int | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        engine = self._engine(self._rows(jobs), at_most)
         silent = disable_tqdm or self.rank != 0
         answered = 0
 
@@ -208,12 +211,12 @@ class FairKV(Processes):
             raise UsageError(f"{job.label}: its context is empty, so nothing is evicted")
         return job, self._engine(1).watch(job, watcher)
 
-    def _engine(self, rows: int) -> Engine:
+    def _engine(self, rows: int, at_most: int | None = None) -> Engine:
         return Engine(
             self.model,
             self._windows,
             rows,
-            self._max_prefill_tokens,
+            min(self._max_prefill_tokens, at_most or self._max_prefill_tokens),
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
             ask=self._prompter.ask,
             eos=self._eos_tokens(),

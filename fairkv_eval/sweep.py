@@ -27,19 +27,22 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from fairkv_eval import plugin
-from fairkv_eval.cell_files import Source, cell_folder, score, write
+from fairkv_eval.cell_files import Source, add_fidelity, cell_folder, finished, score, write
 from fairkv_eval.cells import Cell, digest, digest_of_requests, identity
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.jobs import Job, Result, Score
+from fairkv_eval.fidelity import Lead
+from fairkv_eval.jobs import Follow, Job, Result, Score
 from fairkv_eval.journal import Answer, Journal, Key, read_answers
 from fairkv_eval.known import Asked, Asking
 from fairkv_eval.model import FairKV
+from fairkv_eval.policy import Policy
 from fairkv_eval.sweep_file import Sweep
 
 log = logging.getLogger(__name__)
 
 # Model arguments that change how a run goes, not what it answers, and the name, which `FairKV.identity` tells.
 _NO_MATTER = {"pretrained", "kv_memory", "max_prefill_tokens"}
+_LOGITS = 1024  # places of one pass whose distributions over the whole vocabulary are held at once
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class Work:
     def asked(self) -> list[tuple[int, int]]:
         """Every request of a cell: its place, and how often it was asked before."""
         return [(i, repeat) for i, request in enumerate(self.requests) for repeat in range(request.repeats or 1)]
+
+    @property
+    def full(self) -> Cell:
+        """The full cache's cell."""
+        return next(cell for cell in self.cells if cell.policy == Policy())
 
 
 def run_sweep(sweep: Sweep) -> list[Path]:
@@ -158,7 +166,9 @@ def _cells(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, task: Task
         "device": model.device.type,
     }
     found = digest_of_requests(requests)
-    identities = (identity(task, policy, told, sweep.shared(), found) for policy in sweep.policies)
+    # Fidelity adds to answers and changes none: a sweep can ask for it later.
+    settings = replace(sweep, fidelity=False).shared()
+    identities = (identity(task, policy, told, settings, found) for policy in sweep.policies)
     cells = (Cell(task.task_name, policy, own) for policy, own in zip(sweep.policies, identities, strict=True))
     return Work(task, requests, tuple(cells))
 
@@ -174,8 +184,13 @@ def plan(
     name = Source(model, arguments, {}, 0.0).name
     for task in tasks.values():
         work = _cells(sweep, arguments, model, task)
-        left = tuple(cell for cell in work.cells if not finished(sweep.output_path, name, cell))
-        known.update(read_answers(journals(sweep.output_path), [cell.id for cell in left]))
+        told = sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
+        folders = {cell.id: cell_folder(sweep.output_path, name, cell) for cell in work.cells}
+        left = tuple(cell for cell in work.cells if not finished(folders[cell.id], told))
+        compared = {work.full.id} if told and left else set()
+        known.update(read_answers(journals(sweep.output_path), compared | {cell.id for cell in left}))
+        if compared and work.full not in left and any(Key(work.full.id, *asked) not in known for asked in work.asked):
+            left = (work.full, *left)
         works.append(replace(work, unfinished=left, todo=tuple(open_jobs(model, work, left, known))))
     return works
 
@@ -190,18 +205,17 @@ def _run_model(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks:
             began = time.time()
             model.fresh_account()
             known.update(ask(model, work, journal))
+            if sweep.fidelity and work.task.OUTPUT_TYPE == "generate_until":
+                known.update(follow(model, work, known, journal))
             source = Source(model, arguments, model.get_model_info(), began)
             with _told_once():
                 for cell in work.unfinished:
                     answers = {asked: known[Key(cell.id, *asked)] for asked in work.asked}
                     results = score(work.task, work.requests, answers, sweep, source)
+                    add_fidelity(results, work.requests, answers)
                     write(sweep.output_path, cell, results, answers, sweep, source)
     name = Source(model, arguments, {}, 0.0).name
     return [cell_folder(sweep.output_path, name, cell) for work in works for cell in work.cells]
-
-
-def finished(output: Path, model: str, cell: Cell) -> bool:
-    return any(cell_folder(output, model, cell).glob("results_*.json"))
 
 
 def journals(output: Path) -> list[Path]:
@@ -239,6 +253,30 @@ def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
             told = ", ".join(f"{done[name]}/{total[name]} {name}" for name in total)
             bar.set_postfix_str(f"{told}, {tokens / (time.perf_counter() - began):.0f} tokens/s", refresh=False)
             bar.update(1)
+    return answers
+
+
+def follow(model: FairKV, work: Work, known: Mapping[Key, Answer], journal: Journal) -> dict[Key, Answer]:
+    """Take each policy along the full cache's answers, prompt by prompt: one prompt's distributions are held."""
+    answers: dict[Key, Answer] = {}
+    cells = [cell for cell in work.unfinished if cell != work.full]
+    for place, repeat in tqdm(work.asked, desc=f"{work.task.task_name} fidelity", unit="prompt"):
+        said = known[Key(work.full.id, place, repeat)]
+        left = [c for c in (work.full, *cells) if known[Key(c.id, place, repeat)].fidelity is None]
+        if not left:
+            continue
+        left = [work.full, *(cell for cell in left if cell != work.full)]
+        want = Follow(said.tokens, Lead())
+        jobs = model.jobs(work.requests[place], [cell.policy for cell in left], repeat)
+        jobs = [replace(job, want=want) for job in jobs]
+        # The full cache goes first.
+        results = [*model.run(jobs[:1]), *((i + 1, found) for i, found in model.run(jobs[1:], _LOGITS))]
+        for index, result in results:
+            key = Key(left[index].id, place, repeat)
+            assert result.fidelity is not None
+            if known[key].fidelity is None:
+                answers[key] = replace(known[key], fidelity=result.fidelity)
+                journal.write_fidelity(key, result.fidelity)
     return answers
 
 

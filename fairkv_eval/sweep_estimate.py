@@ -45,7 +45,7 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
 
 
 def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
-    """A row a model and task: documents, cells, those finished, answers left, tokens and seconds; nothing is run."""
+    """A row a model and task: documents, cells, what is finished and what is left of them. Nothing is written."""
     check_alone()
     tasks = load_tasks(sweep)
     rows = []

@@ -222,6 +222,12 @@ def _policies(given: Mapping[str, Any]) -> tuple[Any, ...]:
         with naming(f"presses: {entry!r}"):
             policies.update(dict.fromkeys(_of_press(_press_entry(entry), given)))
     full = Policy()
+    rolling = next((policy for policy in policies if policy.decode_budget and given.get("fidelity")), None)
+    if rolling:
+        raise UsageError(
+            f"fidelity is measured in one pass, in which decode_budget={rolling.decode_budget} evicts nothing; leave "
+            "out one of them"
+        )
     if full in policies or given.get("fidelity"):
         # First, so that tables begin with it; fidelity is measured against it.
         policies = {full: None, **policies}

@@ -1,4 +1,4 @@
-"""Sweeps as YAML and as flags: what they expand to, and one clear error for whatever is wrong, before anything loads."""
+"""Sweeps as YAML and as flags: what they expand to, and one clear error for whatever is wrong with them."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_ranges_are_exact(start: int, steps: int, step: int) -> None:
 WRONG = {
     "unknown key 'ratio'. Did you mean 'ratios'?": {"ratio": 0.5},
     "ratio 1 is not allowed": {"ratios": [0.5, 1]},
-    "ratio 1.5 is not allowed": {"ratios": "0:2:0.5"},
+    "ratio 1.5 is not allowed": {"ratios": "0:1.5:1.5"},
     "ratio -0.1 is not allowed": {"ratios": -0.1},
     "ratios='0:0.9' is not allowed": {"ratios": "0:0.9"},
     "ratios='a' is not allowed": {"ratios": ["a"]},
@@ -116,12 +116,13 @@ WRONG = {
     "batch_size=3 goes beside the model's arguments": {"models": [{"batch_size": 3}]},
     "unknown scope 'all'": {"model_args": {"scope": "all"}},
     "models is empty": {"models": []},
+    "fidelity is measured in one pass": {"presses": "tova,decode_budget=64", "fidelity": True},
 }
 
 
 @pytest.mark.parametrize("message", WRONG)
 def test_what_is_wrong_is_told_by_name(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FairKV, "__init__", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr(FairKV, "_create_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UsageError) as error:
         of(**WRONG[message])
     assert message in str(error.value)

@@ -1,0 +1,113 @@
+"""Fidelity to the full cache: the figures by loops over dense attention, and in a sweep's files and journal."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reference
+import running
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import log_softmax, rel_entr
+from test_sweep import a_sweep, folder, numbers, only_these_tasks, scores, unbroken  # noqa: F401
+
+from fairkv_eval.fidelity import METRICS, Lead, fidelity
+from fairkv_eval.jobs import Follow, Generate, Job
+from fairkv_eval.model import FairKV
+from fairkv_eval.policy import Policy
+from fairkv_eval.sweep import run_sweep
+
+LOGITS = arrays(np.float64, (2, 4, 6), elements=st.floats(-20, 20))
+
+
+@given(LOGITS)
+def test_divergence_is_scipys(logits: np.ndarray) -> None:
+    full, policy = log_softmax(logits, axis=-1)
+    found = fidelity(torch.tensor(full), torch.tensor(policy))
+    assert found["fidelity_kl"] == pytest.approx(rel_entr(np.exp(full), np.exp(policy)).sum(-1).mean(), abs=1e-9)
+    same = [int(a) == int(b) for a, b in zip(full.argmax(-1), policy.argmax(-1), strict=True)]
+    assert found["fidelity_top1"] == sum(same) / 4
+    assert found["fidelity_first_disagreement"] == (same.index(False) if False in same else 4)
+
+
+def test_tokens_that_neither_allows_add_nothing() -> None:
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]])
+    assert Lead().compare(logits) == {"fidelity_kl": 0, "fidelity_top1": 1, "fidelity_first_disagreement": 1}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: str) -> None:
+    attached = running.attached(kind)
+    policies = [Policy(), *(running.policy(name, 0.6, fair) for name in ("tova", "snapkv", "adakv") for fair in (0, 1))]
+    prompt = running.prompt(3)
+    (said,), _ = running.run(attached, [Job(prompt, Policy(), Generate(9), "answer")])
+    want = Follow(said.tokens, Lead())
+    jobs = [Job(prompt, policy, want, "follow") for policy in policies]
+    results = [running.run(attached, jobs[:1])[0][0], *running.run(attached, jobs[1:])[0]]
+    distributions = []
+    for job in jobs:
+        sequence = reference.Sequencing(attached[0], job, running.ask)
+        sequence.extend(said.tokens)
+        distributions.append(sequence.logits()[-len(said.tokens) - 1 : -1].double().softmax(-1).tolist())
+    apart = 0
+    for result, policy in zip(results, distributions, strict=True):
+        divergences, same = [], []
+        for p, q in zip(distributions[0], policy, strict=True):
+            divergences.append(sum(a * (math.log(a) - math.log(b)) for a, b in zip(p, q, strict=True) if a > 0))
+            same.append(p.index(max(p)) == q.index(max(q)))
+        assert result.fidelity is not None
+        assert result.fidelity["fidelity_kl"] == pytest.approx(sum(divergences) / len(divergences), abs=1e-4)
+        assert result.fidelity["fidelity_top1"] == pytest.approx(sum(same) / len(same))
+        assert result.fidelity["fidelity_first_disagreement"] == (same.index(False) if False in same else len(same))
+        apart += result.fidelity["fidelity_kl"] > 0.01
+    assert results[0].fidelity["fidelity_kl"] == 0 and apart >= 4
+
+
+def test_a_sweep_asks_for_it_later_and_keeps_its_answers(
+    folder: Path,  # noqa: F811
+    unbroken: Path,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "later"
+    shutil.copytree(unbroken, output)
+    run, ran = FairKV.run, []
+
+    def only_follows(self, jobs, at_most=None):
+        assert all(isinstance(job.want, Follow) for job in jobs)
+        ran.append(len(jobs))
+        return run(self, jobs, at_most)
+
+    monkeypatch.setattr(FairKV, "run", only_follows)
+    run_sweep(a_sweep(folder, output, fidelity=True))
+    found, before = numbers(output), scores(unbroken)
+    assert found.keys() == before.keys()
+    for (task, policy), (results, samples) in found.items():
+        told = results["results"][task]
+        old = {k: v for k, v in told.items() if not k.startswith("fidelity")}
+        assert old == before[task, policy][0][task]
+        assert results["config"]["fairkv"]["sweep"]["fidelity"] == (task != "pick")
+        if task == "pick":
+            assert not any(name in sample for sample in samples for name in METRICS)
+            continue
+        for name, higher in METRICS.items():
+            column = [sample[name] for sample in samples]
+            assert all(name in sample["metrics"] for sample in samples)
+            assert told[f"{name},none"] == pytest.approx(np.mean(column))
+            assert told[f"{name}_stderr,none"] == pytest.approx(np.std(column, ddof=1) / math.sqrt(len(column)))
+            assert results["higher_is_better"][task][name] is higher
+        assert (told["fidelity_kl,none"] == 0) == (policy == "full")
+    # A second time nothing is left to do; a cell that is lost is put together again from the journal.
+    ran.clear()
+    lost = next(output.glob("model/say/tova_ratio=0.5-*"))
+    shutil.rmtree(lost)
+    run_sweep(a_sweep(folder, output, fidelity=True))
+    assert not ran and scores(output) == {k: (v["results"], s) for k, (v, s) in found.items()}
+    assert json.loads(next(lost.glob("results_*")).read_text())["results"]["say"]["fidelity_kl,none"] > 0
