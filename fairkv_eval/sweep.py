@@ -80,12 +80,7 @@ def run_sweep(sweep: Sweep) -> list[Path]:
     check_alone()
     tasks = load_tasks(sweep)
     with locked(sweep.output_path):
-        folders: list[Path] = []
-        for arguments in sweep.models:
-            model = load_model(sweep, arguments)
-            folders += _run_model(sweep, arguments, model, tasks)
-            del model
-        return folders
+        return [folder for arguments in sweep.models for folder in run_model(sweep, arguments, tasks)]
 
 
 def check_alone() -> None:
@@ -195,10 +190,14 @@ def plan(
     return works
 
 
-def _run_model(sweep: Sweep, arguments: Mapping[str, Any], model: FairKV, tasks: Mapping[str, Task]) -> list[Path]:
+def run_model(
+    sweep: Sweep, arguments: Mapping[str, Any], tasks: Mapping[str, Task], journal_name: str = "journal"
+) -> list[Path]:
+    """Run what is not finished of one model's cells; the folders of them all. The folder's lock is held already."""
+    model = load_model(sweep, arguments)
     known: dict[Key, Answer] = {}
     works = plan(sweep, arguments, model, tasks, known)
-    with Journal(sweep.output_path / ".sweep" / "journal.jsonl") as journal:
+    with Journal(sweep.output_path / ".sweep" / f"{journal_name}.jsonl") as journal:
         for work in works:
             if not work.unfinished:
                 continue

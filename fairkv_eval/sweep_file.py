@@ -53,12 +53,14 @@ class Sweep:
         return {name: getattr(self, name) for name in sorted(names - apart)}
 
 
-def read_sweep(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Sweep:
-    """The sweep in a YAML file, its keys overridden by flags of the same name.
+def read_keys(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The keys of a YAML file, overridden by flags of the same name."""
+    return {**(_load(Path(path)) if path is not None else {}), **(flags or {})}
 
-    UsageError names the file, the key, the value and what is allowed.
-    """
-    given = {**(_load(Path(path)) if path is not None else {}), **(flags or {})}
+
+def read_sweep(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Sweep:
+    """The sweep in a YAML file and flags. UsageError names the file, the key, the value and what is allowed."""
+    given = read_keys(path, flags)
     with naming(str(path) if path is not None else "flags"):
         return sweep_of(given)
 

@@ -1,4 +1,4 @@
-"""The journal: what was written comes back, wherever a kill cut the file off, and lines that cannot be read are told."""
+"""The journal: what was written comes back, wherever a kill cut the file off, and lines nobody can read are told."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import worker
 import yaml
-from test_sweep import numbers
+from test_sweep import assert_same, numbers
 
 pytestmark = pytest.mark.slow
 
@@ -83,8 +83,14 @@ def test_killed_at_random_moments_it_ends_as_an_unbroken_run(folder: Path, tmp_p
     assert one.keys() == other.keys() and len(one) == 6
     for key, (results, samples) in one.items():
         again, resampled = other[key]
-        assert json.dumps(results["results"]) == json.dumps(again["results"]), key
-        assert samples == resampled
+        assert_same(results["results"][key[0]], again["results"][key[0]])
+        for sample, other_sample in zip(samples, resampled, strict=True):
+            assert sample["doc_hash"] == other_sample["doc_hash"]
+            assert key[0] == "pick" or sample["resps"] == other_sample["resps"]
+            # Nearly nothing, where distributions of float32 are compared with others that are all but the same.
+            assert [sample[m] for m in sample["metrics"]] == pytest.approx(
+                [other_sample[m] for m in sample["metrics"]], rel=1e-4, abs=1e-6
+            )
     # No answer twice: what was written before a kill was not asked for again.
     written = (tmp_path / "killed" / ".sweep" / "journal.jsonl").read_text().splitlines()
     answers = [tuple(json.loads(line)[name] for name in ("cell", "request", "repeat")) for line in written]

@@ -35,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="only tell the cells, their tokens and an estimated time"
     )
+    parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="where cells run (default: here)")
     parser.add_argument("--fidelity", action="store_true", default=None, help="compare each policy's distributions")
 
 
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from fairkv_eval.sweep_file import read_sweep
+    from fairkv_eval.sweep_file import read_keys, read_sweep
 
     sweep = read_sweep(given.sweep, _flags(given))
     if given.dry_run:
@@ -55,9 +56,14 @@ def _run(given: argparse.Namespace) -> None:
 
         show_plan(dry_run(sweep))
         return
-    from fairkv_eval.sweep import run_sweep
+    if given.launcher == "ray":
+        from fairkv_eval.sweep_ray import run_on_ray
 
-    folders = run_sweep(sweep)
+        folders = run_on_ray(sweep, read_keys(given.sweep, _flags(given)))
+    else:
+        from fairkv_eval.sweep import run_sweep
+
+        folders = run_sweep(sweep)
     print(f"{len(folders)} cells in {sweep.output_path}")
 
 
@@ -95,7 +101,9 @@ def _flags(given: argparse.Namespace) -> dict[str, Any]:
     """The flags that were given, as the YAML would have them."""
     import yaml
 
-    flags = {k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command", "dry_run")}
+    flags = {
+        k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command", "dry_run", "launcher")
+    }
     for name in ("fair", "ratios"):
         if name in flags:
             flags[name] = [text if ":" in text else yaml.safe_load(text) for text in flags[name]]

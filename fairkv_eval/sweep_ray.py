@@ -1,0 +1,109 @@
+"""A sweep's cells as Ray tasks, on one machine or a cluster whose machines share the output folder.
+
+A part is one task of one model, so that its cells share their prefills; where that gives fewer parts than there are
+places for them, its policies are divided. Every part has a journal of its own, and all are read when a sweep goes on.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.sweep import check_alone, load_tasks, locked, run_model
+from fairkv_eval.sweep_file import Sweep, sweep_of
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one Ray task does: places in the sweep's models and policies, and a task's name."""
+
+    model: int
+    task: str
+    policies: tuple[int, ...]
+
+    @property
+    def journal(self) -> str:
+        return f"journal-{self.model}-{self.task.replace('/', '-')}-{self.policies[0]}"
+
+
+def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
+    """Run what is not finished yet, ``given`` being the keys that the sweep was made of; the folders of all cells."""
+    check_alone()
+    ray = _ray()
+    tasks = load_tasks(sweep)
+    with locked(sweep.output_path):
+        started = not ray.is_initialized()
+        if started:
+            ray.init(include_dashboard=False, log_to_driver=False)
+        try:
+            resources = ray.cluster_resources()
+            gpus = int(resources.get("GPU", 0))
+            remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(_run_part)
+            divided = list(parts(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
+            keys = _anywhere(sweep, given)
+            waiting = {remote.remote(keys, part): part for part in divided}
+            return _gather(ray, waiting, divided)
+        finally:
+            if started:
+                ray.shutdown()
+
+
+def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:
+    """All cells in parts. With fidelity a task's policies stay together, as they follow the full cache's answers."""
+    pairs = [(model, task) for model in range(len(sweep.models)) for task in tasks]
+    count = 1 if sweep.fidelity else min(len(sweep.policies), ceil(places / len(pairs)))
+    everything = range(len(sweep.policies))
+    for model, task in pairs:
+        # One in ``count``, so that each part has some of the strong and some of the weak compressions.
+        yield from (Part(model, task, tuple(everything[first::count])) for first in range(count))
+
+
+def _run_part(given: dict[str, Any], part: Part) -> list[str]:
+    """In a worker: the folders of a part's cells."""
+    sweep = sweep_of(given)
+    policies = tuple(sweep.policies[place] for place in part.policies)
+    sweep = replace(sweep, models=(sweep.models[part.model],), policies=policies)
+    tasks = {part.task: load_tasks(sweep)[part.task]}
+    return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, part.journal)]
+
+
+def _gather(ray: Any, waiting: dict[Any, Part], divided: list[Part]) -> list[Path]:
+    found: dict[Part, list[Path]] = {}
+    with tqdm(total=sum(len(part.policies) for part in divided), desc="cells", unit="cell") as bar:
+        left = list(waiting)
+        while left:
+            (done,), left = ray.wait(left)
+            part = waiting[done]
+            try:
+                found[part] = [Path(folder) for folder in ray.get(done)]
+            except ray.exceptions.RayTaskError as error:
+                # What is wrong with the input is told in one line, wherever it was found.
+                if isinstance(error.cause, UsageError):
+                    raise UsageError(str(error.cause)) from None
+                raise
+            bar.update(len(part.policies))
+    return [folder for part in divided for folder in found[part]]
+
+
+def _anywhere(sweep: Sweep, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with paths that do not depend on where a worker is started."""
+    keys = {**given, "output_path": str(sweep.output_path.resolve())}
+    if sweep.include_path:
+        keys["include_path"] = [str(Path(path).resolve()) for path in sweep.include_path]
+    return keys
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("--launcher ray needs Ray: pip install 'fairkv-eval[ray]'") from error
+    return ray

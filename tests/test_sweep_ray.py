@@ -1,0 +1,73 @@
+"""A sweep on Ray gives the cells of a sweep here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import worker
+from test_sweep import a_sweep, assert_same, scores
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.sweep import run_sweep
+from fairkv_eval.sweep_ray import Part, parts, run_on_ray
+
+KEYS = {
+    "presses": ["tova", {"press": "snapkv", "window": 8}],
+    "ratios": [0, 0.5],
+    "tasks": ["pick", "say"],
+    "batch_size": 3,
+    "bootstrap_iters": 20,
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tasks")
+    worker.write_tasks(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def workers():
+    ray = pytest.importorskip("ray", reason="needs pip install ray")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
+    yield ray
+    ray.shutdown()
+
+
+def test_parts_are_all_cells_once_and_enough_for_every_place(folder: Path, tmp_path: Path) -> None:
+    sweep = a_sweep(folder, tmp_path)
+    assert list(parts(sweep, ["a", "b"], 2)) == [Part(0, "a", (0, 1, 2, 3, 4)), Part(0, "b", (0, 1, 2, 3, 4))]
+    assert list(parts(sweep, ["a"], 2)) == [Part(0, "a", (0, 2, 4)), Part(0, "a", (1, 3))]
+    assert list(parts(a_sweep(folder, tmp_path, fidelity=True), ["a"], 2)) == [Part(0, "a", (0, 1, 2, 3, 4))]
+    many = list(parts(sweep, ["a", "b"], 100))
+    assert sorted((part.task, *part.policies) for part in many) == [(t, p) for t in "ab" for p in range(5)]
+    assert len({part.journal for part in many}) == len(many)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_cells_of_one_process(folder: Path, tmp_path: Path, workers) -> None:
+    keys = {
+        **KEYS,
+        "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
+        "include_path": str(folder),
+    }
+    here, there = a_sweep(folder, tmp_path / "here", **KEYS), a_sweep(folder, tmp_path / "there", **KEYS)
+    assert here.policies == there.policies and len(here.policies) == 3
+    folders = run_on_ray(there, {**keys, "output_path": str(tmp_path / "there")})
+    run_sweep(here)
+    assert len(folders) == 6 and all(path.is_dir() for path in folders)
+    ours, theirs = scores(tmp_path / "here"), scores(tmp_path / "there")
+    assert ours.keys() == theirs.keys()
+    for (task, policy), (results, samples) in ours.items():
+        again, resampled = theirs[task, policy]
+        assert_same(results[task], again[task])
+        assert task == "pick" or [s["resps"] for s in samples] == [s["resps"] for s in resampled]
+    # What is wrong is told as it is here.
+    with pytest.raises(UsageError, match=r"unknown press 'tovva'\. Did you mean 'tova'"):
+        run_on_ray(there, {**keys, "presses": "tovva", "output_path": str(tmp_path / "there")})
