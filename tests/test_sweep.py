@@ -80,9 +80,8 @@ def assert_same(ours: dict, theirs: dict) -> None:
     """Metrics that are equal, figures but for rounding: a prefill may share more in one run than in another."""
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
-        assert value == (theirs[name] if isinstance(value, str) else pytest.approx(theirs[name], rel=1e-4, abs=1e-6)), (
-            name
-        )
+        same = theirs[name] if isinstance(value, str) else pytest.approx(theirs[name], rel=1e-4, abs=1e-6)
+        assert value == same, name
 
 
 @pytest.fixture(scope="module")

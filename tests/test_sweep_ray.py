@@ -16,6 +16,7 @@ from fairkv_eval.sweep_ray import Part, parts, run_on_ray
 KEYS = {
     "presses": ["tova", {"press": "snapkv", "window": 8}],
     "ratios": [0, 0.5],
+    "fair": False,
     "tasks": ["pick", "say"],
     "batch_size": 3,
     "bootstrap_iters": 20,
