@@ -256,27 +256,42 @@ def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
 
 
 def follow(model: FairKV, work: Work, known: Mapping[Key, Answer], journal: Journal) -> dict[Key, Answer]:
-    """Take each policy along the full cache's answers, prompt by prompt: one prompt's distributions are held."""
+    """Take each policy along the full cache's answers, a few prompts at a time, whose distributions are held."""
     answers: dict[Key, Answer] = {}
-    cells = [cell for cell in work.unfinished if cell != work.full]
-    for place, repeat in tqdm(work.asked, desc=f"{work.task.task_name} fidelity", unit="prompt"):
-        said = known[Key(work.full.id, place, repeat)]
-        left = [c for c in (work.full, *cells) if known[Key(c.id, place, repeat)].fidelity is None]
-        if not left:
-            continue
-        left = [work.full, *(cell for cell in left if cell != work.full)]
-        want = Follow(said.tokens, Lead())
-        jobs = model.jobs(work.requests[place], [cell.policy for cell in left], repeat)
-        jobs = [replace(job, want=want) for job in jobs]
-        # The full cache goes first.
-        results = [*model.run(jobs[:1]), *((i + 1, found) for i, found in model.run(jobs[1:], _LOGITS))]
-        for index, result in results:
-            key = Key(left[index].id, place, repeat)
-            assert result.fidelity is not None
-            if known[key].fidelity is None:
-                answers[key] = replace(known[key], fidelity=result.fidelity)
-                journal.write_fidelity(key, result.fidelity)
+    cells = [work.full, *(cell for cell in work.unfinished if cell != work.full)]
+    said = {asked: known[Key(work.full.id, *asked)].tokens for asked in work.asked}
+    with tqdm(total=len(said), desc=f"{work.task.task_name} fidelity", unit="prompt") as bar:
+        for group in _groups(said):
+            leads, followers = [], []
+            for place, repeat in group:
+                left = [c for c in cells if c == work.full or known[Key(c.id, place, repeat)].fidelity is None]
+                if len(left) == 1 and known[Key(left[0].id, place, repeat)].fidelity is not None:
+                    continue
+                want = Follow(said[place, repeat], Lead())
+                jobs = model.jobs(work.requests[place], [cell.policy for cell in left], repeat)
+                keys = [Key(cell.id, place, repeat) for cell in left]
+                first, *others = [(key, replace(job, want=want)) for key, job in zip(keys, jobs, strict=True)]
+                leads.append(first)
+                followers += others
+            for entries in filter(None, (leads, followers)):  # the full cache goes first
+                for index, result in model.run([job for _, job in entries], _LOGITS):
+                    key = entries[index][0]
+                    assert result.fidelity is not None
+                    answers[key] = replace(known[key], fidelity=result.fidelity)
+                    journal.write_fidelity(key, result.fidelity)
+            bar.update(len(group))
     return answers
+
+
+def _groups(said: Mapping[tuple[int, int], Sequence[int]]) -> Iterator[list[tuple[int, int]]]:
+    """Prompts whose answers have as many tokens together as distributions are held for, at least one."""
+    group: list[tuple[int, int]] = []
+    for asked, tokens in said.items():
+        if group and sum(len(said[other]) for other in group) + len(tokens) > _LOGITS // 2:
+            yield group
+            group = []
+        group.append(asked)
+    yield group
 
 
 def answer_of(model: FairKV, entry: Open, result: Result) -> Answer:
