@@ -28,6 +28,7 @@ from fairkv_eval.fidelity import METRICS
 from fairkv_eval.journal import Answer
 from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME
+from fairkv_eval.response import Answer as Told
 from fairkv_eval.response import Response
 from fairkv_eval.sweep_file import Sweep
 
@@ -215,8 +216,10 @@ def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[
     }
 
 
-def _as_told(answer: Answer) -> Response | tuple[float, bool]:
-    return (answer.logprob, answer.greedy) if answer.text is None else Response(answer.text, answer.telemetry)
+def _as_told(answer: Answer) -> Response | Told:
+    if answer.text is None:
+        return Told(answer.logprob, answer.greedy, answer.telemetry)
+    return Response(answer.text, answer.telemetry)
 
 
 @contextmanager

@@ -128,11 +128,11 @@ class FairKV(Processes):
         pass, where max_prefill_tokens would hold too many logits."""
         yield from self._run(list(jobs), "", True, at_most)
 
-    def answer(self, request: Instance, result: Result) -> Response | tuple[float, bool]:
-        """What the harness is given for a request: a Response, or (log-likelihood in nats, is greedy)."""
+    def answer(self, request: Instance, result: Result) -> Response | Answer:
+        """What the harness is given for a request: a Response, or an Answer."""
         if request.request_type == "generate_until":
             return self._response(result, self._generation_settings(request)[1])
-        return result.logprob, result.greedy
+        return Answer(result.logprob, result.greedy, result.telemetry)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
