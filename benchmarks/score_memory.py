@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
         default=0,
         help="also compare with kvpress's observed attention at this many tokens; its memory grows with their square",
     )
+    parser.add_argument("--max-prefill-tokens", type=int, default=4096, help="of one pass; a longer context in chunks")
     parser.add_argument("--one", choices=PRESSES, help="measure this press in this process and print JSON")
     return parser.parse_args()
 
@@ -47,6 +48,7 @@ def parse() -> argparse.Namespace:
 def ours(args: argparse.Namespace, press: str, context: int) -> dict[str, Any]:
     """One press of this package in a fresh process."""
     arguments = [f"--dtype={args.dtype}", f"--ratio={args.ratio}", f"--threads={args.threads}", f"--context={context}"]
+    arguments.append(f"--max-prefill-tokens={args.max_prefill_tokens}")
     return common.last_line([sys.executable, __file__, f"--one={press}", *arguments])
 
 
@@ -79,7 +81,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     torch.set_num_threads(args.threads)
     source = default_pretrained()
     model = AutoModelForCausalLM.from_pretrained(source.pop("pretrained"), **source, dtype=args.dtype).eval()
-    engine = Engine(model, attach_checked(model))
+    engine = Engine(model, attach_checked(model), max_prefill_tokens=args.max_prefill_tokens)
     press = load_press(args.one)
     policy = Policy(press, press.configure({}), args.ratio)
     generator = torch.Generator().manual_seed(0)
@@ -89,7 +91,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     peaks = memory.measure(lambda: results.extend(engine.run([job])))
     telemetry = results[0][1].telemetry
     kept = {name: telemetry[name] for name in ("kv_bytes_full", "kv_bytes_kept")}
-    return {**peaks, **kept, **provenance.describe()}
+    return {**peaks, **kept, "layers": model.config.num_hidden_layers, **provenance.describe()}
 
 
 def report(args: argparse.Namespace, runs: dict[str, dict[str, Any]]) -> None:

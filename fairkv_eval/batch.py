@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fairkv_eval.cache import BLOCK, Pairs, RowCache
-from fairkv_eval.jobs import Generate
+from fairkv_eval.jobs import Generate, Result
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.sampling import Sampler
 
@@ -30,6 +30,14 @@ class Row:
     rolling: Rolling | None = None
     tokens: list[int] = field(default_factory=list)
     entropy: float = 0.0  # nats, summed over the tokens, where asked for
+
+    @property
+    def result(self) -> Result:
+        """What it has said so far, and what there is to tell of it."""
+        told = {**self.telemetry, "generated_tokens": len(self.tokens)}
+        if self.want.entropy:
+            told["response_entropy"] = self.entropy / len(self.tokens)
+        return Result(told, tokens=tuple(self.tokens))
 
 
 @dataclass(eq=False)

@@ -110,7 +110,7 @@ class Engine:
             # In this order a context has most in common with the one before it, or with what an earlier pass computed.
             fresh = context != before and context not in open_contexts
             prefill += len(context) - common(before, context) if fresh else 0
-            tail += len(_tail_tokens(job))
+            tail += len(job.tail)
             if group and max(prefill, tail) > self.max_prefill_tokens:
                 break
             before = context
@@ -126,18 +126,15 @@ class Engine:
         for index in group:
             job = jobs[index]
             cache_of_context = open_contexts.take(job)
-            tail = Tail(_tail_tokens(job), cache_of_context, isinstance(job.want, Generate))
+            tail = Tail(job.tail, cache_of_context, isinstance(job.want, Generate))
             if tail.goes_on and job.policy.decode_budget is not None:
                 tail.rolling = _rolling(job, cache_of_context)
             tails.append(tail)
             counts.append(len(job.want.continuation) if isinstance(job.want, Score) else 1)
         started = time.perf_counter()
-        logits = self._forward(
-            Extend(tails, self._rotations if any(tail.rolling for tail in tails) else (), self.backend),
-            [t for tail in tails for t in tail.tokens],
-            _following(tails),
-            _last_positions([len(tail.tokens) for tail in tails], counts),
-        )
+        phase = Extend(tails, self._rotations if any(tail.rolling for tail in tails) else (), self.backend)
+        wanted = _last_positions([len(tail.tokens) for tail in tails], counts)
+        logits = self._forward(phase, phase.tokens, phase.positions, wanted)
         done: list[tuple[int, Result]] = []
         entering: list[tuple[Row, list[list[Pairs]]]] = []
         for index, tail, own in zip(group, tails, logits.split(counts), strict=True):
@@ -151,7 +148,7 @@ class Engine:
             row.tokens.append(sampler.choose(own[0].float()))
             _add_entropy([row], own)
             if self._finished(row):
-                done.append((index, _generated(row)))
+                done.append((index, row.result))
             else:
                 entering.append((row, tail.layers))
         batch.add(entering)
@@ -210,9 +207,8 @@ class Engine:
             while waiting and size + len(waiting[0].tokens) <= self.max_prefill_tokens:
                 size += len(waiting[0].tokens)
                 group.append(waiting.popleft())
-            self._forward(
-                Replay(group, self.backend), [t for tail in group for t in tail.tokens], _following(group), [size - 1]
-            )
+            phase = Replay(group, self.backend)
+            self._forward(phase, phase.tokens, phase.positions, [size - 1])
             total += size
         finish(replays)
         return total
@@ -239,7 +235,7 @@ class Engine:
         batch.remove(stopped)
         self.totals.decode_tokens += len(rows)
         self.totals.decode_seconds += time.perf_counter() - started
-        return [(row.index, _generated(row)) for row in stopped]
+        return [(row.index, row.result) for row in stopped]
 
     def _forward_in_chunks(self, phase: Prefill, tokens: list[int], positions: list[int]) -> None:
         """Run packed contexts; more tokens than one pass takes go in chunks, layer by layer side by side."""
@@ -293,22 +289,11 @@ class Engine:
         return any(stop in text for stop in row.want.stop)
 
 
-def _tail_tokens(job: Job) -> tuple[int, ...]:
-    tail = job.prompt.tokens[job.prompt.context :]
-    return tail + job.want.continuation[:-1] if isinstance(job.want, Score) else tail
-
-
 def _rolling(job: Job, cache: ContextCache) -> Rolling:
     prompt = job.prompt
     with naming(job.label):
         listed = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context)
         return Rolling(job.policy, cache, listed, job.label)
-
-
-def _following(tails: Sequence[Tail]) -> list[int]:
-    """Positions of packed tails, each going on where its context's keys end."""
-    starts = [tail.cache.position for tail in tails]
-    return [p for tail, start in zip(tails, starts, strict=True) for p in range(start, start + len(tail.tokens))]
 
 
 def _last_positions(lengths: Sequence[int], counts: Sequence[int]) -> list[int]:
@@ -326,13 +311,6 @@ def _add_entropy(rows: Sequence[Row], logits: Tensor) -> None:
     asking = [i for i, row in enumerate(rows) if row.want.entropy]
     for i, nats in zip(asking, entropy(logits[asking]).tolist() if asking else (), strict=True):
         rows[i].entropy += nats
-
-
-def _generated(row: Row) -> Result:
-    told = {**row.telemetry, "generated_tokens": len(row.tokens)}
-    if row.want.entropy:
-        told["response_entropy"] = row.entropy / len(row.tokens)
-    return Result(told, tokens=tuple(row.tokens))
 
 
 def _telemetry(prompt: Prompt, cache: ContextCache) -> dict[str, Any]:

@@ -47,6 +47,12 @@ class Job:
     want: Generate | Score
     label: str
 
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """The tokens that run against what is left of the context, the last of a continuation apart."""
+        tail = self.prompt.tokens[self.prompt.context :]
+        return tail + self.want.continuation[:-1] if isinstance(self.want, Score) else tail
+
 
 @dataclass(frozen=True)
 class Result:

@@ -6,13 +6,12 @@ import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from tqdm import tqdm
 
 from fairkv_eval import provenance
@@ -23,20 +22,18 @@ from fairkv_eval.check import length_limit
 from fairkv_eval.context import Watcher
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError, interruptible
-from fairkv_eval.jobs import Generate, Job, Result, Score, Totals
-from fairkv_eval.keep import literals, whitelist
+from fairkv_eval.harness_requests import Requests, label_of
+from fairkv_eval.jobs import Job, Result, Score, Totals
+from fairkv_eval.keep import literals
 from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.policy import Policy
-from fairkv_eval.press import taken
 from fairkv_eval.pretrained import default_pretrained
-from fairkv_eval.processes import Processes
 from fairkv_eval.prompt import Parts, Prompt
 from fairkv_eval.prompter import Prompter
-from fairkv_eval.response import Answer, Response
-from fairkv_eval.sampling import Sampling, request_seed
+from fairkv_eval.response import Answer
 
 
-class FairKV(Processes):
+class FairKV(Requests):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
     press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). base: what a wrapper
@@ -116,23 +113,10 @@ class FairKV(Processes):
 
     # --- requests
 
-    def jobs(self, request: Instance, policies: Sequence[Policy], repeat: int = 0) -> list[Job]:
-        """One request under each of several policies, for `run`. ``repeat``: how often it has been asked before."""
-        self._prompter.texts = tuple(dict.fromkeys(text for policy in policies for text in literals(policy.keep)))
-        if request.request_type == "generate_until":
-            return self._generation_jobs(request, repeat, policies)[0]
-        return self._scoring_jobs(request, policies)
-
     def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish. ``at_most``: tokens of one packed
         pass, where max_prefill_tokens would hold too many logits."""
         yield from self._run(list(jobs), "", True, at_most)
-
-    def answer(self, request: Instance, result: Result) -> Response | Answer:
-        """What the harness is given for a request: a Response, or an Answer."""
-        if request.request_type == "generate_until":
-            return self._response(result, self._generation_settings(request)[1])
-        return Answer(result.logprob, result.greedy, result.telemetry)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
@@ -204,7 +188,7 @@ class FairKV(Processes):
         Nothing is generated or scored. UsageError for a request without a context that could be evicted.
         """
         if request.request_type == "loglikelihood_rolling":
-            raise UsageError(f"{_label(request)}: rolling windows have contexts of one token, so nothing is evicted")
+            raise UsageError(f"{label_of(request)}: rolling windows have contexts of one token, so nothing is evicted")
         scored = request.request_type == "loglikelihood"
         job = self._scoring_jobs(request, [self.policy])[0] if scored else self._generation_job(request, 0)[0]
         if not job.prompt.context:
@@ -235,85 +219,6 @@ class FairKV(Processes):
             return int(self.batch_size)
         budget = memory_budget(self._kv_memory, self.device)
         return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
-
-    def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
-        """A request's generation arguments, the strings that end an answer, and how many tokens it may have."""
-        settings: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.max_gen_toks))
-        until = handle_stop_sequences(settings.pop("until", None), eos=self.tok_decode([self.eot_token_id], False))
-        return settings, until, settings.pop("max_gen_toks")
-
-    def _generation_job(self, request: Instance, repeat: int) -> tuple[Job, list[str]]:
-        (job,), until = self._generation_jobs(request, repeat, [self.policy])
-        return job, until
-
-    def _generation_jobs(
-        self, request: Instance, repeat: int, policies: Sequence[Policy]
-    ) -> tuple[list[Job], list[str]]:
-        label = _label(request)
-        settings, until, max_gen_toks = self._generation_settings(request)
-        try:
-            seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
-            entropy = _flag(settings, "entropy")
-            sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
-            prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc, _task(request)))
-            prompts = [self._fit(prompt, max_gen_toks, label, policy) for policy in policies]
-        except (UsageError, ValueError, TypeError) as error:
-            raise UsageError(f"{label}: {error}") from error
-        want = Generate(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
-        return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)], until
-
-    def _scoring_jobs(self, request: Instance, policies: Sequence[Policy]) -> list[Job]:
-        context, continuation = request.args[:2]
-        label = _label(request)
-        try:
-            if not continuation:
-                raise UsageError("the continuation to score is empty")
-            if context == "":
-                tokens = self.tok_encode(continuation, add_special_tokens=False)
-                first = [self.prefix_token_id] if tokens[0] != self.prefix_token_id else [tokens.pop(0)]
-                prompt = Prompt(tuple(first), 0)
-            else:
-                text = self._prompter.divide(context, request.doc, _task(request))
-                head, tokens = self._encode_pair(text.text, continuation)
-                # The harness moves white space at the end of a context into the continuation.
-                prompt = self._prompter.prompt(replace(text, text=text.text.rstrip()))
-                if list(prompt.tokens) != head:
-                    raise UsageError("the tokenizer reads the context differently with offsets than without")
-            prompts = [self._fit(prompt, len(tokens) - 1, label, policy) for policy in policies]
-        except UsageError as error:
-            raise UsageError(f"{label}: {error}") from error
-        want = Score(tuple(tokens))
-        return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)]
-
-    def _response(self, result: Result, until: list[str]) -> Response:
-        tokens = list(result.tokens)
-        thought = self.think_end_token
-        if isinstance(thought, int) and thought in tokens:
-            tokens = tokens[len(tokens) - tokens[::-1].index(thought) :]
-        text = self.tok_decode(tokens)
-        if isinstance(thought, int):
-            text = text.lstrip()
-        text = postprocess_generated_text(text, until, thought if isinstance(thought, str) else None)
-        return Response(text, result.telemetry)
-
-    def _fit(self, prompt: Prompt, following: int, label: str, policy: Policy) -> Prompt:
-        """The prompt, if it fits and has the parts the policy names."""
-        following = max(following, self._replayed_tokens(prompt, policy))
-        prompt = self._prompter.fit(prompt, following, self.max_length, bool(self.truncation), label)
-        if prompt.context and policy.evicts:
-            if policy.fair and not prompt.segments:
-                raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
-            whitelist(prompt.segments, prompt.marks, policy.keep, prompt.context)
-        return prompt
-
-    def _replayed_tokens(self, prompt: Prompt, policy: Policy) -> int:
-        """Tokens of the longest replay that follows the context, for presses that have one."""
-        press = policy.press
-        if press is None or press.replay is None or not policy.evicts:
-            return 0
-        context = prompt.tokens[: prompt.context]
-        replays = press.replay(context, self._prompter.ask, **taken(press.replay, policy.parameters))
-        return max((len(tail) for tail in replays), default=0)
 
     # --- the harness's view of the model
 
@@ -396,19 +301,3 @@ class FairKV(Processes):
             for account, notes in gathered or ():
                 self._account.add(account)
                 self._notes.update(notes)
-
-
-def _task(request: Instance) -> str:
-    return request.task_name or ""
-
-
-def _flag(settings: dict[str, Any], name: str) -> bool:
-    """Take a yes or no out of generation_kwargs; no where it is not there."""
-    value = settings.pop(name, None)
-    if value not in (None, True, False):
-        raise UsageError(f"{name}={value!r} is not allowed; it takes true or false")
-    return bool(value)
-
-
-def _label(request: Instance) -> str:
-    return f"task {request.task_name}, doc {request.doc_id}"

@@ -148,6 +148,16 @@ class Extend:
             if tail.rolling:
                 tail.rolling.begin_tail(len(tail.tokens))
 
+    @property
+    def tokens(self) -> list[int]:
+        return [token for tail in self.tails for token in tail.tokens]
+
+    @property
+    def positions(self) -> list[int]:
+        """Each tail goes on where its context's keys end."""
+        starts = [(tail.cache.position, len(tail.tokens)) for tail in self.tails]
+        return [position for start, n in starts for position in range(start, start + n)]
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
         """Shapes as in `Prefill.attend`."""
         counts: list[int] = []
