@@ -1,0 +1,127 @@
+"""What a result file says of one task: the policy, the metrics, what it cost and where it comes from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairkv_eval import samples
+
+_DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
+
+
+class Metric(NamedTuple):
+    """A metric over ``n`` documents; ``stderr`` is None where the harness gives none.
+
+    A document a metric does not apply to is left out of it: ``n`` counts the task's documents, which may be more.
+    """
+
+    value: float
+    stderr: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The policy of a result: everything that decided which KV pairs survived. Plain `hf` is press "none", ratio 0."""
+
+    press: str = "none"
+    base: str | None = None
+    parameters: tuple[tuple[str, Any], ...] = ()
+    ratio: float = 0.0
+    budget: int | None = None
+    fair: float = 0.0
+    keep: tuple[str, ...] = ()
+    positions: str = "original"
+    decode_budget: int | None = None
+    decode_every: int | None = None
+    segments: str | None = None
+    scope: str | None = None
+    press_sha256: str | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether nothing is ever evicted."""
+        return self.press == "none" or not (self.ratio or self.budget or self.decode_budget)
+
+    @property
+    def name(self) -> str:
+        """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
+        given = [("base", self.base)] * bool(self.base) + list(self.parameters)
+        inside = ",".join(f"{key}={value}" for key, value in given)
+        return f"{self.press}({inside})" if inside else self.press
+
+    @property
+    def label(self) -> str:
+        """The policy in one line, without what is as usual."""
+        if self.press == "none":
+            return "full cache"
+        parts = [self.name, f"ratio={self.ratio:g}" if self.budget is None else f"budget={self.budget}"]
+        parts += [f"fair={self.fair:g}"] * bool(self.fair)
+        parts += [f"keep={'+'.join(self.keep)}"] * bool(self.keep)
+        parts += [f"positions={self.positions}"] * (self.positions != "original")
+        parts += [f"decode_budget={self.decode_budget}"] * bool(self.decode_budget)
+        parts += [
+            f"{n}={v}" for n, v in (("segments", self.segments), ("scope", self.scope)) if v not in (None, "auto")
+        ]
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One task of one result file.
+
+    ``source``: the harness's name of the model class (``fairkv``, ``hf``). ``conditions``: what else could change an
+    answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
+    ``kv_bytes_*``: mean bytes of a context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
+    since 1970. ``cell``: the sweep's identifier of the cell. ``arguments``: the run's own settings, to run it again.
+    """
+
+    path: Path
+    source: str
+    model: str
+    model_sha: str | None
+    policy: Cell
+    conditions: tuple[tuple[str, Any], ...]
+    task: str
+    version: Any
+    metrics: Mapping[str, Metric]
+    higher_is_better: Mapping[str, bool | None]
+    n: int
+    n_original: int | None
+    limit: float | None
+    achieved_ratio: float | None
+    kv_bytes_full: float | None
+    kv_bytes_kept: float | None
+    tokens_per_second: Mapping[str, float]
+    date: float | None
+    commit: str | None
+    versions: Mapping[str, str]
+    task_hash: str | None
+    arguments: Mapping[str, Any] = field(compare=False)
+    cell: str | None = None
+
+    @property
+    def run(self) -> tuple[Any, ...]:
+        """What records must share to be compared: model, weights, conditions, task and its version."""
+        return (self.model, self.model_sha, self.conditions, self.task, self.version)
+
+    def sample_file(self) -> Path | None:
+        """The samples the harness logged beside the result, plain or gzip-compressed; None where there are none."""
+        dated = _DATED.search(self.path.stem)
+        suffix = dated.group(0) if dated else self.path.stem.removeprefix("results")
+        plain = self.path.with_name(f"samples_{self.task}{suffix}.jsonl")
+        return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The logged samples as the harness wrote them; [] where there are none. UsageError where they are damaged, or
+        are not those of this result."""
+        path = self.sample_file()
+        return samples.read(path, self.task_hash) if path else []
+
+    def samples(self) -> dict[str, dict[str, float]]:
+        """{document: {metric: value}} of the metrics that are means over documents (see `samples.by_document`)."""
+        return samples.by_document(self.lines(), {name: metric.value for name, metric in self.metrics.items()})

@@ -1,0 +1,112 @@
+"""Result files read back for comparison.
+
+What cannot be compared is named and left out, never averaged in: files that are truncated or foreign, a task's results
+on other documents or of another version, and the same cell met twice.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fairkv_eval import samples
+from fairkv_eval.errors import UsageError
+from fairkv_eval.record import Record
+from fairkv_eval.result_file import parse
+
+
+class Problem(NamedTuple):
+    """A file, or one task of it, that was left out, and why."""
+
+    path: Path
+    reason: str
+
+
+class Records(NamedTuple):
+    records: list[Record]
+    problems: list[Problem]
+
+
+def read(paths: str | Path | Iterable[str | Path]) -> Records:
+    """The results in these files and folders (every ``*.json`` at any depth), newest first for each cell.
+
+    UsageError where a path does not exist. All records of a task are on the same documents and of one version.
+    """
+    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    records, problems = [], []
+    for path in dict.fromkeys(file for given in paths for file in _files(Path(given))):
+        try:
+            records += parse(path)
+        except UsageError as error:
+            problems.append(Problem(path, str(error)))
+    records, others = _same_documents(records)
+    records, again = _once(records)
+    return Records(records, problems + others + again)
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        inside = sorted(path.rglob("*.json"))
+        return [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    if not path.exists():
+        raise UsageError(f"no such file or folder: {str(path)!r}")
+    return [path]
+
+
+def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]:
+    """The records on the documents most results of their task are on; in a tie the most documents, then the newest."""
+    kept, problems = [], []
+    read_before: dict[Any, Any] = {}
+    by_task: dict[str, list[tuple[Any, Record]]] = {}
+    for record in records:
+        by_task.setdefault(record.task, []).append((_documents(record, read_before), record))
+    for members in by_task.values():
+        known = {key for key, _ in members if key[2]}
+        # Without samples or their hash, equal counts are all that can be asked for.
+        groups = {key: next((k for k in known if k[:2] == key[:2]), key) if not key[2] else key for key, _ in members}
+        count = Counter(groups[key] for key, _ in members)
+        newest = {groups[key]: record.date or 0 for key, record in sorted(members, key=lambda m: m[1].date or 0)}
+        main = max(count, key=lambda key: (count[key], key[1], newest[key]))
+        for key, record in members:
+            if groups[key] == main:
+                kept.append(record)
+            else:
+                problems.append(Problem(record.path, _difference(record, groups[key], main)))
+    return kept, problems
+
+
+def _documents(record: Record, read_before: dict[Any, Any]) -> tuple[str, int, Any]:
+    """What a task's results must agree on: version, number of documents and, where samples tell, the documents."""
+    if record.task_hash is None or record.sample_file() is None:
+        return str(record.version), record.n, None
+    name = (record.task, record.task_hash)
+    if name not in read_before:
+        try:
+            read_before[name] = frozenset(samples.keys(record.lines()))
+        except UsageError:
+            return str(record.version), record.n, None  # who asks for the samples is told what is wrong with them
+    return str(record.version), record.n, read_before[name]
+
+
+def _difference(record: Record, key: tuple[str, int, Any], main: tuple[str, int, Any]) -> str:
+    if key[0] != main[0]:
+        what = f"is of version {key[0]}, most results of version {main[0]}"
+    elif key[1] != main[1]:
+        what = f"has {key[1]} documents, most results {main[1]}"
+    else:
+        what = f"has other documents than most results, though as many ({key[1]})"
+    return f"task {record.task} {what}: not comparable"
+
+
+def _once(records: list[Record]) -> tuple[list[Record], list[Problem]]:
+    """The newest record of each cell."""
+    newest: dict[Any, Record] = {}
+    problems = []
+    for record in sorted(records, key=lambda r: (-(r.date or 0), str(r.path))):
+        first = newest.setdefault((record.run, record.policy), record)
+        if first is not record:
+            reason = f"task {record.task}, {record.policy.label}: the same cell as the newer {first.path.name}"
+            problems.append(Problem(record.path, reason))
+    return list(newest.values()), problems

@@ -1,0 +1,187 @@
+"""One result file of the harness, ours or a plain one, as records: one a task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.record import Cell, Metric, Record
+
+KIND = "fairkv leaderboard"  # what a leaderboard.json says it is, so that it is not taken for a result
+
+# Model arguments that change a model's answers and are no part of a policy. Others (devices, batches) do not count.
+_ANSWERING = (
+    *(
+        "revision",
+        "subfolder",
+        "peft",
+        "delta",
+        "tokenizer",
+        "max_length",
+        "max_gen_toks",
+        "truncation",
+        "prefix_token_id",
+    ),
+    *("add_bos_token", "enable_thinking", "think_end_token", "chat_template_args", "softmax_dtype"),
+    *("mixed_precision_dtype", "load_in_4bit", "load_in_8bit", "quantization_config", "gptqmodel", "autogptq"),
+)
+_SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
+
+
+def parse(path: Path) -> list[Record]:
+    """A record for each task of the file; [] for a leaderboard of ours. UsageError for any other file, or a damaged one."""
+    try:
+        return _records(path)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"not JSON, or truncated: {error}") from error
+    except KeyError as error:
+        raise UsageError(f"not a result of the harness: it has no {error.args[0]!r}") from error
+    except (OSError, UnicodeDecodeError, TypeError, AttributeError) as error:
+        raise UsageError(f"not a result of the harness: {error}") from error
+
+
+def _records(path: Path) -> list[Record]:
+    result = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(result, dict):
+        raise UsageError("not a result of the harness: it holds no object")
+    if result.get("kind") == KIND:
+        return []
+    tasks = [name for name in result["results"] if name in result["configs"]]  # groups have no configuration
+    if not tasks:
+        raise UsageError("not a result of the harness: it has no task")
+    return [_record(path, result, task) for task in tasks]
+
+
+def _record(path: Path, result: dict[str, Any], task: str) -> Record:
+    config, ours = result["config"], result["config"].get("fairkv") or {}
+    source = result.get("model_source") or config["model"]
+    if source == "fairkv" and not ours:
+        raise UsageError("a result of fairkv without its policy")
+    arguments = _arguments(config)
+    counts = result["n-samples"][task]
+    metrics = _metrics(result["results"][task], counts["effective"])
+    full, kept = (_bytes(metrics, ours, name) for name in ("kv_bytes_full", "kv_bytes_kept"))
+    return Record(
+        path=path,
+        source=source,
+        model=_model(arguments, source, result),
+        model_sha=ours.get("model_sha256") or config.get("model_sha") or None,
+        policy=_policy(ours),
+        conditions=_conditions(result, task, arguments),
+        task=task,
+        version=result["versions"].get(task),
+        metrics=metrics,
+        higher_is_better=dict(result.get("higher_is_better", {}).get(task, {})),
+        n=counts["effective"],
+        n_original=counts["original"],
+        limit=config.get("limit"),
+        achieved_ratio=1 - kept / full
+        if full and kept is not None
+        else ours.get("achieved_ratio", None if ours else 0.0),
+        kv_bytes_full=full,
+        kv_bytes_kept=kept,
+        tokens_per_second={
+            kind: float(ours[f"{kind}_tokens_per_second"])
+            for kind in ("prefill", "tail", "decode")
+            if ours.get(f"{kind}_tokens_per_second")
+        },
+        date=result.get("date"),
+        commit=ours.get("commit") or (None if ours else result.get("git_hash")),
+        versions=ours.get("versions") or _versions(result),
+        task_hash=(result.get("task_hashes") or {}).get(task),
+        arguments={**config, "model_args": arguments, "num_fewshot": result.get("n-shot", {}).get(task)},
+        cell=ours.get("cell"),
+    )
+
+
+def _arguments(config: dict[str, Any]) -> dict[str, Any]:
+    given = config.get("model_args") or {}
+    if isinstance(given, str):
+        from lm_eval.utils import simple_parse_args_string
+
+        given = simple_parse_args_string(given)
+    return dict(given)
+
+
+def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> str:
+    """The model's name, without paths of the machine it ran on."""
+    from fairkv_eval.pretrained import HUB_NAME, PACKAGE
+
+    given = arguments.get("pretrained") or arguments.get("model")
+    if given is None:
+        name = HUB_NAME if source == "fairkv" else str(result.get("model_name") or source)
+    else:
+        name = Path(str(given)).name if Path(str(given)).is_absolute() else str(given)
+    name = HUB_NAME if name == PACKAGE else name
+    added = [Path(str(arguments[kind])).name for kind in ("peft", "delta") if arguments.get(kind)]
+    return " + ".join([name, *added])
+
+
+def _policy(ours: dict[str, Any]) -> Cell:
+    if not ours:
+        return Cell()
+    rest = {name: ours.get(name) for name in ("base", "budget", "decode_budget", "decode_every", "press_sha256")}
+    return Cell(
+        press=ours["press"],
+        parameters=tuple(sorted((str(k), _plain(v)) for k, v in (ours.get("parameters") or {}).items())),
+        ratio=float(ours["ratio"]),
+        fair=float(ours["fair"]),
+        keep=tuple(ours.get("keep") or ()),
+        positions=ours.get("positions") or "original",
+        segments=ours.get("segments"),
+        scope=ours.get("scope"),
+        **rest,
+    )
+
+
+def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    config, configured = result["config"], result["configs"][task]
+    chat = (config.get("fairkv") or {}).get("chat", "off")
+    given = {
+        "num_fewshot": result.get("n-shot", {}).get(task),
+        "generation": {**(configured.get("generation_kwargs") or {}), **(config.get("gen_kwargs") or {})},
+        "dtype": str(config.get("model_dtype")).removeprefix("torch."),
+        # A template the harness renders itself is the same for every kind of model.
+        "chat": result.get("chat_template_sha") or chat,
+        "system_instruction": result.get("system_instruction_sha"),
+        "multiturn": result.get("fewshot_as_multiturn"),
+        **{name: config.get(name) for name in _SEEDS},
+        **{name: arguments[name] for name in _ANSWERING if arguments.get(name) is not None},
+    }
+    return tuple(
+        (name, _plain(value))
+        for name, value in given.items()
+        if value is not None and value is not False and value != {}
+    )
+
+
+def _plain(value: Any) -> Any:
+    """A value that can be hashed and compared: nested ones as their JSON."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+
+
+def _metrics(entry: dict[str, Any], n: int) -> dict[str, Metric]:
+    """``metric,filter`` entries as metrics; the filter is named only where it is not "none"."""
+    found = {}
+    for key, value in entry.items():
+        name, comma, filtered = key.partition(",")
+        if not comma or name.endswith("_stderr") or isinstance(value, (str, type(None))):
+            continue
+        stderr = entry.get(f"{name}_stderr,{filtered}")
+        error = float(stderr) if isinstance(stderr, (int, float)) else None
+        found[name if filtered == "none" else key] = Metric(float(value), error, n)
+    return found
+
+
+def _bytes(metrics: dict[str, Metric], ours: dict[str, Any], name: str) -> float | None:
+    """Mean bytes of a context: the task's own metric, or the run's total."""
+    if name in metrics:
+        return metrics[name].value
+    return ours[name] / ours["contexts"] if ours.get("contexts") and ours.get(name) is not None else None
+
+
+def _versions(result: dict[str, Any]) -> dict[str, str]:
+    known = {"lm-eval": result.get("lm_eval_version"), "transformers": result.get("transformers_version")}
+    return {name: version for name, version in known.items() if version}

@@ -1,0 +1,77 @@
+"""The samples the harness logs beside a result: one line a document and filter."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.errors import UsageError
+
+
+def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
+    """The lines of a samples file, plain or gzip-compressed, in their order.
+
+    UsageError where it is damaged, or where it is not what ``task_hash`` (the harness's hash over all lines) says.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        digest = hashlib.sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in lines).encode())
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path.name}: not samples of the harness, or truncated ({error})") from error
+    if task_hash and digest.hexdigest() != task_hash:
+        raise UsageError(f"{path.name}: not the samples of this result; the hash of its documents is another")
+    return lines
+
+
+def keys(lines: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A key for each line: the document's hash, numbered where a filter meets the same document again."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = []
+    for line in lines:
+        met = (line["filter"], line["doc_hash"])
+        seen[met] += 1
+        found.append(line["doc_hash"] if seen[met] == 1 else f"{line['doc_hash']}#{seen[met]}")
+    return found
+
+
+def by_document(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """{document: {metric: value}}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
+
+    A list of verdicts (IFEval's instruction level) becomes the document's share of the pooled accuracy, so that means
+    over documents are what the harness reports. Metrics that are no mean over documents, such as a perplexity, are left
+    out: of the ``reported`` values only those are given whose documents average to them.
+    """
+    values: dict[str, dict[str, Any]] = {}
+    documents = keys(lines)
+    for document, line in zip(documents, lines, strict=True):
+        for name in line.get("metrics", ()):
+            key = name if line["filter"] == "none" else f"{name},{line['filter']}"
+            values.setdefault(key, {})[document] = line.get(name)
+    found: dict[str, dict[str, float]] = {document: {} for document in documents}
+    for key, given in values.items():
+        for document, value in _means(given, reported.get(key)).items():
+            found[document][key] = value
+    return found
+
+
+def _means(given: Mapping[str, Any], reported: float | None) -> dict[str, float]:
+    """A metric's values by document as numbers; {} where their mean is not what was reported."""
+    if all(isinstance(value, list) and all(isinstance(v, bool) for v in value) for value in given.values()):
+        total = sum(map(len, given.values()))
+        numbers = {d: sum(value) * len(given) / total for d, value in given.items()} if total else {}
+    elif all(isinstance(value, (bool, int, float)) for value in given.values()):
+        numbers = {document: float(value) for document, value in given.items()}
+    else:
+        return {}
+    if reported is None or not numbers or not math.isfinite(reported):
+        return {}
+    mean = math.fsum(numbers.values()) / len(numbers)
+    return numbers if math.isclose(mean, reported, rel_tol=1e-6, abs_tol=1e-9) else {}
