@@ -63,17 +63,15 @@ def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]
     for record in records:
         by_task.setdefault(record.task, []).append((_documents(record, read_before), record))
     for members in by_task.values():
-        known = {key for key, _ in members if key[2]}
+        main = _most([(key[:2], record) for key, record in members])
         # Without samples or their hash, equal counts are all that can be asked for.
-        groups = {key: next((k for k in known if k[:2] == key[:2]), key) if not key[2] else key for key, _ in members}
-        count = Counter(groups[key] for key, _ in members)
-        newest = {groups[key]: record.date or 0 for key, record in sorted(members, key=lambda m: m[1].date or 0)}
-        main = max(count, key=lambda key: (count[key], key[1], newest[key]))
+        told = [(key, record) for key, record in members if key[:2] == main and key[2]]
+        documents = _most(told)[2] if told else None
         for key, record in members:
-            if groups[key] == main:
+            if key[:2] == main and key[2] in (None, documents):
                 kept.append(record)
             else:
-                problems.append(Problem(record.path, _difference(record, groups[key], main)))
+                problems.append(Problem(record.path, _difference(record, key, main)))
     return kept, problems
 
 
@@ -90,7 +88,14 @@ def _documents(record: Record, read_before: dict[Any, Any]) -> tuple[str, int, A
     return str(record.version), record.n, read_before[name]
 
 
-def _difference(record: Record, key: tuple[str, int, Any], main: tuple[str, int, Any]) -> str:
+def _most(members: list[tuple[Any, Record]]) -> Any:
+    """The key of the most records; in a tie that with the most documents, then the newest."""
+    count = Counter(key for key, _ in members)
+    newest = {key: record.date or 0 for key, record in sorted(members, key=lambda member: member[1].date or 0)}
+    return max(count, key=lambda key: (count[key], key[1], newest[key]))
+
+
+def _difference(record: Record, key: tuple[str, int, Any], main: tuple[str, int]) -> str:
     if key[0] != main[0]:
         what = f"is of version {key[0]}, most results of version {main[0]}"
     elif key[1] != main[1]:

@@ -31,7 +31,7 @@ _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 def parse(path: Path) -> list[Record]:
-    """A record for each task of the file; [] for a leaderboard of ours. UsageError for any other file, or a damaged one."""
+    """A record for each task of the file; [] for a leaderboard of ours. UsageError: another file, or a damaged one."""
     try:
         return _records(path)
     except json.JSONDecodeError as error:
