@@ -6,9 +6,10 @@ and errors are quick.
 """
 
 SUMMARIES = {
-    "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
-    "presses": "list presses: what they keep, their parameters, where they can be used",
     "breakdown": "accuracy and leakage of a run by class, pair, number and prompt length",
-    "view": "show what a policy keeps of a document: prompt, layers, heads, attention",
+    "leaderboard": "results as a leaderboard: JSON, CSV, Markdown and a page, with paired differences",
+    "presses": "list presses: what they keep, their parameters, where they can be used",
+    "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
     "tasks": "list tasks, or check them: files, documents, prompts, metrics",
+    "view": "show what a policy keeps of a document: prompt, layers, heads, attention",
 }

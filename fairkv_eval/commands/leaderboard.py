@@ -1,0 +1,41 @@
+"""``fairkv leaderboard``: results as a table that can be trusted, in four formats."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder to write leaderboard.{json,csv,md,html} to (default: the first folder named)",
+    )
+
+
+def run(given: argparse.Namespace) -> None:
+    from fairkv_eval import leaderboard
+    from fairkv_eval.leaderboard_page import as_html
+    from fairkv_eval.leaderboard_tables import as_csv, as_markdown
+    from fairkv_eval.records import read
+    from fairkv_eval.writing import folder, write
+
+    first = given.results[0]
+    top = first if first.is_dir() else first.parent
+    into = folder(given.output or top)
+    board = leaderboard.build(read(given.results), top)
+    formats = {"json": leaderboard.dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
+    written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
+    _tell(board.data, written)
+
+
+def _tell(data: dict, written: list[Path]) -> None:
+    from fairkv_eval.terminal import console, show
+
+    results = sum(len(row["tasks"]) for row in data["rows"])
+    parts = [f"{results} results in {len(data['rows'])} rows on {len(data['tasks'])} tasks: {', '.join(data['tasks'])}"]
+    if data["left_out"]:
+        parts += ["left out:", *(f"  {problem['file']}: {problem['reason']}" for problem in data["left_out"])]
+    show(console(), [*parts, *(f"wrote {path}" for path in written)])
