@@ -1,0 +1,203 @@
+"""Whether two runs over the same documents differ: paired differences, correction for many of them, ranks with ties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fairkv_eval.errors import UsageError
+
+CONFIDENCE = 0.95  # of the intervals
+_SHARES = 840  # lcm of 1 to 8: a document's share of up to 8 instructions is a whole number of these
+_GRID = 8192  # steps that the absolute differences sum to where they are no such shares
+_EXACT = 1000  # differences up to which the test counts every choice of signs
+_BLOCK = 1 << 22  # numbers held at once
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of a − b over n documents, its 95 % interval and the p-value of "there is none"; with a single document
+    the interval is (nan, nan) and p is 1."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Rank:
+    """A name's place: 1 + how many others are significantly better; equal ranks are ties."""
+
+    name: str
+    mean: float
+    rank: int
+
+
+def difference(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Difference:
+    """Paired difference of two runs: a[i] and b[i] are the same document. See `differences`."""
+    return differences([(a, b)], resamples=resamples, seed=seed)[0]
+
+
+def differences(
+    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], *, resamples: int = 2000, seed: int = 0
+) -> list[Difference]:
+    """The `Difference` of every pair (a, b), as if each were asked for on its own, but much faster.
+
+    Interval: percentile bootstrap over documents; pairs of equal length share their resamples, so it is one matrix
+    product for all of them. p: sign-flip permutation test, two-sided (`sign_flip`), which on 0/1 values is the exact
+    McNemar test. UsageError where lengths differ, nothing is given or a value is not finite.
+    """
+    gaps = [_gaps(a, b) for a, b in pairs]
+    by_length: dict[int, list[int]] = {}
+    for index, gap in enumerate(gaps):
+        by_length.setdefault(len(gap), []).append(index)
+    intervals: dict[int, tuple[float, float]] = {}
+    for indices in by_length.values():
+        lows, highs = _intervals(np.stack([gaps[i] for i in indices], axis=1), resamples, seed)
+        intervals |= {i: (float(low), float(high)) for i, low, high in zip(indices, lows, highs, strict=True)}
+    return [Difference(len(gap), float(gap.mean()), *intervals[i], sign_flip(gap)) for i, gap in enumerate(gaps)]
+
+
+def sign_flip(gaps: Sequence[float] | Floats) -> float:
+    """Two-sided p-value of paired differences: how often random signs give a sum at least as far from 0.
+
+    Exact up to 1000 differences that are not 0, by counting all signs with the shift algorithm (Streitberg and Röhmel
+    1986) on a grid; beyond that by the normal approximation. Differences that are no shares of up to 8 are rounded to
+    the grid, evenly around 0, so the test is that of the rounded values and remains valid. No difference at all: 1.
+    """
+    from scipy.stats import norm
+
+    values = np.asarray(gaps, dtype=float)
+    values = values[values != 0]
+    if values.size > _EXACT:
+        return float(2 * norm.sf(abs(values.sum()) / np.sqrt((values**2).sum())))
+    steps = _steps(values)
+    sizes = np.abs(steps[steps != 0])
+    total, observed = int(sizes.sum()), abs(int(steps.sum()))
+    ways = np.zeros(total + 1)
+    ways[0] = 1.0
+    reached = 0
+    for size in np.sort(sizes):  # small ones first: most sums then have few values
+        ways[size : reached + size + 1] += ways[: reached + 1].copy()
+        reached += int(size)
+    signed = np.abs(2 * np.arange(total + 1) - total)  # a sum of plus terms s leaves total − s minus
+    return float(min(1.0, ways[signed >= observed].sum() / 2.0**sizes.size))
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for being several (Holm): those below alpha are wrong in any place with at most alpha."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not len(ps):
+        return []
+    values = np.asarray(ps, dtype=float)
+    if not ((values >= 0) & (values <= 1)).all():
+        raise UsageError(f"p-values lie between 0 and 1, not {values.tolist()}")
+    return [float(p) for p in multipletests(values, method="holm")[1]]
+
+
+def ranks(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = True, alpha: float = 0.05) -> list[Rank]:
+    """Names, best mean first, ranked by their scores over the same documents.
+
+    A rank counts those that are better with a p below alpha, corrected (Holm) for comparing all with all. Its p-values
+    are the sign-flip test's normal approximation, so that a thousand names are half a million comparisons in one
+    matrix product, and never below 2^(1−k), the smallest that k differing documents can give.
+    """
+    from scipy.stats import norm
+
+    if not scores:
+        return []
+    names = list(scores)
+    values = _same_length(scores)  # [names, n]
+    about = values - values.mean(axis=0)  # the same differences, without the cancellation of large values
+    first, second = np.triu_indices(len(names), 1)
+    gram = about @ about.T
+    squares = np.diag(gram)
+    spread = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * gram[first, second], 0))
+    sums = about.sum(axis=1)
+    far = np.divide(np.abs(sums[first] - sums[second]), spread, out=np.zeros(len(first)), where=spread > 1e-9)
+    differing = _differing(values)[first, second]
+    ps = np.minimum(1.0, np.maximum(2 * norm.sf(far), 2.0 ** (1.0 - differing)))
+    told = np.asarray(holm(ps.tolist())) < alpha if len(ps) else np.zeros(0, dtype=bool)
+    first_better = (sums[first] > sums[second]) == higher_is_better
+    losers = np.where(first_better, second, first)[told]
+    place = 1 + np.bincount(losers, minlength=len(names))
+    best_first = sorted(range(len(names)), key=lambda i: (-sums[i] if higher_is_better else sums[i], names[i]))
+    return [Rank(names[i], float(values[i].mean()), int(place[i])) for i in best_first]
+
+
+def _gaps(a: Sequence[float], b: Sequence[float]) -> Floats:
+    if len(a) != len(b):
+        raise UsageError(f"a paired difference needs the same documents, not {len(a)} and {len(b)}")
+    if not len(a):
+        raise UsageError("a paired difference needs at least one document")
+    gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    if not np.isfinite(gaps).all():
+        raise UsageError(f"document {int(np.argmin(np.isfinite(gaps)))} has no finite value")
+    # 0.6 − 0.5 and 0.3 − 0.2 are one difference, and 0.3 − (0.1 + 0.2) is none.
+    return np.round(gaps, 12)
+
+
+def _intervals(gaps: Floats, resamples: int, seed: int) -> tuple[Floats, Floats]:
+    """Percentile bootstrap interval of each column of gaps [n, pairs]."""
+    n, pairs = gaps.shape
+    if n < 2:
+        return np.full(pairs, np.nan), np.full(pairs, np.nan)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.empty(pairs), np.empty(pairs)
+    width = max(1, _BLOCK // resamples)
+    for start in range(0, pairs, width):
+        columns = gaps[:, start : start + width]
+        means = np.concatenate([weights @ columns for weights in _weights(n, resamples, seed)])
+        low[start : start + width], high[start : start + width] = np.quantile(means, (tail, 1 - tail), axis=0)
+    return low, high
+
+
+def _weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+    """What each document counts in each resample, over n: blocks of [rows, n] that have ``resamples`` rows in all."""
+    rows = max(1, _BLOCK // n)
+    for start in range(0, resamples, rows):
+        yield _weights_block(n, min(rows, resamples - start), seed, start)
+
+
+@lru_cache(maxsize=4)
+def _weights_block(n: int, rows: int, seed: int, start: int) -> Floats:
+    drawn = np.random.default_rng((seed, n, start)).integers(n, size=(rows, n))
+    offsets = n * np.arange(rows)[:, None]
+    return np.bincount((drawn + offsets).ravel(), minlength=rows * n).reshape(rows, n) / n
+
+
+def _steps(gaps: Floats) -> NDArray[np.int64]:
+    """Differences as whole numbers of one step: exactly where they are shares of up to 8, else rounded to the grid."""
+    if not gaps.size:
+        return np.zeros(0, dtype=np.int64)
+    shares = gaps * _SHARES
+    steps = np.rint(shares).astype(np.int64)
+    if np.abs(shares - steps).max() < 1e-6:
+        steps //= np.gcd.reduce(np.abs(steps))
+        if np.abs(steps).sum() <= max(_GRID, 8 * gaps.size):
+            return steps
+    return np.rint(gaps * (_GRID / np.abs(gaps).sum())).astype(np.int64)
+
+
+def _same_length(scores: Mapping[str, Sequence[float]]) -> Floats:
+    lengths = {name: len(values) for name, values in scores.items()}
+    if len(set(lengths.values())) > 1:
+        raise UsageError(f"ranks need the same documents for all; numbers of them: {lengths}")
+    values = np.asarray(list(scores.values()), dtype=float)
+    if not values.size or not np.isfinite(values).all():
+        raise UsageError("ranks need at least one document and a finite value for each")
+    return values
+
+
+def _differing(values: Floats) -> NDArray[np.int64]:
+    """In how many documents two names differ: values [names, n] to [names, names]."""
+    return np.stack([(np.abs(values - row) > 1e-12).sum(axis=1) for row in values])
