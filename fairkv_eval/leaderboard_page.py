@@ -1,0 +1,52 @@
+"""A leaderboard as one HTML page that needs nothing else: data, style and script are inside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from typing import Any
+
+from fairkv_eval.comparisons import ALPHA
+from fairkv_eval.leaderboard import Board
+
+_SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")
+
+
+def as_html(board: Board) -> str:
+    """The page. The only script a browser runs on it is ours, by its hash; what models wrote is data and stays text."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    script = "\n".join(["'use strict';", *(_file(name) for name in _SCRIPTS)])
+    page = Environment(autoescape=True, keep_trailing_newline=True).from_string(_file("leaderboard.html"))
+    return page.render(
+        style=Markup(_file("leaderboard.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        data=Markup(embedded(_payload(board))),
+        results=sum(len(row["tasks"]) for row in board.data["rows"]),
+        tasks=list(board.data["tasks"]),
+        models=list(dict.fromkeys(row["model"] for row in board.data["rows"])),
+        method=board.data["method"],
+        left_out=board.data["left_out"],
+    )
+
+
+def embedded(value: Any) -> str:
+    """JSON that no text in it can break out of a script element with."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _payload(board: Board) -> dict[str, Any]:
+    """The rows with their responses, and each task's prompts once."""
+    rows = [{**row, "responses": board.responses.get(row["id"], {})} for row in board.data["rows"]]
+    return {"alpha": ALPHA, "tasks": board.data["tasks"], "rows": rows, "prompts": board.prompts}
+
+
+def _file(name: str) -> str:
+    return files("fairkv_eval").joinpath("page", name).read_text(encoding="utf-8")

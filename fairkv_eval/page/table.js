@@ -1,0 +1,137 @@
+// The table: columns, cells, order.
+
+const sorting = { column: 'rank', down: false };
+
+/** id, heading, the value it sorts by (numbers or text; null is always last), and what its cell holds. */
+const COLUMNS = [
+  { id: 'press', title: 'Press', value: ({ row }) => policyName(row), cell: pressCell, number: false },
+  { id: 'ratio', title: 'Ratio', value: ratioOf, cell: (result) => [figure(ratioOf(result))] },
+  { id: 'fair', title: 'Fair', value: ({ row }) => row.fair, cell: ({ row }) => [fairness(row)], number: false },
+  { id: 'value', title: 'Metric', value: (r, c) => figureOf(r, c)?.value ?? null, cell: valueCell },
+  { id: 'full', title: 'Δ full cache', value: (r, c) => figureOf(r, c)?.vs_full?.mean ?? null, cell: (r, c) => differenceCell(r, c, 'vs_full') },
+  { id: 'full_p', title: 'p', label: 'p of the difference to the full cache, corrected', value: (r, c) => figureOf(r, c)?.vs_full?.p_corrected ?? null, cell: (r, c) => [probability(figureOf(r, c)?.vs_full?.p_corrected)] },
+  { id: 'plain', title: 'Δ plain', value: (r, c) => figureOf(r, c)?.vs_plain?.mean ?? null, cell: (r, c) => differenceCell(r, c, 'vs_plain') },
+  { id: 'plain_p', title: 'p', label: 'p of the difference of fair to plain, corrected', value: (r, c) => figureOf(r, c)?.vs_plain?.p_corrected ?? null, cell: (r, c) => [probability(figureOf(r, c)?.vs_plain?.p_corrected)] },
+  { id: 'rank', title: 'Rank', value: (r, c) => figureOf(r, c)?.rank ?? null, cell: rankCell },
+  { id: 'achieved', title: 'Achieved', label: 'Ratio achieved', value: ({ entry }) => entry.achieved_ratio, cell: ({ entry }) => [figure(entry.achieved_ratio)] },
+  { id: 'bytes', title: 'KV held', label: 'KV bytes held, mean of a context', value: ({ entry }) => entry.kv_bytes_kept, cell: ({ entry }) => [bytes(entry.kv_bytes_kept)] },
+  { id: 'speed', title: 'tok/s', label: 'Tokens decoded per second', value: ({ entry }) => entry.tokens_per_second.decode ?? null, cell: ({ entry }) => [figure(entry.tokens_per_second.decode)] },
+  { id: 'model', title: 'Model', value: ({ row }) => row.model, cell: ({ row }) => [row.model], number: false },
+  { id: 'task', title: 'Task', value: ({ task }) => task, cell: ({ task }) => [task], number: false },
+  { id: 'date', title: 'Date', value: ({ entry }) => entry.date, cell: ({ entry }) => [(entry.date ?? '–').slice(0, 10)], number: false },
+];
+
+function fairness(row) {
+  return row.press === 'none' ? '–' : row.fair === 0 ? 'plain' : row.fair === 1 ? 'fair' : `fair ${figure(row.fair)}`;
+}
+
+function pressCell(result) {
+  const button = element('button', { type: 'button', class: 'open', 'aria-expanded': 'false' }, policyName(result.row));
+  const more = extras(result.row);
+  if (more) button.append(element('span', { class: 'small' }, ` ${more}`));
+  button.addEventListener('click', () => toggleDetails(result, button));
+  return [button];
+}
+
+function valueCell(result, choice) {
+  const told = figureOf(result, choice);
+  if (!told) return ['–'];
+  const error = told.stderr === null ? [] : [element('span', { class: 'small' }, ` ± ${figure(told.stderr)}`)];
+  return [figure(told.value), ...error];
+}
+
+function differenceCell(result, choice, kind) {
+  const told = figureOf(result, choice)?.[kind];
+  if (!told) return ['–'];
+  const mark = verdict(told, betterOf(result, choice));
+  const parts = [element('span', { class: mark ? 'told' : null }, `${mark && `${mark} `}${figure(told.mean, true)}`)];
+  if (mark) parts[0].setAttribute('title', mark === '▲' ? 'better' : 'worse');
+  if (told.low !== null) parts.push(element('span', { class: 'small' }, ` [${figure(told.low, true)}, ${figure(told.high, true)}]`));
+  return parts;
+}
+
+const tieKey = ({ row, task }, metric, rank) => JSON.stringify([row.model, row.model_sha, row.conditions, task, metric, rank]);
+let ties = new Map();
+
+/** How many results share each rank on the metrics shown now. */
+function countTies(choice) {
+  ties = new Map();
+  for (const result of RESULTS) {
+    const rank = figureOf(result, choice)?.rank;
+    if (rank === undefined) continue;
+    const key = tieKey(result, metricOf(result, choice), rank);
+    ties.set(key, (ties.get(key) ?? 0) + 1);
+  }
+}
+
+function rankCell(result, choice) {
+  const rank = figureOf(result, choice)?.rank;
+  if (rank === undefined) return ['–'];
+  const shared = ties.get(tieKey(result, metricOf(result, choice), rank)) > 1;
+  return [shared ? `${rank}=` : String(rank)];
+}
+
+function drawHead() {
+  const row = element('tr');
+  for (const column of COLUMNS) {
+    const button = element('button', { type: 'button', 'aria-label': column.label }, column.title);
+    button.addEventListener('click', () => {
+      sorting.down = sorting.column === column.id ? !sorting.down : false;
+      sorting.column = column.id;
+      fillTable(chosen());
+    });
+    row.append(element('th', { scope: 'col', id: `c-${column.id}`, class: column.number === false ? null : 'number' }, button));
+  }
+  byId('board').tHead.replaceChildren(row);
+}
+
+/** Rows are built once and refilled only when another metric is asked for; filters and orders move them. */
+function rowOf(result, choice) {
+  const metric = metricOf(result, choice);
+  if (result.tr && result.metric === metric) return result.tr;
+  const cells = COLUMNS.map((column, index) => {
+    const attributes = { class: column.number === false ? null : 'number', scope: index ? null : 'row' };
+    return element(index ? 'td' : 'th', attributes, ...column.cell(result, choice));
+  });
+  const tr = element('tr', { class: 'result' }, ...cells);
+  if (result.details) {
+    result.details.remove();
+    result.details = null;
+  }
+  Object.assign(result, { tr, metric });
+  return tr;
+}
+
+function compare(a, b, down) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  const order = typeof a === 'string' ? a.localeCompare(b) : a - b;
+  return down ? -order : order;
+}
+
+function ordered(results, choice) {
+  const column = COLUMNS.find(({ id }) => id === sorting.column);
+  const keyed = results.map((result) => {
+    const value = figureOf(result, choice)?.value ?? null;
+    const tie = value === null ? null : betterOf(result, choice) === false ? value : -value;
+    return { result, key: column.value(result, choice), tie };
+  });
+  keyed.sort((a, b) => compare(a.key, b.key, sorting.down) || compare(a.tie, b.tie, false));
+  return keyed.map(({ result }) => result);
+}
+
+function fillTable(choice) {
+  countTies(choice);
+  const shown = ordered(RESULTS.filter((result) => passes(result, choice)), choice);
+  const rows = shown.flatMap((result) => {
+    const tr = rowOf(result, choice);
+    return result.details ? [tr, result.details] : [tr];
+  });
+  byId('board').tBodies[0].replaceChildren(...rows);
+  for (const column of COLUMNS) {
+    const order = sorting.column !== column.id ? 'none' : sorting.down ? 'descending' : 'ascending';
+    byId(`c-${column.id}`).setAttribute('aria-sort', order);
+  }
+  const metrics = unique(shown.map((result) => metricOf(result, choice)));
+  byId('c-value').firstChild.textContent = metrics.length === 1 ? metrics[0] : 'Main metric';
+  return shown;
+}
