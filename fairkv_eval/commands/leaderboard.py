@@ -35,7 +35,7 @@ def _tell(data: dict, written: list[Path]) -> None:
     from fairkv_eval.terminal import console, show
 
     results = sum(len(row["tasks"]) for row in data["rows"])
-    parts = [f"{results} results in {len(data['rows'])} rows on {len(data['tasks'])} tasks: {', '.join(data['tasks'])}"]
+    parts = [f"{results} results in {len(data['rows'])} rows; tasks: {', '.join(data['tasks'])}"]
     if data["left_out"]:
         parts += ["left out:", *(f"  {problem['file']}: {problem['reason']}" for problem in data["left_out"])]
     show(console(), [*parts, *(f"wrote {path}" for path in written)])

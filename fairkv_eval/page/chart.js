@@ -4,8 +4,9 @@
 const COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#B8860B', '#56B4E9', 'currentColor', '#E69F00'];
 const SHAPES = ['circle', 'square', 'triangle', 'diamond', 'down', 'plus', 'cross'];
 const MOST_PANELS = 6;
-const WIDTH = 620;
-const EDGE = { left: 58, right: 190, top: 14, bottom: 42 };
+const WIDEST = 780;
+const NARROW = 560; // below it the names of the lines go under the drawing
+const EDGE = { left: 58, top: 14, bottom: 42 };
 
 const PRESSES = unique(RESULTS.map(({ row }) => row.press_name)).filter((name) => name !== 'none').sort();
 const STYLE = new Map(PRESSES.map((name, i) => [name, { colour: COLOURS[i % COLOURS.length], shape: SHAPES[i % SHAPES.length] }]));
@@ -23,11 +24,19 @@ function drawCharts(shown, choice) {
     const key = JSON.stringify([result.task, result.row.model, result.row.model_sha]);
     if (figureOf(result, choice)?.value != null) panels.set(key, [...(panels.get(key) ?? []), result]);
   }
-  const drawn = [...panels.values()].slice(0, MOST_PANELS).map((results) => panel(results, choice));
+  const size = sizeOf(Math.min(panels.size, MOST_PANELS));
+  const drawn = [...panels.values()].slice(0, MOST_PANELS).map((results) => panel(results, choice, size));
   const more = panels.size - drawn.length;
   if (more > 0) drawn.push(element('p', { class: 'note' }, `${more} more: choose a task or a model to see them.`));
   if (!panels.size) drawn.push(element('p', { class: 'note' }, 'Nothing to draw: no result passes the filter.'));
   byId('charts').replaceChildren(...drawn);
+}
+
+/** Pixels of a drawing, so that its text is as large as the page's whatever the screen. */
+function sizeOf(panels) {
+  const whole = byId('charts').clientWidth;
+  const width = Math.min(WIDEST, (panels > 1 && whole >= 2 * NARROW ? (whole - 16) / 2 : whole) - 22);
+  return { width, narrow: width < NARROW, end: width < NARROW ? width - 14 : width - 200 };
 }
 
 /** Lines of the panel: press, fairness and what else sets policies apart; a full cache starts each at ratio 0. */
@@ -58,22 +67,25 @@ function fullCacheOf({ row, task }, choice) {
     && other.row.model_sha === row.model_sha && figureOf(other, choice)?.value != null);
 }
 
-function panel(results, choice) {
+function panel(results, choice, size) {
   const { lines, full } = seriesOf(results, choice);
   const metric = metricOf(results[0], choice);
-  const height = Math.max(300, EDGE.top + EDGE.bottom + 15 * lines.length);
+  const height = Math.max(300, EDGE.top + EDGE.bottom + (size.narrow ? 0 : 15 * lines.length));
   const values = lines.flatMap(({ points }) => points.flatMap(({ y, error }) => [y - error, y + error]));
   if (full) values.push(full.value);
   const y = scale(Math.min(...values), Math.max(...values), height - EDGE.bottom, EDGE.top);
   const furthest = Math.max(0.1, ...lines.flatMap(({ points }) => points.map((point) => point.x)));
-  const x = scale(0, furthest, EDGE.left, WIDTH - EDGE.right, true);
+  const x = scale(0, furthest, EDGE.left, size.end, true);
   const title = `${results[0].task}: ${metric}`;
   const label = `${title} over the ratio, ${lines.length} lines: ${lines.map(({ name }) => name).join(', ')}`;
-  const drawing = svg('svg', { viewBox: `0 0 ${WIDTH} ${height}`, role: 'img', 'aria-label': label });
-  drawing.append(...axes(x, y, height));
-  if (full) drawing.append(...reference(full, x, y));
-  drawing.append(...lines.map((line) => drawLine(line, x, y)), ...labels(lines, x, y, height));
-  return element('figure', {}, element('figcaption', {}, title, element('span', { class: 'small' }, ` ${results[0].row.model}`)), drawing);
+  const drawing = svg('svg', { viewBox: `0 0 ${size.width} ${height}`, width: size.width, role: 'img', 'aria-label': label });
+  drawing.append(...axes(x, y, height, size));
+  if (full) drawing.append(...reference(full, y, size));
+  drawing.append(...lines.map((line) => drawLine(line, x, y)));
+  const caption = element('figcaption', {}, title, element('span', { class: 'small' }, ` ${results[0].row.model}`));
+  if (size.narrow) return element('figure', {}, caption, drawing, legend(lines));
+  drawing.append(...labels(lines, x, y, height, size));
+  return element('figure', {}, caption, drawing);
 }
 
 /** From values to pixels, with round ticks; an exact scale ends where its values do. */
@@ -90,8 +102,8 @@ function scale(low, high, from, to, exact = false) {
   return { place, ticks };
 }
 
-function axes(x, y, height) {
-  const right = WIDTH - EDGE.right;
+function axes(x, y, height, size) {
+  const right = size.end;
   const bottom = height - EDGE.bottom;
   return [
     ...y.ticks.map((t) => svg('line', { class: 'grid', x1: EDGE.left, x2: right, y1: y.place(t), y2: y.place(t) })),
@@ -102,11 +114,11 @@ function axes(x, y, height) {
   ];
 }
 
-function reference(full, x, y) {
+function reference(full, y, size) {
   const at = y.place(full.value);
-  const line = svg('line', { class: 'reference', x1: EDGE.left, x2: WIDTH - EDGE.right, y1: at, y2: at });
+  const line = svg('line', { class: 'reference', x1: EDGE.left, x2: size.end, y1: at, y2: at });
   line.append(svg('title', {}, `full cache: ${figure(full.value)}`));
-  return [line, svg('text', { class: 'tick', x: EDGE.left + 6, y: at - 5 }, 'full cache')];
+  return [line, svg('text', { class: 'tick', x: size.end, y: at - 6, 'text-anchor': 'end' }, 'full cache')];
 }
 
 function drawLine({ name, row, points }, x, y) {
@@ -142,8 +154,20 @@ function outline(shape, x, y, r = 4.2) {
   return corners[shape] ? through(corners[shape]) : `M${x - r} ${y}a${r} ${r} 0 1 0 ${2 * r} 0a${r} ${r} 0 1 0 ${-2 * r} 0Z`;
 }
 
+function markOf({ row }, x, y) {
+  const { colour, shape } = STYLE.get(row.press_name);
+  return svg('path', { d: outline(shape, x, y), stroke: colour, 'stroke-width': 1.5, fill: row.fair > 0 ? 'var(--paper)' : colour });
+}
+
+/** The names under a narrow drawing, in the order of the lines' ends. */
+function legend(lines) {
+  const items = [...lines].sort((a, b) => b.points.at(-1).y - a.points.at(-1).y).map((line) =>
+    element('li', {}, svg('svg', { width: 16, height: 14, 'aria-hidden': 'true' }, markOf(line, 8, 7)), line.name));
+  return element('ul', { class: 'legend' }, ...items);
+}
+
 /** A name at the end of each line, moved apart where they would overlap. */
-function labels(lines, x, y, height) {
+function labels(lines, x, y, height, size) {
   const gap = 14;
   const ends = lines.map((line) => {
     const last = line.points.at(-1);
@@ -152,11 +176,11 @@ function labels(lines, x, y, height) {
   const bottom = height - EDGE.bottom;
   ends.forEach((end, i) => { end.at = Math.max(end.want, i ? ends[i - 1].at + gap : EDGE.top); });
   for (let i = ends.length - 1; i >= 0; i -= 1) ends[i].at = Math.min(ends[i].at, i === ends.length - 1 ? bottom : ends[i + 1].at - gap);
-  const left = WIDTH - EDGE.right + 16;
+  const left = size.end + 24;
   return ends.flatMap(({ line, px, want, at }) => {
-    const { colour, shape } = STYLE.get(line.row.press_name);
+    const { colour } = STYLE.get(line.row.press_name);
     const leader = svg('path', { d: `M${px + 6} ${want}L${left - 12} ${at}`, stroke: colour, fill: 'none', opacity: 0.4 });
-    const mark = svg('path', { d: outline(shape, left - 3, at), stroke: colour, 'stroke-width': 1.5, fill: line.row.fair > 0 ? 'var(--paper)' : colour });
+    const mark = markOf(line, left - 3, at);
     const name = line.name.length > 26 ? `${line.name.slice(0, 25)}…` : line.name;
     const text = svg('text', { x: left + 8, y: at + 4 }, name);
     text.append(svg('title', {}, line.name));

@@ -37,15 +37,25 @@ function start() {
     element('label', {}, element('input', { type: 'checkbox', value: press }), press === 'none' ? 'full cache' : press)));
   offerMetrics();
   drawHead();
-  byId('filters').addEventListener('input', (event) => {
-    if (event.target.id === 'task') offerMetrics();
-    update();
-  });
+  // A number is heard while it is typed, everything else once it is chosen.
+  for (const kind of ['input', 'change']) {
+    byId('filters').addEventListener(kind, (event) => {
+      if ((event.target.type === 'number') !== (kind === 'input')) return;
+      if (event.target.id === 'task') offerMetrics();
+      update();
+    });
+  }
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
   byId('filters').addEventListener('reset', () => setTimeout(() => {
     offerMetrics();
     update();
   }));
+  let width = byId('charts').clientWidth;
+  new ResizeObserver(() => {
+    if (byId('charts').clientWidth === width) return;
+    width = byId('charts').clientWidth;
+    update();
+  }).observe(byId('charts'));
   update();
 }
 

@@ -51,12 +51,12 @@ const metricOf = (result, choice) => choice.metric || DATA.tasks[result.task].ma
 const figureOf = (result, choice) => result.entry.metrics[metricOf(result, choice)];
 const betterOf = (result, choice) => DATA.tasks[result.task].metrics[metricOf(result, choice)];
 
-/** Four significant digits, without exponents where they can be avoided. */
+/** As many digits as mean something: four decimals below 1, four digits above; an exponent only where nothing is left. */
 function figure(value, signed = false) {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
   const text = size >= 1e4 ? size.toLocaleString('en', { maximumFractionDigits: 0 })
-    : size === 0 ? '0' : size >= 0.001 ? String(Number(size.toPrecision(size < 1 ? 3 : 4))) : size.toExponential(1);
+    : size === 0 ? '0' : size >= 0.001 ? String(Number(size < 1 ? size.toFixed(4) : size.toPrecision(4))) : size.toExponential(1);
   return (value < 0 ? '−' : signed && value > 0 ? '+' : '') + text;
 }
 

@@ -7,6 +7,8 @@ const COLUMNS = [
   { id: 'press', title: 'Press', value: ({ row }) => policyName(row), cell: pressCell, number: false },
   { id: 'ratio', title: 'Ratio', value: ratioOf, cell: (result) => [figure(ratioOf(result))] },
   { id: 'fair', title: 'Fair', value: ({ row }) => row.fair, cell: ({ row }) => [fairness(row)], number: false },
+  { id: 'model', title: 'Model', value: ({ row }) => row.model, cell: ({ row }) => [row.model], number: false },
+  { id: 'task', title: 'Task', value: ({ task }) => task, cell: ({ task }) => [task], number: false },
   { id: 'value', title: 'Metric', value: (r, c) => figureOf(r, c)?.value ?? null, cell: valueCell },
   { id: 'full', title: 'Δ full cache', value: (r, c) => figureOf(r, c)?.vs_full?.mean ?? null, cell: (r, c) => differenceCell(r, c, 'vs_full') },
   { id: 'full_p', title: 'p', label: 'p of the difference to the full cache, corrected', value: (r, c) => figureOf(r, c)?.vs_full?.p_corrected ?? null, cell: (r, c) => [probability(figureOf(r, c)?.vs_full?.p_corrected)] },
@@ -16,8 +18,6 @@ const COLUMNS = [
   { id: 'achieved', title: 'Achieved', label: 'Ratio achieved', value: ({ entry }) => entry.achieved_ratio, cell: ({ entry }) => [figure(entry.achieved_ratio)] },
   { id: 'bytes', title: 'KV held', label: 'KV bytes held, mean of a context', value: ({ entry }) => entry.kv_bytes_kept, cell: ({ entry }) => [bytes(entry.kv_bytes_kept)] },
   { id: 'speed', title: 'tok/s', label: 'Tokens decoded per second', value: ({ entry }) => entry.tokens_per_second.decode ?? null, cell: ({ entry }) => [figure(entry.tokens_per_second.decode)] },
-  { id: 'model', title: 'Model', value: ({ row }) => row.model, cell: ({ row }) => [row.model], number: false },
-  { id: 'task', title: 'Task', value: ({ task }) => task, cell: ({ task }) => [task], number: false },
   { id: 'date', title: 'Date', value: ({ entry }) => entry.date, cell: ({ entry }) => [(entry.date ?? '–').slice(0, 10)], number: false },
 ];
 
@@ -80,17 +80,19 @@ function drawHead() {
       sorting.column = column.id;
       fillTable(chosen());
     });
-    row.append(element('th', { scope: 'col', id: `c-${column.id}`, class: column.number === false ? null : 'number' }, button));
+    row.append(element('th', { scope: 'col', id: `c-${column.id}`, class: classOf(column) }, button));
   }
   byId('board').tHead.replaceChildren(row);
 }
+
+const classOf = ({ id, number }) => `of-${id}${number === false ? '' : ' number'}`;
 
 /** Rows are built once and refilled only when another metric is asked for; filters and orders move them. */
 function rowOf(result, choice) {
   const metric = metricOf(result, choice);
   if (result.tr && result.metric === metric) return result.tr;
   const cells = COLUMNS.map((column, index) => {
-    const attributes = { class: column.number === false ? null : 'number', scope: index ? null : 'row' };
+    const attributes = { class: classOf(column), scope: index ? null : 'row' };
     return element(index ? 'td' : 'th', attributes, ...column.cell(result, choice));
   });
   const tr = element('tr', { class: 'result' }, ...cells);
@@ -131,6 +133,9 @@ function fillTable(choice) {
     const order = sorting.column !== column.id ? 'none' : sorting.down ? 'descending' : 'ascending';
     byId(`c-${column.id}`).setAttribute('aria-sort', order);
   }
+  // What is the same in every row is said in the filters.
+  byId('board').classList.toggle('one-task', choice.task !== '');
+  byId('board').classList.toggle('one-model', byId('model').options.length < 3);
   const metrics = unique(shown.map((result) => metricOf(result, choice)));
   byId('c-value').firstChild.textContent = metrics.length === 1 ? metrics[0] : 'Main metric';
   return shown;

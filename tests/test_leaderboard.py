@@ -1,0 +1,237 @@
+"""The leaderboard's figures, its formats and its command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import made_results as made
+import pytest
+
+from fairkv_eval import paired
+from fairkv_eval.cli import main
+from fairkv_eval.errors import UsageError
+from fairkv_eval.leaderboard import Board, build, dumped
+from fairkv_eval.leaderboard_page import as_html, embedded
+from fairkv_eval.leaderboard_tables import as_csv, as_markdown
+from fairkv_eval.records import read
+
+N = 40
+FULL = [1.0] * 36 + [0.0] * 4
+PLAIN = [1.0] * 16 + [0.0] * 24
+FAIR = [0.0] * 2 + [1.0] * 30 + [0.0] * 8
+NASTY = "</script><script>alert(1)</script><!-- & \u2028 | * `"
+
+
+def some(folder: Path) -> Path:
+    docs = made.documents(N)
+    made.write(folder, docs=docs, scores=FULL, number=1)
+    made.write(folder, docs=docs, scores=PLAIN, press="tova", ratio=0.5, number=2)
+    made.write(folder, docs=docs, scores=FAIR, press="tova", ratio=0.5, fair=1.0, number=3, compress=True)
+    # The same documents in another order are the same documents.
+    made.write(folder, docs=docs[::-1], scores=FULL[::-1], press="knorm", ratio=0.1, number=4)
+    return folder
+
+
+def board_of(folder: Path) -> Board:
+    return build(read(folder), folder)
+
+
+def entries(board: Board, task: str = made.TASK) -> dict[str, dict[str, Any]]:
+    return {row["policy"]: row["tasks"][task] for row in board.data["rows"] if task in row["tasks"]}
+
+
+def test_differences_are_paired_and_corrected(tmp_path: Path) -> None:
+    told = entries(board_of(some(tmp_path)))
+    plain, fair = (told[f"tova ratio=0.5{end}"]["metrics"]["acc"] for end in ("", " fair=1"))
+    for entry, scores in ((plain, PLAIN), (fair, FAIR)):
+        expected = paired.difference(scores, FULL)
+        assert {k: entry["vs_full"][k] for k in vars(expected)} == pytest.approx(vars(expected))
+    expected = paired.difference(FAIR, PLAIN)
+    assert fair["vs_plain"]["mean"] == pytest.approx(expected.mean)
+    assert "vs_plain" not in plain
+    assert told["knorm ratio=0.1"]["metrics"]["acc"]["vs_full"]["mean"] == 0
+    ps = [told[name]["metrics"]["acc"]["vs_full"] for name in told if name != "full cache"]
+    assert [p["p_corrected"] for p in ps] == pytest.approx(paired.holm([p["p"] for p in ps]))
+    assert "vs_full" not in told["full cache"]["metrics"]["acc"]
+
+
+def test_ranks_tie_where_nothing_tells_them_apart(tmp_path: Path) -> None:
+    ranks = {name: entry["metrics"]["acc"]["rank"] for name, entry in entries(board_of(some(tmp_path))).items()}
+    assert ranks == {"full cache": 1, "knorm ratio=0.1": 1, "tova ratio=0.5 fair=1": 1, "tova ratio=0.5": 4}
+
+
+def test_a_metric_without_direction_is_not_compared(tmp_path: Path) -> None:
+    entry = entries(board_of(some(tmp_path)))["tova ratio=0.5"]["metrics"]["kv_bytes_kept"]
+    assert set(entry) == {"value", "stderr", "n"}
+
+
+def test_only_the_same_conditions_are_compared(tmp_path: Path) -> None:
+    made.write(tmp_path, number=1, model_dtype="torch.bfloat16")
+    made.write(tmp_path, press="tova", ratio=0.5, number=2)
+    made.write(tmp_path, press="tova", ratio=0.5, number=3, model="another/model")
+    board = board_of(tmp_path)
+    for row in board.data["rows"]:
+        assert "vs_full" not in row["tasks"][made.TASK]["metrics"]["acc"]
+        assert row["tasks"][made.TASK]["metrics"]["acc"]["rank"] == 1
+
+
+def test_one_row_a_policy_with_all_its_tasks(tmp_path: Path) -> None:
+    for number, task in enumerate(("a", "b")):
+        made.write(tmp_path, press="tova", ratio=0.5, task=task, number=number)
+    board = board_of(tmp_path)
+    (row,) = board.data["rows"]
+    assert set(row["tasks"]) == {"a", "b"} == set(board.data["tasks"])
+    assert board.data["tasks"]["a"]["main_metric"] == "acc"
+
+
+def test_rows_alike_say_what_differs(tmp_path: Path) -> None:
+    made.write(tmp_path, number=1)
+    made.write(tmp_path, number=2, model_dtype="torch.bfloat16")
+    variants = [row["variant"] for row in board_of(tmp_path).data["rows"]]
+    assert sorted(variants) == ["dtype=bfloat16", "dtype=float32"]
+
+
+def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
+    made.write(tmp_path / "deep", press="tova", ratio=0.25, limit=8, compress=True)
+    ((policy, entry),) = entries(board_of(tmp_path)).items()
+    assert policy == "tova ratio=0.25"
+    assert (entry["date"], entry["commit"]) == ("2026-01-01T00:00:00Z", "6037f6efe775cb1a89885ee2d1b06e22abd228f1")
+    assert entry["file"].startswith("deep/results_")
+    assert (entry["achieved_ratio"], entry["kv_bytes_kept"], entry["kv_bytes_full"]) == (0.25, 3e6, 4e6)
+    assert entry["tokens_per_second"]["decode"] == 100
+    assert entry["command"] == (
+        f"lm_eval --model fairkv --model_args pretrained={made.MODEL},press=tova,ratio=0.25 "
+        f"--tasks {made.TASK} --limit 8 --batch_size 8"
+    )
+
+
+def test_samples_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    some(tmp_path)
+    made.write(tmp_path, press="h2o", ratio=0.5, docs=made.documents(N), number=5, samples=False)
+    damaged = next(tmp_path.glob("samples_*02-00.0*"))
+    damaged.write_text(damaged.read_text()[:-40])
+    board = board_of(tmp_path)
+    told = entries(board)
+    assert "rank" not in told["h2o ratio=0.5"]["metrics"]["acc"]
+    assert "vs_full" not in told["tova ratio=0.5"]["metrics"]["acc"]
+    assert "vs_full" in told["tova ratio=0.5 fair=1"]["metrics"]["acc"]
+    (problem,) = board.data["left_out"]
+    assert "without paired differences" in problem["reason"] and damaged.name in problem["reason"]
+
+
+def rerun(folder: Path) -> list[str]:
+    ((_, entry),) = entries(board_of(folder)).items()
+    return shlex.split(entry["command"])
+
+
+def test_the_command_gives_the_policy_back(tmp_path: Path) -> None:
+    from lm_eval.utils import simple_parse_args_string
+
+    from fairkv_eval.arguments import read_policy
+
+    keep = {"keep": ["defense", "0:12"], "budget": 64, "ratio": 0.0, "segments": "sentences"}
+    made.write(tmp_path, press="snapkv", parameters={"window": 16, "kernel": 5}, fair=0.5, fairkv=keep)
+    words = rerun(tmp_path)
+    given = simple_parse_args_string(words[words.index("--model_args") + 1])
+    assert (given.pop("pretrained"), given.pop("segments")) == (made.MODEL, "sentences")
+    press = given.pop("press")
+    own = {n: given.pop(n) for n in list(given) if n in ("ratio", "budget", "fair", "keep")}
+    policy, rest = read_policy(press, None, {"ratio": 0.0, "keep_text": None, **own}, given, set())
+    assert not rest
+    assert dict(policy.parameters) == {"window": 16, "kernel": 5}
+    assert (policy.fair, policy.budget, policy.keep) == (0.5, 64, ("defense", "0:12"))
+
+
+def test_the_command_of_awkward_values_is_json(tmp_path: Path) -> None:
+    made.write(tmp_path, press="tova", ratio=0.5, fairkv={"keep": ["text:Never, ever, 'tell'."]}, torch_seed=7)
+    words = rerun(tmp_path)
+    assert json.loads(words[words.index("--model_args") + 1])["keep_text"] == "Never, ever, 'tell'."
+    assert words[words.index("--seed") + 1] == "0,1234,7,1234"
+
+
+def test_csv_has_a_line_a_metric(tmp_path: Path) -> None:
+    board = board_of(some(tmp_path))
+    lines = list(csv.DictReader(io.StringIO(as_csv(board))))
+    assert len(lines) == 4 * 4
+    line = next(x for x in lines if x["metric"] == "acc" and x["fair"] == "1.0")
+    entry = entries(board)["tova ratio=0.5 fair=1"]["metrics"]["acc"]
+    assert float(line["vs_full_p_corrected"]) == entry["vs_full"]["p_corrected"]
+    assert float(line["vs_plain_mean"]) == entry["vs_plain"]["mean"]
+    assert (line["rank"], line["value"], line["stderr"]) == ("1", str(entry["value"]), str(entry["stderr"]))
+
+
+def test_markdown_is_ranked_and_escaped(tmp_path: Path) -> None:
+    some(tmp_path)
+    (tmp_path / "a|b<c.json").write_text("{")
+    text = as_markdown(board_of(tmp_path))
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "someone" in line]
+    assert [row[0] for row in rows] == ["| 1", "| 1", "| 1", "| 4"]
+    assert {len(row) for row in rows} == {13}
+    assert "a\\|b&lt;c.json" in text
+
+
+def test_values_that_are_no_numbers_are_null(tmp_path: Path) -> None:
+    path = made.write(tmp_path)
+    path.write_text(path.read_text().replace('"acc,none": ', '"acc,none": Infinity, "rest,none": '))
+    board = board_of(tmp_path)
+    assert json.loads(dumped(board))["rows"][0]["tasks"][made.TASK]["metrics"]["acc"]["value"] is None
+    as_markdown(board), as_csv(board), as_html(board)
+
+
+def test_no_text_breaks_out_of_the_page(tmp_path: Path) -> None:
+    made.write(tmp_path, press="tova", ratio=0.5, responses=[NASTY] * 8, model=f"x/{NASTY}")
+    (tmp_path / "bad.json").write_text(NASTY)
+    board = board_of(tmp_path)
+    page = as_html(board)
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "alert(1)</script>" not in page
+    data = page.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(data)["rows"][0]["responses"][made.TASK][0][1] == NASTY
+    assert json.loads(embedded(NASTY)) == NASTY
+    assert not set(embedded(NASTY)) & set("<>&\u2028")
+
+
+def test_nothing_tells_this_machines_paths(tmp_path: Path) -> None:
+    made.write(tmp_path, source="hf", model=f"{tmp_path}/models/mine")
+    (tmp_path / "bad.json").write_text("{")
+    board = board_of(tmp_path)
+    for text in (dumped(board), as_csv(board), as_markdown(board), as_html(board)):
+        assert str(tmp_path) not in text
+        assert "mine" in text
+
+
+def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = some(tmp_path / "results")
+    (results / "bad.json").write_text("{")
+    assert main(["leaderboard", str(results)]) == 0
+    out = capsys.readouterr().out
+    assert "4 results in 4 rows; tasks: made_task" in out
+    assert "bad.json: not JSON, or truncated" in out
+    names = [f"leaderboard.{ending}" for ending in ("json", "csv", "md", "html")]
+    first = [(results / name).read_bytes() for name in names]
+    assert main(["leaderboard", str(results), "--output", str(tmp_path / "else" / "where")]) == 0
+    assert first == [(tmp_path / "else" / "where" / name).read_bytes() for name in names]
+    assert not list(results.glob(".leaderboard*"))
+
+
+def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["leaderboard", str(tmp_path / "nowhere")]) == 2
+    assert "no such file or folder" in capsys.readouterr().err
+    (tmp_path / "bad.json").write_text("{")
+    assert main(["leaderboard", str(tmp_path)]) == 2
+    assert "no result of the harness was found (bad.json: not JSON" in capsys.readouterr().err
+    assert not list(tmp_path.glob("leaderboard*"))
+    made.write(tmp_path)
+    (tmp_path / "file").write_text("")
+    assert main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "file")]) == 2
+    assert "no folder can be made" in capsys.readouterr().err
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no result of the harness was found"):
+        board_of(tmp_path)
