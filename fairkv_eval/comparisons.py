@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -52,15 +54,26 @@ def compare(records: Sequence[Record], values: Sequence[Values]) -> dict[tuple[i
     for index, record in enumerate(records):
         if values[index]:
             runs.setdefault(record.run, []).append(index)
-    for kind, partners in (("vs_full", _full_caches), ("vs_plain", _plain_twins)):
-        asked: dict[tuple[str, str], _Asked] = {}
+    with _out_of_collection():
+        for kind, partners in (("vs_full", _full_caches), ("vs_plain", _plain_twins)):
+            asked: dict[tuple[str, str], _Asked] = {}
+            for members in runs.values():
+                for index, other in partners(records, members):
+                    _ask(asked, records[index].task, index, values[index], values[other], found)
+            _answer(asked, kind, found)
         for members in runs.values():
-            for index, other in partners(records, members):
-                _ask(asked, records[index].task, index, values[index], values[other], found)
-        _answer(asked, kind, found)
-    for members in runs.values():
-        _rank(records, members, values, found)
+            _rank(records, members, values, found)
     return found
+
+
+@contextmanager
+def _out_of_collection() -> Iterator[None]:
+    """What exists when ``gc.freeze`` is called is left alone by the collector until the end. statsmodels' correction
+    runs a full collection each time, which on a thousand results takes longer than everything else."""
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _full_caches(records: Sequence[Record], members: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -84,18 +97,31 @@ def _plain_twins(records: Sequence[Record], members: Sequence[int]) -> Iterable[
 
 def _ask(asked: dict, task: str, index: int, mine: Values, others: Values, found: Mapping) -> None:
     for metric, given in mine.items():
-        theirs = others.get(metric, {})
-        documents = [document for document in given if document in theirs]
-        if documents and (index, metric) in found:
+        theirs = others.get(metric)
+        if not theirs or (index, metric) not in found:
+            continue
+        documents = _common([given, theirs])
+        if documents:
             entry = asked.setdefault((task, metric), _Asked())
             entry.where.append((index, metric))
-            entry.pairs.append(([given[d] for d in documents], [theirs[d] for d in documents]))
+            entry.pairs.append((_of(given, documents), _of(theirs, documents)))
+
+
+def _common(given: Sequence[Mapping[str, float]]) -> list[str]:
+    """The documents that all have, in the first's order."""
+    shared = set(given[0]).intersection(*given[1:])
+    return list(given[0]) if len(shared) == len(given[0]) else [d for d in given[0] if d in shared]
+
+
+def _of(given: Mapping[str, float], documents: list[str]) -> list[float]:
+    return list(map(given.__getitem__, documents))
 
 
 def _answer(asked: Mapping[Any, _Asked], kind: str, found: Mapping[tuple[int, str], Comparison]) -> None:
     groups = list(asked.values())
     told = iter(paired.differences([pair for group in groups for pair in group.pairs]))
     for group in groups:
+        gc.freeze()
         differences = [next(told) for _ in group.pairs]
         corrected = paired.holm([difference.p for difference in differences])
         for where, difference, p in zip(group.where, differences, corrected, strict=True):
@@ -106,10 +132,11 @@ def _rank(records: Sequence[Record], members: Sequence[int], values: Sequence[Va
     metrics = dict.fromkeys(metric for i in members for metric in values[i] if (i, metric) in found)
     for metric in metrics:
         able = [i for i in members if metric in values[i]]
-        documents = [d for d in values[able[0]][metric] if all(d in values[i][metric] for i in able)]
+        documents = _common([values[i][metric] for i in able])
         if not documents:
             continue
-        scores = {str(i): [values[i][metric][d] for d in documents] for i in able}
+        gc.freeze()
+        scores = {str(i): _of(values[i][metric], documents) for i in able}
         higher = bool(records[able[0]].higher_is_better[metric])
         for place in paired.ranks(scores, higher_is_better=higher, alpha=ALPHA):
             found[int(place.name), metric].rank = place.rank

@@ -74,8 +74,14 @@ def build(found: Records, top: Path | None = None) -> Board:
 
 
 def dumped(board: Board) -> str:
-    """leaderboard.json."""
-    return json.dumps(board.data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """leaderboard.json, with a line a row."""
+
+    def on_one_line(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+    parts = [f'"{name}": {on_one_line(value)}' for name, value in board.data.items() if name != "rows"]
+    rows = ",\n  ".join(on_one_line(row) for row in board.data["rows"])
+    return "{\n" + ",\n".join([*parts, f'"rows": [\n  {rows}\n]']) + "\n}\n"
 
 
 def _order(record: Record) -> tuple[Any, ...]:
@@ -200,11 +206,7 @@ def _samples(records: Sequence[Record]) -> tuple[list[Values], list[list[tuple[s
             problems.append(Problem(record.path, f"without paired differences: {error}"))
             lines = []
         reported = {name: metric.value for name, metric in record.metrics.items()}
-        by_metric: dict[str, dict[str, float]] = {}
-        for document, given in samples.by_document(lines, reported).items():
-            for metric, value in given.items():
-                by_metric.setdefault(metric, {})[document] = value
-        values.append(by_metric)
+        values.append(samples.by_metric(lines, reported))
         shown.append(_shown(lines))
     return values, shown, problems
 

@@ -36,42 +36,51 @@ def keys(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     seen: Counter[tuple[str, str]] = Counter()
     found = []
     for line in lines:
-        met = (line["filter"], line["doc_hash"])
+        met = (line.get("filter", "none"), line["doc_hash"])
         seen[met] += 1
         found.append(line["doc_hash"] if seen[met] == 1 else f"{line['doc_hash']}#{seen[met]}")
     return found
 
 
-def by_document(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """{document: {metric: value}}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
+def by_metric(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """{metric: {document: value}}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
 
     A list of verdicts (IFEval's instruction level) becomes the document's share of the pooled accuracy, so that means
     over documents are what the harness reports. Metrics that are no mean over documents, such as a perplexity, are left
     out: of the ``reported`` values only those are given whose documents average to them.
     """
     values: dict[str, dict[str, Any]] = {}
-    documents = keys(lines)
-    for document, line in zip(documents, lines, strict=True):
+    for document, line in zip(keys(lines), lines, strict=True):
+        filtered = line.get("filter", "none")
         for name in line.get("metrics", ()):
-            key = name if line["filter"] == "none" else f"{name},{line['filter']}"
-            values.setdefault(key, {})[document] = line.get(name)
-    found: dict[str, dict[str, float]] = {document: {} for document in documents}
-    for key, given in values.items():
-        for document, value in _means(given, reported.get(key)).items():
-            found[document][key] = value
+            key = name if filtered == "none" else f"{name},{filtered}"
+            if key not in values:
+                values[key] = {}
+            values[key][document] = line.get(name)
+    means = {key: _means(given, reported.get(key)) for key, given in values.items()}
+    return {key: given for key, given in means.items() if given}
+
+
+def by_document(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """{document: {metric: value}}: `by_metric` the other way round, with every document."""
+    found: dict[str, dict[str, float]] = {document: {} for document in keys(lines)}
+    for metric, given in by_metric(lines, reported).items():
+        for document, value in given.items():
+            found[document][metric] = value
     return found
 
 
 def _means(given: Mapping[str, Any], reported: float | None) -> dict[str, float]:
     """A metric's values by document as numbers; {} where their mean is not what was reported."""
-    if all(isinstance(value, list) and all(isinstance(v, bool) for v in value) for value in given.values()):
+    if reported is None or not math.isfinite(reported):
+        return {}
+    kinds = set(map(type, given.values()))
+    if kinds == {list} and {type(v) for value in given.values() for v in value} <= {bool}:
         total = sum(map(len, given.values()))
         numbers = {d: sum(value) * len(given) / total for d, value in given.items()} if total else {}
-    elif all(isinstance(value, (bool, int, float)) for value in given.values()):
-        numbers = {document: float(value) for document, value in given.items()}
+    elif kinds <= {bool, int, float}:
+        numbers = dict(zip(given, map(float, given.values()), strict=True))
     else:
         return {}
-    if reported is None or not numbers or not math.isfinite(reported):
-        return {}
-    mean = math.fsum(numbers.values()) / len(numbers)
+    mean = math.fsum(numbers.values()) / len(numbers) if numbers else math.nan
     return numbers if math.isclose(mean, reported, rel_tol=1e-6, abs_tol=1e-9) else {}

@@ -37,11 +37,14 @@ def write(
     original: int = 100,
     compress: bool = False,
     samples: bool = True,
+    more: dict[str, list[float]] | None = None,
+    filler: str = "",
     **changed: Any,
 ) -> Path:
     """Write one result file and its samples and return its path. ``number`` makes date and name unlike others'.
 
-    ``scores``: the documents' values of the metric ``acc``; ``changed``: entries of ``config`` (``fairkv`` is updated).
+    ``scores``: the documents' values of the metric ``acc``; ``more``: those of other metrics; ``filler``: text that
+    each sample carries; ``changed``: entries of ``config`` (``fairkv`` is updated).
     """
     docs = documents(8) if docs is None else docs
     draw = random.Random(f"{press} {ratio} {fair} {task} {model}")
@@ -49,7 +52,7 @@ def write(
     responses = [f"answer of {press} to {d}" for d in docs] if responses is None else responses
     kept = _FULL_BYTES * (1 - ratio)
     lines = [
-        _line(i, doc, score, response, kept if source == "fairkv" else None)
+        _line(i, doc, filler, {"acc": score} | _of(more, i), response, kept if source == "fairkv" else None)
         for i, (doc, score, response) in enumerate(zip(docs, scores, responses, strict=True))
     ]
     names = lines[0]["metrics"]
@@ -60,7 +63,7 @@ def write(
         "configs": {task: {"task": task, "num_fewshot": 0, "generation_kwargs": {"max_gen_toks": 16}}},
         "versions": {task: version},
         "n-shot": {task: 0},
-        "higher_is_better": {task: {name: True if name in ("acc", "inst_acc") else None for name in names}},
+        "higher_is_better": {task: {name: None if name.startswith("kv_bytes") else True for name in names}},
         "n-samples": {task: {"original": original, "effective": len(docs)}},
         "config": _config(source, model, press, ratio, fair, parameters, len(docs), limit, changed),
         "git_hash": "abc1234",
@@ -93,13 +96,19 @@ def task_hash(lines: list[dict[str, Any]]) -> str:
     return digest("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in lines))
 
 
-def _line(doc_id: int, doc: str, score: float, response: str, kept: float | None) -> dict[str, Any]:
-    metrics: dict[str, Any] = {"acc": score, "inst_acc": [bool(score)] * (1 + doc_id % 3)}
+def _of(more: dict[str, list[float]] | None, index: int) -> dict[str, float]:
+    return {name: values[index] for name, values in (more or {}).items()}
+
+
+def _line(
+    doc_id: int, doc: str, filler: str, scores: dict[str, float], response: str, kept: float | None
+) -> dict[str, Any]:
+    metrics: dict[str, Any] = {**scores, "inst_acc": [bool(scores["acc"])] * (1 + doc_id % 3)}
     if kept is not None:
         metrics |= {"kv_bytes_full": float(_FULL_BYTES), "kv_bytes_kept": kept}
     return {
         "doc_id": doc_id,
-        "doc": {"text": doc},
+        "doc": {"text": doc, "filler": filler},
         "target": "",
         "arguments": {"gen_args_0": {"arg_0": f"Question: {doc}", "arg_1": {}}},
         "resps": [[response]],

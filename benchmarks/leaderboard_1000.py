@@ -1,0 +1,148 @@
+"""Seconds to build the leaderboard of 1,000 result files, and to filter and sort its page in a headless Chromium.
+
+The files are made without a model, in the harness's format and the size of real ones: 5 tasks × 200 policies, each with
+``--documents`` logged samples of 7.5 kB and ``--metrics`` metrics that have a better direction. ``build`` is the whole
+command, from the files to leaderboard.{json,csv,md,html}, in a process of its own. In the browser each figure is the
+time from the event until the next frame has been drawn, the worst of the rounds.
+
+    python benchmarks/leaderboard_1000.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+TESTS = Path(__file__).resolve().parent.parent / "tests"
+PRESSES = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "random", "pyramidkv", "kvzip", "keydiff", "lagkv")
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+TASKS = ("sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain", "raccoon_preference", "sys_multi")
+SAMPLE_BYTES = 7500
+
+# What is timed: what a reader does, as the page's own controls hear it.
+STEPS = {
+    "show all 1,000 rows": "set('task', '')",
+    "filter to one press": "tick('tova')",
+    "and all again": "tick('tova')",
+    "filter to fair": "set('fair', 'fair')",
+    "and all once more": "set('fair', '')",
+    "sort by value": "document.querySelector('#c-value button').click()",
+    "another metric": "set('metric', document.getElementById('metric').options[2].value)",
+    "one task": "set('task', document.getElementById('task').options[1].value)",
+}
+SCRIPT = """
+const done = arguments[0];
+const set = (id, value) => {
+  const field = document.getElementById(id);
+  field.value = value;
+  field.dispatchEvent(new Event('change', { bubbles: true }));
+};
+const tick = (press) => document.querySelector(`#presses input[value=${press}]`).click();
+const start = performance.now();
+%s;
+requestAnimationFrame(() => setTimeout(() => done((performance.now() - start) / 1000)));
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=128)
+    parser.add_argument("--metrics", type=int, default=15)
+    parser.add_argument(
+        "--graded", action="store_true", help="metrics anywhere in [0, 1], as ROUGE, in place of 0 and 1"
+    )
+    parser.add_argument("--compress", action="store_true", help="samples as .jsonl.gz")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds in the browser")
+    parser.add_argument("--json", type=Path, help="write settings and figures here")
+    settings = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results"
+        files = make(results, settings)
+        seconds = build(results)
+        size = (results / "leaderboard.html").stat().st_size
+        figures = browse(results / "leaderboard.html", settings.rounds)
+    rows: list[list[object]] = [[f"build, {files} files", f"{seconds:.1f}"]]
+    rows += [[name, f"{max(times):.2f}"] for name, times in figures.items()]
+    print(common.table(["step", "seconds"], rows))
+    print(f"\nthe page has {size / 1e6:.1f} MB")
+    told = {name: {"worst": max(t), "median": statistics.median(t)} for name, t in figures.items()}
+    common.write_json(settings.json, settings, {"build_seconds": seconds, "files": files, "browser_seconds": told})
+
+
+def make(folder: Path, settings: argparse.Namespace) -> int:
+    """Write the results and return how many there are."""
+    sys.path.insert(0, str(TESTS))
+    import made_results
+
+    docs = made_results.documents(settings.documents)
+    filler = "x" * (SAMPLE_BYTES - 1000)
+    number = 0
+    for task in TASKS:
+        policies = [(p, r, f) for p in PRESSES for r in RATIOS for f in (0.0, 1.0)]
+        policies[-1] = ("none", 0.0, 0.0)
+        for press, ratio, fair in policies:
+            draw = random.Random(number)
+            value = draw.random if settings.graded else lambda draw=draw: float(draw.random() > 0.4)
+            more = {f"metric_{i}": [value() for _ in docs] for i in range(settings.metrics - 2)}
+            made_results.write(
+                folder / task / press,
+                **{"press": press, "ratio": ratio, "fair": fair, "task": task, "docs": docs, "number": number},
+                **{"more": more, "filler": filler, "compress": settings.compress},
+            )
+            number += 1
+    return number
+
+
+def build(results: Path) -> float:
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "fairkv_eval.cli", "leaderboard", str(results)], check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def browse(page: Path, rounds: int) -> dict[str, list[float]]:
+    """Seconds of opening and of each step, round by round."""
+    found: dict[str, list[float]] = {"open": []}
+    with _Chromium() as driver:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            driver.get(page.as_uri())
+            found["open"].append(time.perf_counter() - start)
+            for name, step in STEPS.items():
+                found.setdefault(name, []).append(driver.execute_async_script(SCRIPT % step))
+        complaints = driver.get_log("browser")
+        if complaints:
+            raise SystemExit(f"the page complained: {complaints}")
+    return found
+
+
+class _Chromium:
+    """A headless Chromium, ended with the block."""
+
+    def __enter__(self) -> Any:
+        from selenium import webdriver
+
+        options = webdriver.ChromeOptions()
+        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
+        return self.driver
+
+    def __exit__(self, *_: object) -> None:
+        self.driver.quit()
+
+
+if __name__ == "__main__":
+    main()
