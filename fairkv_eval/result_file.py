@@ -92,7 +92,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         versions=ours.get("versions") or _versions(result),
         task_hash=(result.get("task_hashes") or {}).get(task),
         arguments={**config, "model_args": arguments, "num_fewshot": result.get("n-shot", {}).get(task)},
-        cell=ours.get("cell"),
+        cell=(ours.get("sweep") or {}).get("cell"),
     )
 
 
@@ -114,7 +114,7 @@ def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> st
         name = HUB_NAME if source == "fairkv" else str(result.get("model_name") or source)
     else:
         name = Path(str(given)).name if Path(str(given)).is_absolute() else str(given)
-    name = HUB_NAME if name == PACKAGE else name
+    name = HUB_NAME if name in (PACKAGE, f"package {PACKAGE}") else name  # the same model, as it is named without a hub
     added = [Path(str(arguments[kind])).name for kind in ("peft", "delta") if arguments.get(kind)]
     return " + ".join([name, *added])
 

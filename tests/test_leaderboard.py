@@ -154,6 +154,13 @@ def test_the_command_of_awkward_values_is_json(tmp_path: Path) -> None:
     assert words[words.index("--seed") + 1] == "0,1234,7,1234"
 
 
+def test_a_sweeps_cell_says_its_command_and_id(tmp_path: Path) -> None:
+    told = {"command": "lm_eval --model fairkv --tasks one", "sweep": {"cell": "c0ffee"}}
+    made.write(tmp_path, press="tova", ratio=0.5, fairkv=told)
+    ((_, entry),) = entries(board_of(tmp_path)).items()
+    assert (entry["command"], entry["cell"]) == (told["command"], "c0ffee")
+
+
 def test_csv_has_a_line_a_metric(tmp_path: Path) -> None:
     board = board_of(some(tmp_path))
     lines = list(csv.DictReader(io.StringIO(as_csv(board))))

