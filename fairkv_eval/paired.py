@@ -156,20 +156,20 @@ def _intervals(gaps: Floats, resamples: int, seed: int) -> tuple[Floats, Floats]
     width = max(1, _BLOCK // resamples)
     for start in range(0, pairs, width):
         columns = gaps[:, start : start + width]
-        means = np.concatenate([weights @ columns for weights in _weights(n, resamples, seed)])
+        means = np.concatenate([weights @ columns for weights in resample_weights(n, resamples, seed)])
         low[start : start + width], high[start : start + width] = np.quantile(means, (tail, 1 - tail), axis=0)
     return low, high
 
 
-def _weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
+def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
     """What each document counts in each resample, over n: blocks of [rows, n] that have ``resamples`` rows in all."""
     rows = max(1, _BLOCK // n)
     for start in range(0, resamples, rows):
-        yield _weights_block(n, min(rows, resamples - start), seed, start)
+        yield _block(n, min(rows, resamples - start), seed, start)
 
 
 @lru_cache(maxsize=4)
-def _weights_block(n: int, rows: int, seed: int, start: int) -> Floats:
+def _block(n: int, rows: int, seed: int, start: int) -> Floats:
     drawn = np.random.default_rng((seed, n, start)).integers(n, size=(rows, n))
     offsets = n * np.arange(rows)[:, None]
     return np.bincount((drawn + offsets).ravel(), minlength=rows * n).reshape(rows, n) / n
