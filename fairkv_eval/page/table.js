@@ -121,14 +121,33 @@ function ordered(results, choice) {
   return keyed.map(({ result }) => result);
 }
 
-function fillTable(choice) {
-  countTies(choice);
-  const shown = ordered(RESULTS.filter((result) => passes(result, choice)), choice);
-  const rows = shown.flatMap((result) => {
+const FIRST = 120; // more than a screen shows
+const NEXT = 500;
+let fillings = 0;
+
+/** The first rows at once, the others once those are on the screen, so that a filter answers however many pass. */
+function placeRows(shown, choice) {
+  const body = byId('board').tBodies[0];
+  const filling = ++fillings;
+  const rows = (from, to) => shown.slice(from, to).flatMap((result) => {
     const tr = rowOf(result, choice);
     return result.details ? [tr, result.details] : [tr];
   });
-  byId('board').tBodies[0].replaceChildren(...rows);
+  const more = (from) => {
+    if (filling !== fillings || from >= shown.length) return;
+    body.append(...rows(from, from + NEXT));
+    afterDrawing(() => more(from + NEXT));
+  };
+  body.replaceChildren(...rows(0, FIRST));
+  afterDrawing(() => more(FIRST));
+}
+
+const afterDrawing = (then) => requestAnimationFrame(() => setTimeout(then));
+
+function fillTable(choice) {
+  countTies(choice);
+  const shown = ordered(RESULTS.filter((result) => passes(result, choice)), choice);
+  placeRows(shown, choice);
   for (const column of COLUMNS) {
     const order = sorting.column !== column.id ? 'none' : sorting.down ? 'descending' : 'ascending';
     byId(`c-${column.id}`).setAttribute('aria-sort', order);
