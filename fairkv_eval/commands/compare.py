@@ -1,0 +1,72 @@
+"""``fairkv compare``: two runs over the same documents, and whether they differ."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fairkv_eval.terminal import console, show
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fairkv_eval.compare import Comparison, Row
+
+_TOLD = 0.05  # corrected p-values below it are marked
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", type=Path, help="a result file that lm_eval wrote with --log_samples")
+    parser.add_argument("b", type=Path, help="the result file to compare with it; differences are b − a")
+    parser.add_argument("--json", action="store_true", help="machine-readable output")
+
+
+def run(given: argparse.Namespace) -> None:
+    from fairkv_eval.compare import compare, plain
+
+    comparison = compare(given.a, given.b)
+    if given.json:
+        print(json.dumps(plain(comparison), indent=2, allow_nan=False))
+        return
+    heading = f"a: {comparison.a} ({given.a})\nb: {comparison.b} ({given.b})\n"
+    explained = (
+        "\nDifference: b − a, with its 95 % interval (paired bootstrap over documents). p: sign-flip permutation test; "
+        f"corrected p: for all tests here (Holm); better or worse where it is below {_TOLD:g}. Metrics without a "
+        "direction are not tested."
+    )
+    notes = "".join(f"\nNote: {note}." for note in comparison.notes)
+    show(console(), [heading, _table(comparison), explained + notes])
+
+
+def _table(comparison: Comparison) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for header in ("task", "metric"):
+        table.add_column(header, no_wrap=True)
+    for header in ("n", "a", "b", "difference", "interval", "p", "corrected p"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("b is")
+    for row in comparison.rows:
+        told = row.difference
+        table.add_row(
+            row.task,
+            row.metric,
+            str(told.n),
+            f"{row.a:.4g}",
+            f"{row.b:.4g}",
+            f"{told.mean:+.4g}",
+            f"[{told.low:+.4g}, {told.high:+.4g}]" if told.n > 1 else "-",
+            "-" if row.corrected is None else f"{told.p:.2g}",
+            "-" if row.corrected is None else f"{row.corrected:.2g}",
+            _verdict(row),
+        )
+    return table
+
+
+def _verdict(row: Row) -> str:
+    if row.corrected is None or row.corrected >= _TOLD:
+        return ""
+    return "better" if (row.difference.mean > 0) == row.higher_is_better else "worse"

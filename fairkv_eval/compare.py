@@ -1,0 +1,147 @@
+"""Two runs over the same documents, compared document by document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.paired import Difference, differences, holm
+from fairkv_eval.record import Record
+from fairkv_eval.result_file import parse
+from fairkv_eval.selection import differing
+
+Samples = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one task: both runs' values, and b − a over the documents that have it.
+
+    ``corrected``: the p-value, corrected (Holm) for all metrics compared; None for a metric without a direction, such
+    as bytes, whose difference is a description and no test.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool | None
+    a: float
+    b: float
+    difference: Difference
+    corrected: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``notes``: what was not compared, and what differs between the runs besides the policy."""
+
+    a: str
+    b: str
+    rows: list[Row]
+    notes: list[str]
+
+
+def compare(a: Path, b: Path) -> Comparison:
+    """Every metric that two result files share, task by task.
+
+    UsageError: not a result file; no task in common; a task with other documents, of another version or without
+    samples. The file and what is wrong are named.
+    """
+    first, second = (_records(path) for path in (a, b))
+    shared = [task for task in first if task in second]
+    if not shared:
+        raise UsageError(f"{a} and {b} have no task in common: {', '.join(first)} and {', '.join(second)}")
+    notes = [
+        f"{task}: only in {path}"
+        for path, mine, other in ((a, first, second), (b, second, first))
+        for task in mine
+        if task not in other
+    ]
+    found: list[tuple[Record, str, list[float], list[float]]] = []
+    for task in shared:
+        samples = _samples(first[task], second[task])
+        what = differing(first[task], second[task])
+        notes += [f"{task}: the runs also differ in {what}"] * bool(what)
+        for metric in first[task].metrics:
+            both = _both(*samples, metric)
+            if both:
+                found.append((first[task], metric, *both))
+            elif metric in second[task].metrics:
+                notes.append(f"{task}: {metric} is no mean over documents, so it has no paired difference")
+        alone = sorted(set(first[task].metrics) ^ set(second[task].metrics))
+        notes += [f"{task}: only in one of them: {', '.join(alone)}"] * bool(alone)
+    labels = [next(iter(records.values())).policy.label for records in (first, second)]
+    return Comparison(labels[0], labels[1], _rows(found), notes)
+
+
+def plain(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain values for JSON; an interval that does not exist is null."""
+    return {
+        "a": comparison.a,
+        "b": comparison.b,
+        "rows": [
+            {
+                **{name: getattr(row, name) for name in ("task", "metric", "higher_is_better", "a", "b")},
+                "n": row.difference.n,
+                "difference": row.difference.mean,
+                **{name: _finite(getattr(row.difference, name)) for name in ("low", "high")},
+                "p": row.difference.p if row.corrected is not None else None,
+                "corrected_p": row.corrected,
+            }
+            for row in comparison.rows
+        ],
+        "notes": comparison.notes,
+    }
+
+
+def _records(path: Path) -> dict[str, Record]:
+    if not path.is_file():
+        raise UsageError(f"no such file: {str(path)!r}; compare takes two result files")
+    try:
+        records = {record.task: record for record in parse(path)}
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    if not records:
+        raise UsageError(f"{path} is a leaderboard; compare takes two result files")
+    return records
+
+
+def _samples(a: Record, b: Record) -> tuple[Samples, Samples]:
+    """Both runs' samples, which must be of the same documents."""
+    if a.version != b.version:
+        raise UsageError(f"task {a.task} is of version {a.version} in {a.path.name}, of {b.version} in {b.path.name}")
+    for record in (a, b):
+        if record.sample_file() is None:
+            raise UsageError(f"{record.path.name}: no samples of task {a.task} beside it; run with --log_samples")
+    first, second = a.samples(), b.samples()
+    if set(first) != set(second):
+        common = len(set(first) & set(second))
+        raise UsageError(
+            f"task {a.task} is on other documents: {len(first)} in {a.path.name}, {len(second)} in {b.path.name}, "
+            f"{common} in both"
+        )
+    return first, second
+
+
+def _both(a: Samples, b: Samples, metric: str) -> tuple[list[float], list[float]] | None:
+    """A metric's values of both runs, over the documents to which it applies in both; None where there is none."""
+    documents = [document for document in a if metric in a[document] and metric in b[document]]
+    return ([a[d][metric] for d in documents], [b[d][metric] for d in documents]) if documents else None
+
+
+def _rows(found: list[tuple[Record, str, list[float], list[float]]]) -> list[Row]:
+    told = differences([(b, a) for _, _, a, b in found])
+    direction = [record.higher_is_better.get(metric.partition(",")[0]) for record, metric, _, _ in found]
+    tested = [i for i, better in enumerate(direction) if better is not None]
+    corrected = dict(zip(tested, holm([told[i].p for i in tested]), strict=True))
+    return [
+        Row(record.task, metric, direction[i], sum(a) / len(a), sum(b) / len(b), told[i], corrected.get(i))
+        for i, (record, metric, a, b) in enumerate(found)
+    ]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,110 @@
+"""Results read for one question: of which model, tasks and metrics, and against which full cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.record import Record
+from fairkv_eval.records import Records, read
+
+_PAPER = ("prompt_level_strict_acc", "rougeL_recall_directive")  # what the pitfalls paper draws, arXiv 2510.00231
+
+
+def selected(paths: str | Path | Iterable[str | Path], model: str | None = None, tasks: Sequence[str] = ()) -> Records:
+    """The results in these files and folders that are of this model and these tasks (default: all).
+
+    UsageError where there is none at all, or where a model or task has none, with the nearest that has.
+    """
+    records, problems = read(paths)
+    if not records:
+        left_out = (
+            f" ({len(problems)} left out, the first: {problems[0].path.name}: {problems[0].reason})" if problems else ""
+        )
+        names = paths if isinstance(paths, (str, Path)) else ", ".join(map(str, paths))
+        raise UsageError(f"no results found in {names}{left_out}")
+    _known("model with results", [model] if model else [], {record.model for record in records})
+    records = [record for record in records if model in (None, record.model)]
+    _known("task with results", tasks, {record.task for record in records})
+    return Records([record for record in records if not tasks or record.task in tasks], problems)
+
+
+def one_run(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records of each task, where all of a task can be compared; UsageError naming what is not the same."""
+    models = sorted({record.model for record in records})
+    if len(models) > 1:
+        raise UsageError(f"results of several models; name one with --model: {', '.join(models)}")
+    by_task: dict[str, list[Record]] = {}
+    for record in records:
+        by_task.setdefault(record.task, []).append(record)
+    for task, members in by_task.items():
+        others = next((r for r in members if r.run != members[0].run), None)
+        if others is not None:
+            first, what = members[0], differing(members[0], others)
+            raise UsageError(
+                f"task {task}: {first.path.name} and {others.path.name} cannot be compared, they differ in {what}; "
+                "keep them in folders of their own"
+            )
+    return by_task
+
+
+def differing(a: Record, b: Record) -> str:
+    """What else than the policy differs between two results of a task, with both values; "" where nothing does."""
+    there, here = (
+        {"model": r.model, "weights": r.model_sha, "version": r.version, **dict(r.conditions)} for r in (a, b)
+    )
+    names = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    return ", ".join(f"{name} ({there.get(name)!r} and {here.get(name)!r})" for name in names)
+
+
+def full_cache(records: Sequence[Record]) -> Record:
+    """The result with nothing evicted that others are compared with: without a press if there is one.
+
+    UsageError where there is none, or where its documents were not logged.
+    """
+    full = sorted(
+        (r for r in records if r.policy.full), key=lambda r: (r.sample_file() is None, r.policy.press != "none")
+    )
+    if not full:
+        raise UsageError(
+            f"task {records[0].task} has no result of the full cache to compare with; run it once with ratio=0, "
+            "on the same documents"
+        )
+    return full[0]
+
+
+def directed(record: Record) -> list[str]:
+    """The metrics for which the task says what is better, in its order."""
+    return [name for name in record.metrics if record.higher_is_better.get(name.partition(",")[0]) is not None]
+
+
+def principal(record: Record) -> str | None:
+    """The metric that stands for the task: that of the paper, or the first that has a direction."""
+    names = [name for name in directed(record) if not name.startswith("fidelity_")]
+    return next((name for name in (*_PAPER, *names) if name in names), None)
+
+
+def metric_of(record: Record, name: str | None) -> str:
+    """The metric of this name, or the task's principal one. UsageError for a name without direction, or unknown."""
+    chosen = principal(record) if name is None else name
+    names = directed(record)
+    if chosen is None or chosen not in names:
+        raise unknown(f"metric of task {record.task}", name or "", names)
+    return chosen
+
+
+def values(record: Record, metric: str) -> dict[str, float]:
+    """{document: value} of a metric; UsageError where the run logged no samples or they do not give the metric."""
+    if record.sample_file() is None:
+        raise UsageError(f"{record.path.name}: no samples of task {record.task} beside it; run with --log_samples")
+    found = {document: given[metric] for document, given in record.samples().items() if metric in given}
+    if not found:
+        raise UsageError(f"{record.path.name}: metric {metric} of task {record.task} is no mean over its documents")
+    return found
+
+
+def _known(what: str, given: Iterable[str], allowed: set[str]) -> None:
+    for name in given:
+        if name not in allowed:
+            raise unknown(what, name, allowed)
