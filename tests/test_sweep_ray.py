@@ -9,9 +9,10 @@ import pytest
 import worker
 from test_sweep import a_sweep, assert_same, scores
 
+from fairkv_eval import sweep as sweeps
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep import run_sweep
-from fairkv_eval.sweep_ray import Part, parts, run_on_ray
+from fairkv_eval.sweep_ray import Part, _run_part, parts, run_on_ray
 
 KEYS = {
     "presses": ["tova", {"press": "snapkv", "window": 8}],
@@ -34,7 +35,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def workers():
     ray = pytest.importorskip("ray", reason="needs pip install ray")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # Ray's workers would give way to everything else on the machine.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
     env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
     yield ray
@@ -49,6 +51,19 @@ def test_parts_are_all_cells_once_and_enough_for_every_place(folder: Path, tmp_p
     many = list(parts(sweep, ["a", "b"], 100))
     assert sorted((part.task, *part.policies) for part in many) == [(t, p) for t in "ab" for p in range(5)]
     assert len({part.journal for part in many}) == len(many)
+
+
+def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = sweeps.TaskManager
+    monkeypatch.setattr(sweeps, "TaskManager", lambda **given: manager(**{**given, "include_defaults": False}))
+    given = {**KEYS, "tasks": ["say"], "presses": "tova"}
+    run_sweep(a_sweep(folder, tmp_path / "here", **given))
+    model = {"pretrained": str(folder / "model"), "dtype": "float32"}
+    keys = {**given, "model_args": model, "include_path": str(folder), "output_path": str(tmp_path / "there")}
+    divided = list(parts(a_sweep(folder, tmp_path / "there", **given), ["say"], 2))
+    assert len([folder for part in divided for folder in _run_part(keys, part)]) == len(divided) == 2
+    assert scores(tmp_path / "here") == scores(tmp_path / "there")
+    assert len(list((tmp_path / "there" / ".sweep").glob("journal-*.jsonl"))) == 2
 
 
 @pytest.mark.slow
