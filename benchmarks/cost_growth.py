@@ -1,7 +1,7 @@
 """Seconds a prompt of many prompts against few: does anything grow with what has been answered before?
 
-Both sides are one engine run over sys_ifeval prompts under TOVA at ratio 0.5, with the same number of new tokens each, so
-that a prompt costs the same wherever it stands. The longer run holds the prompts of the shorter one over again, with
+Both sides are one engine run over sys_ifeval prompts under TOVA at ratio 0.5, with the same number of new tokens each,
+so that a prompt costs the same wherever it stands. The longer run holds the prompts of the shorter one over again, with
 one token changed in each copy, so that no prefill is shared and both have the same lengths.
 """
 
