@@ -17,25 +17,22 @@ from fairkv_eval.errors import Interrupted, RequestError, interruptible
 from fairkv_eval.model import FairKV
 
 RULES = """
-FAILS = ""
+import os
 
 
 def rule(layer, span):
-    if FAILS and layer.k.shape[1] == int(FAILS):
+    if layer.k.shape[1] == int(os.environ.get("LENGTH_THAT_FAILS", 0)):
         raise ZeroDivisionError("oh")
     return -layer.k[:, span.start : span.stop].norm(dim=-1)
 """
 
 
 @pytest.fixture
-def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "rules_that_fail.py").write_text(RULES)
     (tmp_path / "fails.yaml").write_text("press: fails\nscore: !function rules_that_fail.rule\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    import rules_that_fail
-
-    return rules_that_fail
 
 
 def requests() -> list:
@@ -48,14 +45,15 @@ def model() -> FairKV:
     )
 
 
-def test_a_failing_request_leaves_the_answers_before_it(rules, tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.usefixtures("rules")
+def test_a_failing_request_leaves_the_answers_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = str(tmp_path / "answers.db")
     lm = model()
     lengths = [job.prompt.context for job, _ in (lm._generation_job(r, 0) for r in requests())]
-    monkeypatch.setattr(rules, "FAILS", str(lengths[4]))
+    monkeypatch.setenv("LENGTH_THAT_FAILS", str(lengths[4]))
     with pytest.raises(RequestError, match="task tiny, doc 4: evicting layer 0 failed: oh"):
         CachingLM(lm, database).generate_until(requests())
-    monkeypatch.setattr(rules, "FAILS", "")
+    monkeypatch.delenv("LENGTH_THAT_FAILS")
     again = model()
     run = again._run
     asked: list[int] = []
