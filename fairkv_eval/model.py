@@ -116,7 +116,9 @@ class FairKV(Requests):
     def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish. ``at_most``: tokens of one packed
         pass, where max_prefill_tokens would hold too many logits."""
-        yield from self._run(list(jobs), "", True, at_most)
+        engine = self._engine(self._rows(jobs), at_most)
+        yield from engine.run(jobs)
+        self._account.add(engine.totals)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
@@ -162,10 +164,8 @@ class FairKV(Requests):
             answers[index] = result.logprob, result.greedy
         return answers
 
-    def _run(
-        self, jobs: list[Job], kind: str, disable_tqdm: bool, at_most: int | None = None
-    ) -> Iterator[tuple[int, Result]]:
-        engine = self._engine(self._rows(jobs), at_most)
+    def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
+        """`run` with a progress bar, and a word where it is interrupted."""
         silent = disable_tqdm or self.rank != 0
         answered = 0
 
@@ -176,11 +176,10 @@ class FairKV(Requests):
             )
 
         with interruptible(told), tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:
-            for index, result in engine.run(jobs):
+            for index, result in self.run(jobs):
                 answered += 1
                 yield index, result
                 bar.update(1)
-        self._account.add(engine.totals)
 
     def watch(self, request: Instance, watcher: Watcher) -> tuple[Job, ContextCache]:
         """Prefill a request's context before the eyes of a watcher: its job, and what the policy leaves of the context.
@@ -213,7 +212,7 @@ class FairKV(Requests):
         """What the harness asks for windows of a rolling log-likelihood: the most it allows, never tried out."""
         return int(self.max_batch_size or 64)
 
-    def _rows(self, jobs: list[Job]) -> int:
+    def _rows(self, jobs: Sequence[Job]) -> int:
         """Rows that decode together; for ``batch_size=auto`` as many as the memory budget holds, not tried out."""
         if self.batch_size != "auto":
             return int(self.batch_size)

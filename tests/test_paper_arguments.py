@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import sys
@@ -49,12 +48,8 @@ COUNTS = {
 
 
 @pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def published(published: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The published files, and the file of defences that a command names, in the current folder."""
-    folder = os.environ.get("FAIRKV_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not Path(folder).is_dir():
-        pytest.skip("needs the published files: set FAIRKV_DATA")
-    monkeypatch.setenv("FAIRKV_DATA", str(Path(folder).resolve()))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.json").write_text('{"mine": "Mine.\\n$system_prompt"}')
 

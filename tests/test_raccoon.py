@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -14,16 +13,6 @@ import pytest
 from fairkv_eval import data, docs, raccoon
 from fairkv_eval.data import DataError
 from fairkv_eval.errors import UsageError
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published files: FAIRKV_DATA, or a shared folder next to the checkout."""
-    folder = os.environ.get("FAIRKV_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not Path(folder).is_dir():
-        pytest.skip("needs the published files: set FAIRKV_DATA")
-    monkeypatch.setenv("FAIRKV_DATA", str(folder))
-
 
 DIRECTIVES = ["Use no commas.", "Say it in French.", "Write two lines."]
 FRAME = "You are a GPT. Here are instructions from the user, as wanted, and how to respond:\n{}\n{}"

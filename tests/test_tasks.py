@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +83,6 @@ def manager(**metadata: Any) -> Any:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(resource_dir("tasks")), include_defaults=False, metadata=metadata)
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The published files: FAIRKV_DATA, or a shared folder next to the checkout."""
-    folder = os.environ.get("FAIRKV_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not Path(folder).is_dir():
-        pytest.skip("needs the published files: set FAIRKV_DATA")
-    monkeypatch.setenv("FAIRKV_DATA", str(folder))
 
 
 def test_exact_names() -> None:
