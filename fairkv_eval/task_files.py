@@ -62,12 +62,23 @@ class TaskFile:
         return "group" in self.config
 
     @property
+    def readme(self) -> Path:
+        """The README of its folder, or of the benchmark's folder around that; where it should be if there is none."""
+        own = self.path.parent / "README.md"
+        around = own.parent.parent / "README.md"
+        return around if around.is_file() and not own.is_file() else own
+
+    @property
     def summary(self) -> str:
-        """What its folder's README says of it in one line; "" where it says nothing."""
-        readme = self.path.parent / "README.md"
-        text = readme.read_text(encoding="utf-8") if readme.is_file() else ""
-        found = re.search(rf"^[*-] `{re.escape(self.name)}`:? *(.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE)
-        return " ".join(found[1].replace("**", "").split()) if found else ""
+        """What its README says of it in one line, alone or together with others; "" where it says nothing."""
+        text = self.readme.read_text(encoding="utf-8") if self.readme.is_file() else ""
+        for bullet in re.findall(r"^[*-] (`.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE):
+            found = re.match(
+                r"((?:`[^`]+`(?: \([^)]*\))?(?:, )?)+):? *(.*)", " ".join(bullet.replace("**", "").split())
+            )
+            if found and (own := re.search(rf"`{re.escape(self.name)}`(?: \(([^)]*)\))?", found[1])):
+                return found[2] or own[1] or ""
+        return ""
 
 
 def read_folder(folder: Path) -> tuple[list[TaskFile], list[Finding]]:
@@ -152,8 +163,8 @@ def _about_file(file: TaskFile) -> Iterator[str]:
     metadata = file.config.get("metadata")
     if not isinstance(metadata, Mapping) or "version" not in metadata:
         yield "has no metadata.version"
-    readme = file.path.parent / "README.md"
+    readme = file.readme
     if not readme.is_file():
         yield f"its folder {file.path.parent.name} has no README.md"
     elif f"`{file.name}`" not in readme.read_text(encoding="utf-8"):
-        yield f"{file.path.parent.name}/README.md does not name it (`{file.name}` in backticks)"
+        yield f"{readme.parent.name}/README.md does not name it (`{file.name}` in backticks)"
