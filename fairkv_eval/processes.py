@@ -33,6 +33,9 @@ class Processes(HFLM):
         launched = int(os.environ.get("WORLD_SIZE") or 1)
         if accelerator is not None and accelerator.num_processes > 1:
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
+            # The harness forks workers to bootstrap a standard error; a fork beside the threads of a process group may
+            # wait forever for a lock that one of them held. This is the harness's own switch for doing without.
+            os.environ.setdefault("DISABLE_MULTIPROC", "1")
         elif launched > 1 and isinstance(self.pretrained, str):
             raise UsageError(
                 f"{launched} processes were launched (WORLD_SIZE) and do not know of each other; processes on CPUs "

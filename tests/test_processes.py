@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -21,7 +22,7 @@ from fairkv_eval.processes import in_order, interleaved
 
 # The longest document is truncated, which makes a note.
 POLICY = {"press": "tova", "ratio": 0.5, "truncation": True, "max_length": worker.LONGEST}
-LIMIT = 240  # seconds a launch may take on a busy machine
+LIMIT = 2 * worker.PATIENCE  # seconds a launch may take on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +60,14 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
         )
         for rank in range(machines)
     ]
-    try:
-        deadline = time.monotonic() + LIMIT
-        told = [p.communicate(timeout=max(deadline - time.monotonic(), 1))[1] for p in started]
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()  # the launcher ends its workers
+    deadline = time.monotonic() + LIMIT
+    told = []
+    for process in started:
+        try:
+            told.append(process.communicate(timeout=max(deadline - time.monotonic(), 1))[1])
+        except subprocess.TimeoutExpired:
+            process.terminate()  # the launcher ends its workers
+            told.append(process.communicate()[1])
     return [(process.returncode, text) for process, text in zip(started, told, strict=True)]
 
 
@@ -126,6 +128,17 @@ def test_processes_that_do_not_know_of_each_other_are_refused(folder: Path, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match=r"2 processes were launched .* ACCELERATE_USE_CPU=true"):
         FairKV(str(folder / "model"), device="cpu")
+
+
+def test_a_process_of_several_forks_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fork beside the threads of a process group may wait forever.
+    for processes, told in ((1, None), (2, "1")):
+        monkeypatch.setenv("DISABLE_MULTIPROC", "")
+        monkeypatch.delenv("DISABLE_MULTIPROC")
+        lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer())
+        lm.accelerator = SimpleNamespace(num_processes=processes, process_index=0)
+        lm._join_processes()
+        assert os.environ.get("DISABLE_MULTIPROC") == told
 
 
 class Rank(FairKV):

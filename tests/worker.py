@@ -5,6 +5,7 @@ python -m accelerate.commands.launch … worker.py FOLDER '{"press": "tova", "ra
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import sys
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import tiny
+import torch
 
 # Contexts begin alike by more than `prefixes.SHORTEST` tokens; two documents have the same one.
 PREAMBLE = "All of these questions begin with the same words, so that contexts share a prefill. "
 WORDS = ["a red door", "two cats", "some rain", "an old map", "a red door", "salt", "seven tall trees by the river"]
+PATIENCE = 200  # seconds
 SHORTEST, LONGEST = (len(f"{PREAMBLE}What about {words}?") for words in WORDS[-2:])
 TASKS = ["pick", "say", "some"]
 
@@ -106,7 +109,10 @@ def evaluate(folder: Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(PATIENCE)  # where it hangs, if it does
     results = evaluate(Path(sys.argv[1]), json.loads(sys.argv[2]))
     if results:
         # A name a process, so that two that write are seen.
         (Path(sys.argv[1]) / f"results_{os.environ['RANK']}.json").write_text(json.dumps(results))
+    torch.distributed.barrier()  # the launchers of two machines wait for each other, but not forever
+    torch.distributed.destroy_process_group()
