@@ -33,9 +33,7 @@ class Processes(HFLM):
         launched = int(os.environ.get("WORLD_SIZE") or 1)
         if accelerator is not None and accelerator.num_processes > 1:
             self._rank, self._world_size = accelerator.process_index, accelerator.num_processes
-            # The harness forks workers to bootstrap a standard error; a fork beside the threads of a process group may
-            # wait forever for a lock that one of them held. This is the harness's own switch for doing without.
-            os.environ.setdefault("DISABLE_MULTIPROC", "1")
+            bootstrap_without_forks()
         elif launched > 1 and isinstance(self.pretrained, str):
             raise UsageError(
                 f"{launched} processes were launched (WORLD_SIZE) and do not know of each other; processes on CPUs "
@@ -69,6 +67,15 @@ class Processes(HFLM):
             else:
                 self._notes[f"left out, since the first process has no document with it: {task} {key}"] += 1
         return in_order(gathered)
+
+
+def bootstrap_without_forks() -> None:
+    """For processes that have threads of a process group or of Ray.
+
+    The harness forks workers to bootstrap a standard error, and such a fork may wait forever for a lock that a thread
+    held. The variable is the harness's own switch.
+    """
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 
 def in_order(gathered: Gathered) -> list[dict[str, Any]]:

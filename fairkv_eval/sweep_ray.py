@@ -16,6 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.processes import bootstrap_without_forks
 from fairkv_eval.sweep import check_alone, load_tasks, locked, run_model
 from fairkv_eval.sweep_file import Sweep, sweep_of
 
@@ -67,6 +68,7 @@ def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:
 
 def _run_part(given: dict[str, Any], part: Part) -> list[str]:
     """In a worker: the folders of a part's cells."""
+    bootstrap_without_forks()
     sweep = sweep_of(given)
     policies = tuple(sweep.policies[place] for place in part.policies)
     sweep = replace(sweep, models=(sweep.models[part.model],), policies=policies)

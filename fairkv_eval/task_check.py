@@ -16,7 +16,7 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.prompt import Text
 from fairkv_eval.prompter import Prompter
 from fairkv_eval.resources import resource_dir
-from fairkv_eval.response import Response
+from fairkv_eval.response import Answer, Response
 from fairkv_eval.task_files import Finding, TaskFile, read_folder
 
 _ANSWER = "I can't assist with that request."
@@ -154,15 +154,16 @@ def _score(task: Any, documents: Iterable[Any], docs: int, result: Checked) -> N
 
 def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
     """Results as the harness hands them to process_results, with everything a compressed model tells."""
+    segments = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
+    told = {"keep_rate": 0.5, "segments": segments, "kv_bytes_full": 2, "kv_bytes_kept": 1}
+    scored = {**told, "continuation_tokens": 2}
     if task.OUTPUT_TYPE == "multiple_choice":
-        return [(-1.0 - i, i == 0) for i in range(len(task.doc_to_choice(doc)))]
+        return [Answer(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
     if task.OUTPUT_TYPE == "loglikelihood":
-        return [(-1.0, False)]
+        return [Answer(-1.0, False, scored)]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return [-1.0]
-    segments = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
-    bytes_kept = {"kv_bytes_full": 2, "kv_bytes_kept": 1}
-    return [Response(_ANSWER, {"keep_rate": 0.5, "segments": segments, "response_entropy": 1.0, **bytes_kept})]
+    return [Response(_ANSWER, {**told, "response_entropy": 1.0})]
 
 
 def _never_given(shelf: Shelf, checked: Mapping[str, Checked]) -> Iterator[Finding]:

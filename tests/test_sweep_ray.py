@@ -37,8 +37,7 @@ def workers():
     ray = pytest.importorskip("ray", reason="needs pip install ray")
     # Ray's workers would give way to everything else on the machine.
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    env = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")])}
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": env})
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
@@ -61,7 +60,10 @@ def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, m
     model = {"pretrained": str(folder / "model"), "dtype": "float32"}
     keys = {**given, "model_args": model, "include_path": str(folder), "output_path": str(tmp_path / "there")}
     divided = list(parts(a_sweep(folder, tmp_path / "there", **given), ["say"], 2))
+    monkeypatch.setenv("DISABLE_MULTIPROC", "")  # so that it is gone after this test
+    monkeypatch.delenv("DISABLE_MULTIPROC")
     assert len([folder for part in divided for folder in _run_part(keys, part)]) == len(divided) == 2
+    assert os.environ["DISABLE_MULTIPROC"] == "1"  # a fork beside Ray's threads hangs
     assert scores(tmp_path / "here") == scores(tmp_path / "there")
     assert len(list((tmp_path / "there" / ".sweep").glob("journal-*.jsonl"))) == 2
 

@@ -187,6 +187,12 @@ class TestCommand:
         assert main(["tasks", "--check", "sys_ifeval_demo", "raccoon_demo"]) == 0
         assert "2 tasks checked: nothing wrong" in capsys.readouterr().out
 
+    def test_metrics_that_only_scores_of_this_package_give(
+        self, published: None, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["tasks", "--check", "raccoon_preference"]) == 0
+        assert "1 tasks checked: nothing wrong" in capsys.readouterr().out
+
     @pytest.mark.parametrize("option", [["--docs", "0"], ["--show", "-1"]])
     def test_numbers(self, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["tasks", "--check", *option]) == 2
