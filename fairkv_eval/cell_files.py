@@ -17,11 +17,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.metrics import mean, mean_stderr
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
-from lm_eval.loggers import EvaluationTracker
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
 from lm_eval.utils import sanitize_model_name
 
 from fairkv_eval import provenance
+from fairkv_eval.cell_loggers import log_to_wandb, tracker
 from fairkv_eval.cells import Cell, changes
 from fairkv_eval.errors import UsageError
 from fairkv_eval.fidelity import METRICS
@@ -106,20 +106,23 @@ def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, s
     results |= {"config": _config(cell, answers, sweep, source), "git_hash": _git_hash(), "date": source.began}
     results |= _environment()
     add_tokenizer_info(results, source.model)
+    for config in results["configs"].values():
+        _without_folders(config.get("metadata") or {})
     samples = results.pop("samples")
+    log_to_wandb(cell, results, samples, sweep)  # before the tracker gives the samples another form
     unfinished = output / ".sweep" / "unfinished" / cell.id
     shutil.rmtree(unfinished, ignore_errors=True)
-    tracker = EvaluationTracker(output_path=str(unfinished))
-    tracker.general_config_tracker.start_time = time.perf_counter() - (time.time() - source.began)
-    tracker.general_config_tracker.log_experiment_args(
+    saving = tracker(unfinished, sweep)
+    saving.general_config_tracker.start_time = time.perf_counter() - (time.time() - source.began)
+    saving.general_config_tracker.log_experiment_args(
         model_source="fairkv",
         model_args=arguments,
         system_instruction=sweep.system_instruction,
         chat_template=source.model.chat_template(sweep.apply_chat_template) if sweep.apply_chat_template else None,
         fewshot_as_multiturn=sweep.fewshot_as_multiturn,
     )
-    tracker.save_results_aggregated(results=results, samples=samples)
-    tracker.save_results_samples(task_name=cell.task, samples=samples[cell.task])
+    saving.save_results_aggregated(results=results, samples=samples)
+    saving.save_results_samples(task_name=cell.task, samples=samples[cell.task])
     # The tracker only logs what goes wrong.
     written = [*unfinished.glob("*/results_*.json"), *unfinished.glob(f"*/samples_{cell.task}_*.jsonl")]
     if len(written) != 2:
@@ -220,6 +223,14 @@ def _as_told(answer: Answer) -> Response | Told:
     if answer.text is None:
         return Told(answer.logprob, answer.greedy, answer.telemetry)
     return Response(answer.text, answer.telemetry)
+
+
+def _without_folders(metadata: dict[str, Any]) -> None:
+    """The harness notes where a task's YAML lies on this machine; what is below tasks/ says as much elsewhere."""
+    path = Path(metadata.get("config_source") or "")
+    if path.is_absolute():
+        start = path.parts.index("tasks") if "tasks" in path.parts else -2
+        metadata["config_source"] = "/".join(path.parts[start:])
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from tqdm import tqdm
 
 from fairkv_eval import plugin
 from fairkv_eval.cell_files import Source, add_fidelity, cell_folder, finished, score, write
+from fairkv_eval.cell_loggers import check_loggers, update_card
 from fairkv_eval.cells import Cell, digest, digest_of_requests, identity
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.fidelity import Lead
@@ -78,9 +79,12 @@ class Work:
 def run_sweep(sweep: Sweep) -> list[Path]:
     """Run what is not finished yet; the folders of all cells, in the order models, tasks, policies."""
     check_alone()
+    check_loggers(sweep)
     tasks = load_tasks(sweep)
     with locked(sweep.output_path):
-        return [folder for arguments in sweep.models for folder in run_model(sweep, arguments, tasks)]
+        folders = [folder for arguments in sweep.models for folder in run_model(sweep, arguments, tasks)]
+    update_card(sweep)
+    return folders
 
 
 def check_alone() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fairkv_eval.cell_loggers import check_loggers
 from fairkv_eval.jobs import Generate, Job, Score, Totals
 from fairkv_eval.model import FairKV
 from fairkv_eval.open_contexts import context_tokens
@@ -47,6 +48,7 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
 def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
     """A row a model and task: documents, cells, what is finished and what is left of them. Nothing is written."""
     check_alone()
+    check_loggers(sweep)
     tasks = load_tasks(sweep)
     rows = []
     for arguments in sweep.models:

@@ -16,6 +16,7 @@ from fairkv_eval.errors import UsageError, naming, unknown
 
 SEEDS = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot examples: the harness's defaults
 _POLICY = ("keep", "keep_text", "positions", "decode_budget", "decode_every")
+_LOGGERS = ("wandb_args", "wandb_config_args", "hf_hub_log_args")
 _GRID = ("ratios", "budgets", "fair")
 
 
@@ -45,11 +46,15 @@ class Sweep:
     seed: tuple[int, int, int, int] = SEEDS
     bootstrap_iters: int = 100_000
     fidelity: bool = False
+    wandb_args: dict[str, Any] | None = None
+    wandb_config_args: dict[str, Any] | None = None
+    hf_hub_log_args: dict[str, Any] | None = None
 
     def shared(self) -> dict[str, Any]:
-        """The settings that could change a cell's numbers, as plain values: neither where nor how fast it runs."""
+        """The settings that could change a cell's numbers, as plain values: neither where nor how fast it runs, nor who
+        is told."""
         names = {field.name for field in fields(self)}
-        apart = {"models", "policies", "tasks", "output_path", "include_path", "batch_size", "device"}
+        apart = {"models", "policies", "tasks", "output_path", "include_path", "batch_size", "device", *_LOGGERS}
         return {name: getattr(self, name) for name in sorted(names - apart)}
 
 
@@ -102,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _setting(key: str, value: Any) -> Any:
     """One of the harness's options in the type it has there."""
-    if key in ("gen_kwargs", "metadata"):
+    if key in ("gen_kwargs", "metadata", *_LOGGERS):
         return dict(_mapping(key, value))
     if key in ("tasks", "include_path"):
         entries = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else value

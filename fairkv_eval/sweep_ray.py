@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from fairkv_eval.cell_loggers import check_loggers, update_card
 from fairkv_eval.errors import UsageError
 from fairkv_eval.processes import bootstrap_without_forks
 from fairkv_eval.sweep import check_alone, load_tasks, locked, run_model
@@ -37,6 +38,7 @@ class Part:
 def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
     """Run what is not finished yet, ``given`` being the keys that the sweep was made of; the folders of all cells."""
     check_alone()
+    check_loggers(sweep)
     ray = _ray()
     tasks = load_tasks(sweep)
     with locked(sweep.output_path):
@@ -50,10 +52,12 @@ def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
             divided = list(parts(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
             keys = _anywhere(sweep, given)
             waiting = {remote.remote(keys, part): part for part in divided}
-            return _gather(ray, waiting, divided)
+            folders = _gather(ray, waiting, divided)
         finally:
             if started:
                 ray.shutdown()
+    update_card(sweep)
+    return folders
 
 
 def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:

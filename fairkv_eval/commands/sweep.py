@@ -21,6 +21,9 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     "device": (str, "as cuda:0"),
     "seed": (int, "of everything that is drawn"),
     "bootstrap_iters": (int, "of the standard errors that are bootstrapped"),
+    "wandb_args": (str, "a W&B run for every cell, as the harness has it: project=…"),
+    "wandb_config_args": (str, "more of its configuration"),
+    "hf_hub_log_args": (str, "push every cell to the Hub, as the harness has it: push_results_to_hub=True,…"),
 }
 
 
