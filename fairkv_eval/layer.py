@@ -12,9 +12,10 @@ from fairkv_eval.rope import Rotation
 
 PROTECTED = float("inf")
 
-# Elements of one float32 block of attention weights (16 MiB): enough work for a matrix product, and small beside the
-# keys of the long contexts for which memory matters.
-BLOCK_ELEMENTS = 1 << 22
+# Elements of one float32 block of attention weights (4 MiB): enough work for a matrix product, and small beside the
+# keys of the long contexts for which memory matters. Blocks of 16 MiB, which come and go three at a time, left holes of
+# 200 MiB behind in the memory of a process.
+BLOCK_ELEMENTS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Layer:
     def attention_blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """The rows of ``attention(start, stop)`` in blocks of bounded size, so that no n×n matrix is ever held."""
         rows = block_rows(self.q.shape[0], stop)
+        keys = self.k[:, :stop].float()
         for first in range(start, stop, rows):
-            yield self.attention(first, min(first + rows, stop))
+            last = min(first + rows, stop)
+            yield attention_weights(self.q[:, first:last], keys[:, :last], self.scaling, self.softcap)
 
     def column_sums(self, start: int, stop: int) -> Tensor:
         """Attention that keys [start, stop) get, summed over queries [start, stop): ``[heads, stop - start]``."""
@@ -90,7 +93,7 @@ def attention_weights(q: Tensor, k: Tensor, scaling: float, softcap: float | Non
     ``[heads, m, n]``."""
     m, n = q.shape[1], k.shape[1]
     grouped = q.float().unflatten(0, (k.shape[0], -1))  # [kv_heads, group, m, dim]
-    logits = torch.einsum("hgqd,hkd->hgqk", grouped, k.float()).flatten(0, 1) * scaling
+    logits = torch.einsum("hgqd,hkd->hgqk", grouped, k.float()).flatten(0, 1).mul_(scaling)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     query = torch.arange(n - m, n, device=logits.device)

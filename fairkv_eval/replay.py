@@ -102,6 +102,7 @@ def _most(q: Tensor, k: Tensor, scaling: float, softcap: float | None) -> Tensor
     m, n = q.shape[1], k.shape[1]
     most = torch.zeros(k.shape[0], n - m, device=k.device)
     rows = block_rows(q.shape[0], n)
+    k = k.float()
     for first in range(0, m, rows):
         last = min(first + rows, m)
         weights = attention_weights(q[:, first:last], k[:, : n - m + last], scaling, softcap)
