@@ -60,10 +60,12 @@ def pyramid(n: int, mean: int, layers: int, floor: int, *, window: int, beta: fl
     No layer goes above n, nor below the window or the whitelist as far as the mean has room for them; what such a bound
     takes or leaves is shared by the others equally, and the total is ``mean · layers`` exactly.
     """
+    if layers < 2:  # none where all of a model's layers slide
+        return [mean] * layers
     last = mean / beta
     first = 2 * mean - last
-    step = (first - last) / max(layers - 1, 1)
-    wanted = [first - i * step for i in range(layers)] if layers > 1 else [float(mean)]
+    step = (first - last) / (layers - 1)
+    wanted = [first - i * step for i in range(layers)]
     low = min(mean, max(window, floor, 1))
     return _within(wanted, low, n, mean * layers)
 

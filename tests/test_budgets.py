@@ -104,6 +104,7 @@ class TestPyramid:
 
     def test_one_layer_has_the_mean(self) -> None:
         assert pyramid(50, 20, 1, 0, window=4, beta=20) == [20]
+        assert pyramid(50, 20, 0, 0, window=4, beta=20) == []  # all layers slide
 
     def test_beta_one_is_even(self) -> None:
         assert pyramid(50, 20, 4, 0, window=4, beta=1) == even(50, 20, 4, 0) == [20] * 4
