@@ -17,6 +17,7 @@ from fairkv_eval.record import Record
 from fairkv_eval.records import Problem, Records
 from fairkv_eval.rerun import command
 from fairkv_eval.result_file import KIND
+from fairkv_eval.selection import foremost
 
 SHOWN = 3  # responses a row shows
 _LONGEST = 700  # characters of a response or prompt that is shown
@@ -182,7 +183,7 @@ def _entry(
 
 
 def _tasks(records: Iterable[Record]) -> dict[str, Any]:
-    """Each task's version, documents and metrics with their direction; the main metric is the first that has one."""
+    """Each task's version, documents and metrics with their direction; the main metric is the foremost that has one."""
     found: dict[str, Any] = {}
     for record in records:
         entry = found.setdefault(record.task, {"version": record.version, "documents": record.n, "metrics": {}})
@@ -190,7 +191,7 @@ def _tasks(records: Iterable[Record]) -> dict[str, Any]:
             entry["metrics"].setdefault(name, record.higher_is_better.get(name.partition(",")[0]))
     for entry in found.values():
         directed = [name for name, better in entry["metrics"].items() if better is not None]
-        entry["main_metric"] = next(iter([*directed, *entry["metrics"]]), None)
+        entry["main_metric"] = foremost(directed) or next(iter([*directed, *entry["metrics"]]), None)
     return dict(sorted(found.items()))
 
 

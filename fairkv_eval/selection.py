@@ -9,7 +9,8 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.record import Record
 from fairkv_eval.records import Records, read
 
-_PAPER = ("prompt_level_strict_acc", "rougeL_recall_directive")  # what the pitfalls paper draws, arXiv 2510.00231
+# What the pitfalls paper draws (arXiv 2510.00231), and what the harness's own tables begin with.
+_FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")
 
 
 def selected(paths: str | Path | Iterable[str | Path], model: str | None = None, tasks: Sequence[str] = ()) -> Records:
@@ -80,9 +81,14 @@ def directed(record: Record) -> list[str]:
 
 
 def principal(record: Record) -> str | None:
-    """The metric that stands for the task: that of the paper, or the first that has a direction."""
-    names = [name for name in directed(record) if not name.startswith("fidelity_")]
-    return next((name for name in (*_PAPER, *names) if name in names), None)
+    """The metric that stands for the task."""
+    return foremost(directed(record))
+
+
+def foremost(directed: Sequence[str]) -> str | None:
+    """Of metrics that have a direction: that of the paper, accuracy, or the first."""
+    names = [name for name in directed if not name.startswith("fidelity_")]
+    return next((name for name in (*_FIRST, *names) if name in names), None)
 
 
 def metric_of(record: Record, name: str | None) -> str:

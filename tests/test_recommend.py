@@ -160,6 +160,8 @@ def test_the_metric_that_stands_for_a_task():
     assert metric_of(record("acc_a", "prompt_level_strict_acc"), None) == "prompt_level_strict_acc"
     assert metric_of(record("fidelity_kl", "exact_match,strict"), "fidelity_kl") == "fidelity_kl"
     assert metric_of(record("fidelity_kl", "acc"), None) == "acc"
+    assert metric_of(record("acc_bytes", "acc", "margin"), None) == "acc"
+    assert metric_of(record("acc_bytes", "margin"), None) == "acc_bytes"
 
 
 @pytest.mark.parametrize(
