@@ -28,8 +28,7 @@ from fairkv_eval.fidelity import METRICS
 from fairkv_eval.journal import Answer
 from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME
-from fairkv_eval.response import Answer as Told
-from fairkv_eval.response import Response
+from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.sweep_file import Sweep
 
 Answers = Mapping[tuple[int, int], Answer]  # by the request's place and how often it was asked before
@@ -219,9 +218,9 @@ def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[
     }
 
 
-def _as_told(answer: Answer) -> Response | Told:
+def _as_told(answer: Answer) -> Response | LogLikelihood:
     if answer.text is None:
-        return Told(answer.logprob, answer.greedy, answer.telemetry)
+        return LogLikelihood(answer.logprob, answer.greedy, answer.telemetry)
     return Response(answer.text, answer.telemetry)
 
 

@@ -17,7 +17,7 @@ from fairkv_eval.press import taken
 from fairkv_eval.processes import Processes
 from fairkv_eval.prompt import Prompt
 from fairkv_eval.prompter import Prompter
-from fairkv_eval.response import Answer, Response
+from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.sampling import Sampling, request_seed
 
 
@@ -38,11 +38,11 @@ class Requests(Processes):
             return self._generation_jobs(request, repeat, policies)[0]
         return self._scoring_jobs(request, policies)
 
-    def answer(self, request: Instance, result: Result) -> Response | Answer:
-        """What the harness is given for a request: a Response, or an Answer."""
+    def answer(self, request: Instance, result: Result) -> Response | LogLikelihood:
+        """What the harness is given for a request: a Response, or a LogLikelihood."""
         if request.request_type == "generate_until":
             return self._response(result, self._generation_settings(request)[1])
-        return Answer(result.logprob, result.greedy, result.telemetry)
+        return LogLikelihood(result.logprob, result.greedy, result.telemetry)
 
     def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
         """A request's generation arguments, the strings that end an answer, and how many tokens it may have."""

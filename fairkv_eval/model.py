@@ -30,7 +30,7 @@ from fairkv_eval.policy import Policy
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompt import Parts, Prompt
 from fairkv_eval.prompter import Prompter
-from fairkv_eval.response import Answer
+from fairkv_eval.response import LogLikelihood
 
 
 class FairKV(Requests):
@@ -136,13 +136,13 @@ class FairKV(Requests):
         return responses
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy), each an Answer."""
+        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy) as LogLikelihood."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
         jobs = [job for request in requests for job in self._scoring_jobs(request, [self.policy])]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
         for index, result in self._run(jobs, "loglikelihood", disable_tqdm):
-            answers[index] = Answer(result.logprob, result.greedy, result.telemetry)
+            answers[index] = LogLikelihood(result.logprob, result.greedy, result.telemetry)
             self.cache_hook.add_partial("loglikelihood", requests[index].args, answers[index])
         return answers
 

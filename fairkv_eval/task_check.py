@@ -16,7 +16,7 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.prompt import Text
 from fairkv_eval.prompter import Prompter
 from fairkv_eval.resources import resource_dir
-from fairkv_eval.response import Answer, Response
+from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.task_files import Finding, TaskFile, read_folder
 
 _ANSWER = "I can't assist with that request."
@@ -158,9 +158,9 @@ def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
     told = {"keep_rate": 0.5, "segments": segments, "kv_bytes_full": 2, "kv_bytes_kept": 1}
     scored = {**told, "continuation_tokens": 2}
     if task.OUTPUT_TYPE == "multiple_choice":
-        return [Answer(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
+        return [LogLikelihood(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
     if task.OUTPUT_TYPE == "loglikelihood":
-        return [Answer(-1.0, False, scored)]
+        return [LogLikelihood(-1.0, False, scored)]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return [-1.0]
     return [Response(_ANSWER, {**told, "response_entropy": 1.0})]
