@@ -106,7 +106,7 @@ def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, s
     results |= _environment()
     add_tokenizer_info(results, source.model)
     for config in results["configs"].values():
-        _without_folders(config.get("metadata") or {})
+        provenance.shorten_source(config.get("metadata") or {})
     samples = results.pop("samples")
     log_to_wandb(cell, results, samples, sweep)  # before the tracker gives the samples another form
     unfinished = output / ".sweep" / "unfinished" / cell.id
@@ -222,14 +222,6 @@ def _as_told(answer: Answer) -> Response | LogLikelihood:
     if answer.text is None:
         return LogLikelihood(answer.logprob, answer.greedy, answer.telemetry)
     return Response(answer.text, answer.telemetry)
-
-
-def _without_folders(metadata: dict[str, Any]) -> None:
-    """The harness notes where a task's YAML lies on this machine; what is below tasks/ says as much elsewhere."""
-    path = Path(metadata.get("config_source") or "")
-    if path.is_absolute():
-        start = path.parts.index("tasks") if "tasks" in path.parts else -2
-        metadata["config_source"] = "/".join(path.parts[start:])
 
 
 @contextmanager

@@ -94,3 +94,12 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def shorten_source(metadata: dict[str, Any]) -> None:
+    """Cut ``config_source``, the path by which the harness notes a task's YAML, down to what lies below tasks/ (elsewhere
+    its folder and name)."""
+    path = Path(metadata.get("config_source") or "")
+    if path.is_absolute():
+        start = path.parts.index("tasks") if "tasks" in path.parts else -2
+        metadata["config_source"] = "/".join(path.parts[start:])

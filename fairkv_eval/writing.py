@@ -18,13 +18,13 @@ def folder(path: Path) -> Path:
     return path
 
 
-def write(path: Path, text: str) -> Path:
-    """Write text (UTF-8) under a temporary name, then rename it, so that a reader sees the old file or the new one."""
+def write(path: Path, content: str | bytes) -> Path:
+    """Write text (UTF-8) or bytes under a temporary name, then rename it: a reader sees the old file or the new one."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content.encode() if isinstance(content, str) else content)
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:

@@ -11,6 +11,7 @@ SUMMARIES = {
     "figures": "draw what results show over the ratio, as PNG and SVG",
     "leaderboard": "results as a leaderboard: JSON, CSV, Markdown and a page, with paired differences",
     "presses": "list presses: what they keep, their parameters, where they can be used",
+    "publish": "copy results to pass on: scores by document, no documents, prompts, answers or paths",
     "recommend": "the strongest compression whose loss stays within a bound, with a stated confidence",
     "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
     "tasks": "list tasks, or check them: files, documents, prompts, metrics",

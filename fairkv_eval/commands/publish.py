@@ -1,0 +1,17 @@
+"""``fairkv publish``: results that can be passed on, without documents, prompts, answers and paths."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write them to")
+
+
+def run(given: argparse.Namespace) -> None:
+    from fairkv_eval.publish import publish
+
+    print(f"{len(publish(given.results, given.output))} result files in {given.output}")

@@ -1,0 +1,64 @@
+"""Results for others: no documents, prompts or answers, no paths of this machine, and all that comparisons need.
+
+A benchmark's documents are seldom one's own to pass on. What `fairkv leaderboard`, `figures`, `compare` and `recommend`
+read of a sample is the document's hash and its scores; these stay, gzip-compressed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fairkv_eval import provenance
+from fairkv_eval.errors import UsageError
+from fairkv_eval.record import Record
+from fairkv_eval.records import read
+from fairkv_eval.writing import folder, write
+
+_TEXTS = ("doc", "arguments", "target", "resps", "filtered_resps")
+
+
+def publish(results: Iterable[Path], output: Path) -> list[Path]:
+    """Write every result file, and the samples beside it, below ``output`` as they lie in the folders given; the paths
+    of the result files. UsageError where a file is no result, or would be written over."""
+    written = []
+    for top in results:
+        found = read(top)
+        if found.problems:
+            path, reason = found.problems[0]
+            raise UsageError(f"{path}: {reason}")
+        by_file: dict[Path, list[Record]] = {}
+        for record in found.records:
+            by_file.setdefault(record.path, []).append(record)
+        for path, records in sorted(by_file.items()):
+            into = output / (path.parent.relative_to(top) if top.is_dir() else "")
+            if (into / path.name).exists():
+                raise UsageError(f"{into / path.name} exists already; name another folder")
+            folder(into)
+            for record in records:
+                _write_scores(record, into)
+            written.append(write(into / path.name, _without_paths(path)))
+    return written
+
+
+def _write_scores(record: Record, into: Path) -> None:
+    samples = record.sample_file()
+    if samples is None:
+        return
+    lines = ({k: v for k, v in line.items() if k not in _TEXTS} for line in record.lines())
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    # Without a time in it, so that the same scores are the same file.
+    write(into / f"{samples.name.removesuffix('.gz')}.gz", gzip.compress(text.encode(), mtime=0))
+
+
+def _without_paths(path: Path) -> str:
+    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for config in told.get("configs", {}).values():
+        provenance.shorten_source(config.get("metadata") or {})
+    arguments = told.get("config", {}).get("model_args")
+    if isinstance(arguments, dict) and "pretrained" in arguments:
+        arguments["pretrained"] = provenance.model_name(arguments["pretrained"])
+    return json.dumps(told, indent=2, ensure_ascii=False)
