@@ -97,8 +97,8 @@ def _version(name: str) -> str | None:
 
 
 def shorten_source(metadata: dict[str, Any]) -> None:
-    """Cut ``config_source``, where the harness notes the path of a YAML, to what lies below tasks/, or to folder and name."""
+    """Cut ``config_source``, the path of a YAML in the notes of the harness, to what lies below tasks/ or its name."""
     path = Path(metadata.get("config_source") or "")
     if path.is_absolute():
-        start = path.parts.index("tasks") if "tasks" in path.parts else -2
+        start = path.parts.index("tasks") if "tasks" in path.parts else -1
         metadata["config_source"] = "/".join(path.parts[start:])
