@@ -124,11 +124,12 @@ class FairKV(Requests):
         """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
         repeats: Counter[int] = Counter()
         jobs, stops = [], []
-        for request in requests:
-            job, until = self._generation_job(request, repeats[id(request)])
-            repeats[id(request)] += 1
-            jobs.append(job)
-            stops.append(until)
+        with interruptible(lambda: _told(0, len(requests), "generate_until")):
+            for request in requests:
+                job, until = self._generation_job(request, repeats[id(request)])
+                repeats[id(request)] += 1
+                jobs.append(job)
+                stops.append(until)
         responses: list[str] = [""] * len(jobs)
         for index, result in self._run(jobs, "generate_until", disable_tqdm):
             responses[index] = self._response(result, stops[index])
@@ -139,7 +140,8 @@ class FairKV(Requests):
         """Compress each context, then score its continuation: (log-likelihood in nats, is greedy) as LogLikelihood."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
-        jobs = [job for request in requests for job in self._scoring_jobs(request, [self.policy])]
+        with interruptible(lambda: _told(0, len(requests), "loglikelihood")):
+            jobs = [job for request in requests for job in self._scoring_jobs(request, [self.policy])]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
         for index, result in self._run(jobs, "loglikelihood", disable_tqdm):
             answers[index] = LogLikelihood(result.logprob, result.greedy, result.telemetry)
@@ -169,13 +171,10 @@ class FairKV(Requests):
         silent = disable_tqdm or self.rank != 0
         answered = 0
 
-        def told() -> str:
-            return (
-                f"\ninterrupted: {answered} of {len(jobs)} {kind} requests were answered; with --use_cache their "
-                "answers are kept, and the same command goes on from there"
-            )
-
-        with interruptible(told), tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar:
+        with (
+            interruptible(lambda: _told(answered, len(jobs), kind)),
+            tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar,
+        ):
             for index, result in self.run(jobs):
                 answered += 1
                 yield index, result
@@ -300,3 +299,11 @@ class FairKV(Requests):
             for account, notes in gathered or ():
                 self._account.add(account)
                 self._notes.update(notes)
+
+
+def _told(answered: int, total: int, kind: str) -> str:
+    """What a run that was interrupted has to say."""
+    return (
+        f"\ninterrupted: {answered} of {total} {kind} requests were answered; with --use_cache their answers are kept, "
+        "and the same command goes on from there"
+    )

@@ -81,15 +81,19 @@ import sys
 sys.path.insert(0, {tests!r})
 import tiny
 from fairkv_eval.model import FairKV
-lm = FairKV(tiny.model(max_position_embeddings=10**6), tokenizer=tiny.tokenizer(), batch_size=2, device="cpu")
-print("ready", flush=True)
+class Telling(FairKV):
+    def {method}(self, *args):
+        print("ready", flush=True)
+        return super().{method}(*args)
+lm = Telling(tiny.model(max_position_embeddings=10**6), tokenizer=tiny.tokenizer(), batch_size=2, device="cpu")
 lm.generate_until([tiny.generation("Words.", max_gen_toks=10**5)] * 3, disable_tqdm=True)
 """
 
 
-def test_ctrl_c_ends_quickly_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["_generation_job", "run"], ids=["while requests are made ready", "while they run"])
+def test_ctrl_c_ends_quickly_with_one_line(tmp_path: Path, method: str) -> None:
     script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent))))
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent), method=method)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
