@@ -61,7 +61,7 @@ def log_to_wandb(cell: Cell, results: Mapping[str, Any], samples: Mapping[str, A
     arguments["name"] = " ".join(filter(None, (arguments.get("name"), cell.task, cell.name)))
     logger = WandbLogger(arguments, dict(sweep.wandb_config_args or {}))
     try:
-        logger.post_init({**results, "samples": samples})
+        logger.post_init(dict(results))
         logger.log_eval_result()
         logger.log_eval_samples({task: _complete(own, results["configs"][task]) for task, own in samples.items()})
     except Exception as error:  # of another package, which has many
