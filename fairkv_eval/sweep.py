@@ -11,7 +11,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 # Model arguments that change how a run goes, not what it answers, and the name, which `FairKV.identity` tells.
 _NO_MATTER = {"pretrained", "kv_memory", "max_prefill_tokens"}
 _LOGITS = 1024  # places of one pass whose distributions over the whole vocabulary are held at once
+
+Bars = Callable[..., tqdm]  # tqdm, or what tells how far a sweep is without drawing it
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,11 @@ def plan(
 
 
 def run_model(
-    sweep: Sweep, arguments: Mapping[str, Any], tasks: Mapping[str, Task], journal_name: str = "journal"
+    sweep: Sweep,
+    arguments: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    journal_name: str = "journal",
+    bars: Bars = tqdm,
 ) -> list[Path]:
     """Run what is not finished of one model's cells; the folders of them all. The folder's lock is held already."""
     model = load_model(sweep, arguments)
@@ -207,9 +213,9 @@ def run_model(
                 continue
             began = time.time()
             model.fresh_account()
-            known.update(ask(model, work, journal))
+            known.update(ask(model, work, journal, bars))
             if sweep.fidelity and work.task.OUTPUT_TYPE == "generate_until":
-                known.update(follow(model, work, known, journal))
+                known.update(follow(model, work, known, journal, bars))
             source = Source(model, arguments, model.get_model_info(), began)
             with _told_once():
                 for cell in work.unfinished:
@@ -236,7 +242,7 @@ def open_jobs(model: FairKV, work: Work, cells: Sequence[Cell], known: Mapping[K
     return found
 
 
-def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
+def ask(model: FairKV, work: Work, journal: Journal, bars: Bars = tqdm) -> dict[Key, Answer]:
     """Run the jobs in one engine run and write every answer down as it comes."""
     todo = work.todo
     answers: dict[Key, Answer] = {}
@@ -244,7 +250,7 @@ def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
     prompts = Counter((entry.key.request, entry.key.repeat) for entry in todo)
     total = {"cells": len(left), "prompts": len(prompts)}
     tokens, began = 0, time.perf_counter()
-    with tqdm(total=len(todo), desc=work.task.task_name, unit="answer", disable=not todo) as bar:
+    with bars(total=len(todo), desc=work.task.task_name, unit="answer", disable=not todo) as bar:
         for index, result in model.run([entry.job for entry in todo]) if todo else ():
             entry = todo[index]
             answers[entry.key] = answer_of(model, entry, result)
@@ -259,12 +265,14 @@ def ask(model: FairKV, work: Work, journal: Journal) -> dict[Key, Answer]:
     return answers
 
 
-def follow(model: FairKV, work: Work, known: Mapping[Key, Answer], journal: Journal) -> dict[Key, Answer]:
+def follow(
+    model: FairKV, work: Work, known: Mapping[Key, Answer], journal: Journal, bars: Bars = tqdm
+) -> dict[Key, Answer]:
     """Take each policy along the full cache's answers, a few prompts at a time, whose distributions are held."""
     answers: dict[Key, Answer] = {}
     cells = [work.full, *(cell for cell in work.unfinished if cell != work.full)]
     said = {asked: known[Key(work.full.id, *asked)].tokens for asked in work.asked}
-    with tqdm(total=len(said), desc=f"{work.task.task_name} fidelity", unit="prompt") as bar:
+    with bars(total=len(said), desc=f"{work.task.task_name} fidelity", unit="prompt") as bar:
         for group in _groups(said):
             leads, followers = [], []
             for place, repeat in group:

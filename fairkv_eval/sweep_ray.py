@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,9 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.processes import bootstrap_without_forks
 from fairkv_eval.sweep import check_alone, load_tasks, locked, run_model
 from fairkv_eval.sweep_file import Sweep, sweep_of
+from fairkv_eval.sweep_progress import Gathered, Told, cells_done, line
+
+_LOOK = 2.0  # seconds between looks at how far the parts are
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,9 @@ def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
             remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(_run_part)
             divided = list(parts(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
             keys = _anywhere(sweep, given)
-            waiting = {remote.remote(keys, part): part for part in divided}
-            folders = _gather(ray, waiting, divided)
+            gathered = ray.remote(num_cpus=0)(Gathered).remote()
+            waiting = {remote.remote(keys, part, gathered): part for part in divided}
+            folders = _gather(ray, waiting, divided, gathered, 2 if sweep.fidelity else 1)
         finally:
             if started:
                 ray.shutdown()
@@ -70,32 +75,43 @@ def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:
         yield from (Part(model, task, tuple(everything[first::count])) for first in range(count))
 
 
-def _run_part(given: dict[str, Any], part: Part) -> list[str]:
-    """In a worker: the folders of a part's cells."""
+def _run_part(given: dict[str, Any], part: Part, gathered: Any) -> list[str]:
+    """In a worker: the folders of a part's cells. ``gathered``: the actor that is told how far it is."""
     bootstrap_without_forks()
     sweep = sweep_of(given)
     policies = tuple(sweep.policies[place] for place in part.policies)
     sweep = replace(sweep, models=(sweep.models[part.model],), policies=policies)
     tasks = {part.task: load_tasks(sweep)[part.task]}
-    return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, part.journal)]
+    bars = partial(Told, tell=partial(gathered.tell.remote, part.journal))
+    return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, part.journal, bars)]
 
 
-def _gather(ray: Any, waiting: dict[Any, Part], divided: list[Part]) -> list[Path]:
+def _gather(ray: Any, waiting: dict[Any, Part], divided: list[Part], gathered: Any, bars: int) -> list[Path]:
+    """The folders of all parts, when they are done; ``bars``: through how many bars a part goes."""
     found: dict[Part, list[Path]] = {}
-    with tqdm(total=sum(len(part.policies) for part in divided), desc="cells", unit="cell") as bar:
+    form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=sum(len(part.policies) for part in divided), desc="cells", bar_format=form) as bar:
         left = list(waiting)
         while left:
-            (done,), left = ray.wait(left)
-            part = waiting[done]
-            try:
-                found[part] = [Path(folder) for folder in ray.get(done)]
-            except ray.exceptions.RayTaskError as error:
-                # What is wrong with the input is told in one line, wherever it was found.
-                if isinstance(error.cause, UsageError):
-                    raise UsageError(str(error.cause)) from None
-                raise
-            bar.update(len(part.policies))
+            done, left = ray.wait(left, timeout=_LOOK)
+            for part in done:
+                found[waiting[part]] = _folders(ray, part)
+            running = {waiting[part].journal: len(waiting[part].policies) for part in left}
+            stands = ray.get(gathered.stands.remote())
+            bar.set_postfix_str(line(stands, running), refresh=False)
+            now = sum(len(part.policies) for part in found) + cells_done(stands, running, bars)
+            bar.update(max(0.0, now - bar.n))
     return [folder for part in divided for folder in found[part]]
+
+
+def _folders(ray: Any, part: Any) -> list[Path]:
+    """What a part that is done returned. What is wrong with the input is told in one line, wherever it was found."""
+    try:
+        return [Path(folder) for folder in ray.get(part)]
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UsageError):
+            raise UsageError(str(error.cause)) from None
+        raise
 
 
 def _anywhere(sweep: Sweep, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import worker
@@ -12,6 +13,7 @@ from test_sweep import a_sweep, assert_same, scores
 from fairkv_eval import sweep as sweeps
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep import run_sweep
+from fairkv_eval.sweep_progress import Gathered, cells_done, line
 from fairkv_eval.sweep_ray import Part, _run_part, parts, run_on_ray
 
 KEYS = {
@@ -62,14 +64,21 @@ def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, m
     divided = list(parts(a_sweep(folder, tmp_path / "there", **given), ["say"], 2))
     monkeypatch.setenv("DISABLE_MULTIPROC", "")  # so that it is gone after this test
     monkeypatch.delenv("DISABLE_MULTIPROC")
-    assert len([folder for part in divided for folder in _run_part(keys, part)]) == len(divided) == 2
+    gathered = Gathered()
+    actor = SimpleNamespace(tell=SimpleNamespace(remote=gathered.tell))
+    assert len([folder for part in divided for folder in _run_part(keys, part, actor)]) == len(divided) == 2
     assert os.environ["DISABLE_MULTIPROC"] == "1"  # a fork beside Ray's threads hangs
     assert scores(tmp_path / "here") == scores(tmp_path / "there")
+    # Who waits can tell how far each part is.
+    cells = {part.journal: len(part.policies) for part in divided}
+    assert gathered.stands().keys() == cells.keys()
+    assert cells_done(gathered.stands(), cells, bars=1) == sum(cells.values())
+    assert "say 14/14 (1/1 cells, 14/14 prompts, " in line(gathered.stands(), cells)
     assert len(list((tmp_path / "there" / ".sweep").glob("journal-*.jsonl"))) == 2
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_cells_of_one_process(folder: Path, tmp_path: Path, workers) -> None:
+def test_two_workers_give_the_cells_of_one_process(folder: Path, tmp_path: Path, workers, capfd) -> None:
     keys = {
         **KEYS,
         "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
@@ -80,6 +89,7 @@ def test_two_workers_give_the_cells_of_one_process(folder: Path, tmp_path: Path,
     folders = run_on_ray(there, {**keys, "output_path": str(tmp_path / "there")})
     run_sweep(here)
     assert len(folders) == 6 and all(path.is_dir() for path in folders)
+    assert "6.0/6" in capfd.readouterr().err
     ours, theirs = scores(tmp_path / "here"), scores(tmp_path / "there")
     assert ours.keys() == theirs.keys()
     for (task, policy), (results, samples) in ours.items():
