@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 
+_READABLE = 200  # names that a message can list
+
 
 class UsageError(ValueError):
     """Wrong input: a model argument, a press, a segment name, a prompt that does not fit."""
@@ -46,9 +48,14 @@ def naming(label: str, doing: str = "") -> Iterator[None]:
         raise RequestError(f"{label}: {doing}{error}") from error
 
 
-def unknown(what: str, value: object, allowed: Iterable[str]) -> UsageError:
-    """Error for a name that does not exist, with the nearest match first and then everything allowed."""
+def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "") -> UsageError:
+    """Error for a name that does not exist, with the nearest match first and then everything allowed; of more names
+    than anyone would read the nearest, and the command that lists them all."""
     names = sorted(allowed)
-    near = get_close_matches(str(value), names, n=1)
+    near = get_close_matches(str(value), names, n=1 if len(names) <= _READABLE else 5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    return UsageError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names) or 'none'}.")
+    if len(names) <= _READABLE:
+        return UsageError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names) or 'none'}.")
+    others = f" Also near: {', '.join(near[1:])}." if near[1:] else ""
+    all_of_them = f"; {listed_by!r} lists them" if listed_by else ""
+    return UsageError(f"unknown {what} {value!r}.{hint}{others} {len(names):,} names are allowed{all_of_them}.")

@@ -104,7 +104,7 @@ def load_tasks(sweep: Sweep) -> dict[str, Task]:
     manager = TaskManager(include_path=list(sweep.include_path) or None, metadata=sweep.metadata or {})
     for name in sweep.tasks:
         if name not in manager.task_index:
-            raise unknown("task", name, manager.all_tasks)
+            raise unknown("task", name, manager.all_tasks, listed_by="lm_eval ls tasks")
     tasks = manager.load(list(sweep.tasks))["tasks"]
     for name, task in tasks.items():
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
