@@ -194,3 +194,26 @@ def test_nothing_is_asked_of_a_network(page: str) -> None:
     text = Path(page.removeprefix("file://")).read_text()
     assert "default-src 'none'" in text
     assert "http://www.w3.org/2000/svg" in text and text.count("http") == 2  # and the policy's http-equiv
+
+
+def test_parameters_are_named_only_where_they_differ_and_labels_are_whole(driver: Any, tmp_path: Path) -> None:
+    windows = [("snapkv", {"window": 16}), ("chunkkv", {"chunk_length": 20, "window": 16}), ("chunkkv", {"window": 8})]
+    policies = [("none", {}, 0.0)] + [(press, given, fair) for press, given in windows for fair in (0.0, 1.0)]
+    for number, (press, given, fair) in enumerate(policies):
+        ratio = 0.0 if press == "none" else 0.5
+        made.write(tmp_path, press=press, parameters=given, ratio=ratio, fair=fair, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    driver.set_window_size(1300, 1000)
+    driver.get(path.as_uri())
+    long = "chunkkv(chunk_length=20,window=16)"
+    assert set(column(driver, "press")) == {"full cache", "snapkv", long, "chunkkv(window=8)"}
+    assert series(driver) == {
+        f"{name}{fair}" for name in ("snapkv", long, "chunkkv(window=8)") for fair in ("", " fair")
+    }
+    clipped = """return [...document.querySelectorAll('figure svg text')].filter((text) =>
+        text.getBoundingClientRect().right > text.closest('svg').getBoundingClientRect().right
+    ).map((text) => text.firstChild.data)"""
+    assert driver.execute_script(clipped) == []
+    driver.find_element("css selector", "tr.result button.open").click()
+    assert driver.get_log("browser") == []

@@ -36,7 +36,7 @@ function drawCharts(shown, choice) {
 function sizeOf(panels) {
   const whole = byId('charts').clientWidth;
   const width = Math.min(WIDEST, (panels > 1 && whole >= 2 * NARROW ? (whole - 16) / 2 : whole) - 22);
-  return { width, narrow: width < NARROW, end: width < NARROW ? width - 14 : width - 200 };
+  return { width, narrow: width < NARROW, end: width < NARROW ? width - 14 : width - 226 };
 }
 
 /** Lines of the panel: press, fairness and what else sets policies apart; a full cache starts each at ratio 0. */
@@ -47,7 +47,7 @@ function seriesOf(results, choice) {
     if (result.row.press === 'none') continue;
     const { row } = result;
     const fixed = { ...row, budget: null };
-    const name = [row.press_name, row.fair ? fairness(row) : '', extras(fixed)].filter(Boolean).join(' ');
+    const name = [pressName(row), row.fair ? fairness(row) : '', extras(fixed)].filter(Boolean).join(' ');
     if (!series.has(name)) series.set(name, { name, row, points: [] });
     const told = figureOf(result, choice);
     series.get(name).points.push({ x: ratioOf(result), y: told.value, error: told.stderr ?? 0 });
@@ -166,6 +166,9 @@ function legend(lines) {
   return element('ul', { class: 'legend' }, ...items);
 }
 
+/** A long name without its middle: how it ends tells fair from plain. */
+const shortened = (name) => name.length > 25 ? `${name.slice(0, 14)}…${name.slice(-10)}` : name;
+
 /** A name at the end of each line, moved apart where they would overlap. */
 function labels(lines, x, y, height, size) {
   const gap = 14;
@@ -181,8 +184,7 @@ function labels(lines, x, y, height, size) {
     const { colour } = STYLE.get(line.row.press_name);
     const leader = svg('path', { d: `M${px + 6} ${want}L${left - 12} ${at}`, stroke: colour, fill: 'none', opacity: 0.4 });
     const mark = markOf(line, left - 3, at);
-    const name = line.name.length > 26 ? `${line.name.slice(0, 25)}…` : line.name;
-    const text = svg('text', { x: left + 8, y: at + 4 }, name);
+    const text = svg('text', { x: left + 8, y: at + 4 }, shortened(line.name));
     text.append(svg('title', {}, line.name));
     return [leader, mark, text];
   });

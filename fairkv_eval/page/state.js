@@ -77,7 +77,13 @@ function verdict(difference, better) {
   return (difference.mean > 0) === better ? '▲' : '▼';
 }
 
-const policyName = (row) => row.press === 'none' ? 'full cache' : row.press_name;
+/** How often each press is spelled differently: with other parameters or another base. */
+const SPELLINGS = new Map(unique(RESULTS.map(({ row }) => row.press)).map((press) =>
+  [press, unique(RESULTS.filter(({ row }) => row.press === press).map(({ row }) => row.press_name)).length]));
+
+/** A press by its bare name where it is the same everywhere; its parameters are among a row's details. */
+const pressName = (row) => SPELLINGS.get(row.press) === 1 ? row.press : row.press_name;
+const policyName = (row) => row.press === 'none' ? 'full cache' : pressName(row);
 
 /** What sets a policy apart beyond press, ratio and fairness. */
 function extras(row) {
