@@ -80,8 +80,7 @@ class Work:
 
 def run_sweep(sweep: Sweep) -> list[Path]:
     """Run what is not finished yet; the folders of all cells, in the order models, tasks, policies."""
-    check_alone()
-    check_loggers(sweep)
+    check(sweep)
     tasks = load_tasks(sweep)
     with locked(sweep.output_path):
         folders = [folder for arguments in sweep.models for folder in run_model(sweep, arguments, tasks)]
@@ -89,13 +88,20 @@ def run_sweep(sweep: Sweep) -> list[Path]:
     return folders
 
 
-def check_alone() -> None:
-    """UsageError under a launcher of several processes, each of which would run the whole sweep."""
+def check(sweep: Sweep) -> None:
+    """UsageError where what tells of the cells cannot, or under a launcher of several processes, each of which would
+    run the whole sweep."""
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError(
             f"{os.environ['WORLD_SIZE']} processes were launched (WORLD_SIZE), and each would run the whole sweep; "
             "start fairkv sweep as one process"
         )
+    check_loggers(sweep)
+
+
+def followed(sweep: Sweep, task: Task) -> bool:
+    """Whether each policy is to be taken along the full cache's answers."""
+    return sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
 
 
 def load_tasks(sweep: Sweep) -> dict[str, Task]:
@@ -185,7 +191,7 @@ def plan(
     name = Source(model, arguments, {}, 0.0).name
     for task in tasks.values():
         work = _cells(sweep, arguments, model, task)
-        told = sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
+        told = followed(sweep, task)
         folders = {cell.id: cell_folder(sweep.output_path, name, cell) for cell in work.cells}
         left = tuple(cell for cell in work.cells if not finished(folders[cell.id], told))
         compared = {work.full.id} if told and left else set()
@@ -214,7 +220,7 @@ def run_model(
             began = time.time()
             model.fresh_account()
             known.update(ask(model, work, journal, bars))
-            if sweep.fidelity and work.task.OUTPUT_TYPE == "generate_until":
+            if followed(sweep, work.task):
                 known.update(follow(model, work, known, journal, bars))
             source = Source(model, arguments, model.get_model_info(), began)
             with _told_once():

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairkv_eval.cell_loggers import check_loggers
 from fairkv_eval.jobs import Generate, Job, Score, Totals
 from fairkv_eval.model import FairKV
 from fairkv_eval.open_contexts import context_tokens
-from fairkv_eval.sweep import Work, check_alone, load_model, load_tasks, plan
+from fairkv_eval.sweep import Work, check, followed, load_model, load_tasks, plan
 from fairkv_eval.sweep_file import Sweep
 
 _STEPS = 8  # tokens an answer of the measurement, long enough for its first steps not to decide
@@ -45,21 +44,35 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
     return Tokens(prefill, tail, sum(job.want.max_tokens for job in jobs if isinstance(job.want, Generate)))
 
 
+def followers(model: FairKV, work: Work) -> list[Job]:
+    """The jobs that are taken along the full cache's answers, its own among them."""
+    policies = list(dict.fromkeys(cell.policy for cell in (work.full, *work.unfinished))) if work.unfinished else []
+    asked = work.asked if policies else []
+    return [job for place, repeat in asked for job in model.jobs(work.requests[place], policies, repeat)]
+
+
+def tokens_of_fidelity(jobs: Sequence[Job]) -> Tokens:
+    """Of scoring the longest answers they may get; contexts are read for the full cache and again for the others."""
+    once = tokens_of(jobs)
+    return Tokens(2 * once.prefill, once.tail + once.decode)
+
+
 def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
     """A row a model and task: documents, cells, what is finished and what is left of them. Nothing is written."""
-    check_alone()
-    check_loggers(sweep)
+    check(sweep)
     tasks = load_tasks(sweep)
     rows = []
     for arguments in sweep.models:
         model = load_model(sweep, arguments)
-        rows += [_row(arguments, model, work) for work in plan(sweep, arguments, model, tasks, {})]
+        for work in plan(sweep, arguments, model, tasks, {}):
+            along = followers(model, work) if followed(sweep, work.task) else []
+            rows.append(_row(arguments, model, work, along))
     return rows
 
 
-def _row(arguments: Mapping[str, Any], model: FairKV, work: Work) -> dict[str, Any]:
+def _row(arguments: Mapping[str, Any], model: FairKV, work: Work, along: Sequence[Job]) -> dict[str, Any]:
     jobs = [entry.job for entry in work.todo]
-    needed = tokens_of(jobs)
+    needed = tokens_of(jobs) + tokens_of_fidelity(along)
     return {
         "model": arguments.get("pretrained", "default"),
         "task": work.task.task_name,
@@ -71,7 +84,7 @@ def _row(arguments: Mapping[str, Any], model: FairKV, work: Work) -> dict[str, A
         "prefill_tokens": needed.prefill,
         "tail_tokens": needed.tail,
         "max_decode_tokens": needed.decode,
-        "seconds": needed.seconds(measure(model, jobs)),
+        "seconds": needed.seconds(measure(model, jobs or along)),
     }
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fairkv_eval.cell_loggers import check_loggers, update_card
+from fairkv_eval.cell_loggers import update_card
 from fairkv_eval.errors import UsageError
 from fairkv_eval.processes import bootstrap_without_forks
-from fairkv_eval.sweep import check_alone, load_tasks, locked, run_model
+from fairkv_eval.sweep import check, load_tasks, locked, run_model
 from fairkv_eval.sweep_file import Sweep, sweep_of
 from fairkv_eval.sweep_progress import Gathered, Told, cells_done, line
 
@@ -41,8 +41,7 @@ class Part:
 
 def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
     """Run what is not finished yet, ``given`` being the keys that the sweep was made of; the folders of all cells."""
-    check_alone()
-    check_loggers(sweep)
+    check(sweep)
     ray = _ray()
     tasks = load_tasks(sweep)
     with locked(sweep.output_path):

@@ -190,6 +190,10 @@ def test_a_dry_run_tells_what_is_left_and_writes_nothing(folder: Path, unbroken:
         assert row["prefill_tokens"] == context and row["tail_tokens"] == 7 * 5 * tail and row["seconds"] > 0
     done = dry_run(a_sweep(folder, unbroken))
     assert [(row["finished"], row["answers"], row["seconds"]) for row in done] == [(5, 0, 0)] * 3
+    # Fidelity reads the contexts twice more and scores each answer, here of at most 5 tokens, for every cell.
+    told = dry_run(a_sweep(folder, unbroken, tasks=["pick", "say"], fidelity=True, gen_kwargs={"max_gen_toks": 5}))
+    assert [row["prefill_tokens"] for row in told] == [context, 3 * context]
+    assert told[1]["tail_tokens"] == 7 * 5 * (2 + 2 + 2 * 5) and told[1]["max_decode_tokens"] == 7 * 5 * 2 * 5
 
 
 def test_a_launcher_of_several_processes_is_refused(
