@@ -1,7 +1,7 @@
 """A sweep's cells as Ray tasks, on one machine or a cluster whose machines share the output folder.
 
-A part is one task of one model, so that its cells share their prefills; where that gives fewer parts than there are
-places for them, its policies are divided. Every part has a journal of its own, and all are read when a sweep goes on.
+A part is one task of one model, so that its cells share their prefills; where places would be left without work, its
+policies are divided. Every part has a journal of its own, and all are read when a sweep goes on.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from fairkv_eval.sweep import check, load_tasks, locked, run_model
 from fairkv_eval.sweep_file import Sweep, sweep_of
 from fairkv_eval.sweep_progress import Gathered, Told, cells_done, line
 
+_MANY = 3  # parts a place from which on it matters little that they do not come out even
 _LOOK = 2.0  # seconds between looks at how far the parts are
 
 
@@ -67,11 +68,17 @@ def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
 def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:
     """All cells in parts. With fidelity a task's policies stay together, as they follow the full cache's answers."""
     pairs = [(model, task) for model in range(len(sweep.models)) for task in tasks]
-    count = 1 if sweep.fidelity else min(len(sweep.policies), ceil(places / len(pairs)))
+    each = 1 if sweep.fidelity else min(len(sweep.policies), divisions(len(pairs), places))
     everything = range(len(sweep.policies))
     for model, task in pairs:
-        # One in ``count``, so that each part has some of the strong and some of the weak compressions.
-        yield from (Part(model, task, tuple(everything[first::count])) for first in range(count))
+        # One in ``each``, so that each part has some of the strong and some of the weak compressions.
+        yield from (Part(model, task, tuple(everything[first::each])) for first in range(each))
+
+
+def divisions(pairs: int, places: int) -> int:
+    """The smallest number of parts for each pair of model and task with which all places end about together: the parts
+    come out even, or are so many that one more or less matters little. Every division is one more prefill."""
+    return next(n for n in count(1) if pairs * n % places == 0 or pairs * n >= _MANY * places)
 
 
 def _run_part(given: dict[str, Any], part: Part, gathered: Any) -> list[str]:

@@ -14,7 +14,7 @@ from fairkv_eval import sweep as sweeps
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep import run_sweep
 from fairkv_eval.sweep_progress import Gathered, cells_done, line
-from fairkv_eval.sweep_ray import Part, _run_part, parts, run_on_ray
+from fairkv_eval.sweep_ray import Part, _run_part, divisions, parts, run_on_ray
 
 KEYS = {
     "presses": ["tova", {"press": "snapkv", "window": 8}],
@@ -52,6 +52,14 @@ def test_parts_are_all_cells_once_and_enough_for_every_place(folder: Path, tmp_p
     many = list(parts(sweep, ["a", "b"], 100))
     assert sorted((part.task, *part.policies) for part in many) == [(t, p) for t in "ab" for p in range(5)]
     assert len({part.journal for part in many}) == len(many)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "places", "each"),
+    [(1, 1, 1), (1, 2, 2), (2, 2, 1), (5, 2, 2), (3, 2, 2), (5, 8, 5), (40, 8, 1), (7, 8, 4)],
+)
+def test_no_place_waits_long_for_the_last_part(pairs: int, places: int, each: int) -> None:
+    assert divisions(pairs, places) == each
 
 
 def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
