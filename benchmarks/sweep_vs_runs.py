@@ -2,6 +2,7 @@
 
 Both sides are commands of their own, so that starting Python, indexing tasks and loading the model are part of them. A
 sweep has one cell of ratio 0; the separate runs evaluate it once plain and once fair, as ten ratios times two are.
+With ``--ray`` the same sweep runs once more as Ray tasks, one thread for each core (``--launcher ray``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ def main() -> None:
     args = parse()
     with tempfile.TemporaryDirectory() as folder:
         sweep, runs = Path(folder) / "sweep", Path(folder) / "runs"
-        together = timed(sweep_command(args, sweep), args.threads)
+        together = {"one sweep": timed(sweep_command(args, sweep), args.threads)}
+        if args.ray:
+            command = [*sweep_command(args, Path(folder) / "ray"), "--launcher", "ray"]
+            together["one sweep on Ray"] = timed(command, 1)
         apart = [timed(run_command(args, runs / name, arguments), args.threads) for name, arguments in cells(args)]
         report(args, together, apart, scores(sweep), scores(runs))
 
@@ -44,6 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new-tokens", type=int, default=64, help="at most this many an answer")
     parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--ray", action="store_true", help="the sweep on Ray as well")
     parser.add_argument("--json", "--output", type=Path, help="write settings, versions and every figure here")
     return parser.parse_args()
 
@@ -87,19 +92,18 @@ def scores(folder: Path) -> dict[tuple[float, float], dict[str, float]]:
     return found
 
 
-def report(args: argparse.Namespace, together: float, apart: list[float], swept: Any, ran: Any) -> None:
+def report(args: argparse.Namespace, together: dict[str, float], apart: list[float], swept: Any, ran: Any) -> None:
     answers, cells_swept = args.prompts * len(apart), len(swept)
-    rows = [
-        ("one sweep", 1, args.prompts * cells_swept, f"{together:.1f}"),
-        ("separate runs", len(apart), answers, f"{sum(apart):.1f}"),
-    ]
+    rows = [(name, 1, args.prompts * cells_swept, f"{seconds:.1f}") for name, seconds in together.items()]
+    rows.append(("separate runs", len(apart), answers, f"{sum(apart):.1f}"))
     print(common.table(HEADER, rows))
-    share = together / sum(apart)
-    print(f"the sweep costs {share:.2f} of the separate runs, {args.dtype}, {args.threads} threads")
+    shares = {name: seconds / sum(apart) for name, seconds in together.items()}
+    for name, share in shares.items():
+        print(f"{name} costs {share:.2f} of the separate runs, {args.dtype}, {args.threads} threads")
     same = sum(metrics == ran[policy] for policy, metrics in swept.items())
     print(f"the same figures in {same} of {cells_swept} cells")
     figures = {
-        "share": share,
+        "shares": shares,
         "sweep_seconds": together,
         "run_seconds": apart,
         "same_cells": same,
