@@ -107,6 +107,7 @@ def _gather(ray: Any, waiting: dict[Any, Part], divided: list[Part], gathered: A
             bar.set_postfix_str(line(stands, running), refresh=False)
             now = sum(len(part.policies) for part in found) + cells_done(stands, running, bars)
             bar.update(max(0.0, now - bar.n))
+            bar.refresh()  # what is under way and the time, though no cell got any further
     return [folder for part in divided for folder in found[part]]
 
 
