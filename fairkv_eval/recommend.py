@@ -97,6 +97,9 @@ def recommend(
         for record in records:
             if record.policy.full:
                 continue
+            if name not in record.metrics:
+                left_out.append(f"{record.policy.label}: its result of {task} has no {name}")
+                continue
             given = _bounded(values(record, name), between, record, name)
             losses.setdefault(record.policy, {})[task] = (name, _losses(scores, given, full, name))
             ratios.setdefault(record.policy, []).append(

@@ -149,6 +149,16 @@ def test_policy_without_a_result_of_every_task_is_left_out(tmp_path):
     assert "tova ratio=0.5: no result of every task" in recommend([tmp_path]).left_out
 
 
+def test_policy_whose_result_lacks_the_metric_is_left_out(tmp_path):
+    """Fidelity, say, that was added to some cells of a sweep."""
+    has = {"more": {"closeness": [1.0] * N}}
+    for number, (press, ratio, given) in enumerate([("none", 0.0, has), ("tova", 0.2, has), ("tova", 0.5, {})]):
+        made_results.write(tmp_path, docs=DOCS, scores=RIGHT, press=press, ratio=ratio, number=number, **given)
+    found = recommend([tmp_path], metric="closeness")
+    assert found.best is not None and found.best.policy.label == "tova ratio=0.2"
+    assert found.left_out == ["tova ratio=0.5: its result of made_task has no closeness"]
+
+
 def test_the_metric_that_stands_for_a_task():
     from types import SimpleNamespace
 
