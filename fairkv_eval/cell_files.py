@@ -102,8 +102,9 @@ def add_fidelity(results: dict[str, Any], requests: Sequence[Instance], answers:
 def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, sweep: Sweep, source: Source) -> Path:
     """Write a cell's result JSON and samples, both or none; the folder they are in."""
     arguments = {**source.arguments, "pretrained": source.name}
-    results |= {"config": _config(cell, answers, sweep, source), "git_hash": _git_hash(), "date": source.began}
-    results |= _environment()
+    folder = cell_folder(output, source.name, cell)
+    results["config"] = _config(cell, answers, sweep, source, _before(folder))
+    results |= {"git_hash": _git_hash(), "date": source.began, **_environment()}
     add_tokenizer_info(results, source.model)
     for config in results["configs"].values():
         provenance.shorten_source(config.get("metadata") or {})
@@ -126,7 +127,6 @@ def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, s
     written = [*unfinished.glob("*/results_*.json"), *unfinished.glob(f"*/samples_{cell.task}_*.jsonl")]
     if len(written) != 2:
         raise UsageError(f"the results of cell {cell.name} could not be written below {output}; is the disk full?")
-    folder = cell_folder(output, source.name, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():  # a cell that is scored again, with what it lacked
         folder.rename(unfinished / "before")
@@ -180,13 +180,26 @@ def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
     return " ".join(["lm_eval", *given])
 
 
-def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[str, Any]:
-    """What the harness writes as ``config``, with the cell's own policy and totals under ``fairkv``."""
+def _before(folder: Path) -> dict[str, Any]:
+    """What a cell's own part of ``config`` was when it was written before; {} where it was not."""
+    found = sorted(folder.glob("results_*.json"))
+    return dict(json.loads(found[-1].read_text(encoding="utf-8"))["config"]["fairkv"]) if found else {}
+
+
+def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What the harness writes as ``config``, with the cell's own policy and totals under ``fairkv``.
+
+    ``before``: of a cell that is scored again with what it lacked. Its answers come from that earlier run, and so do
+    the speeds and totals of what was run.
+    """
     arguments = {**source.arguments}
     if "pretrained" in arguments:
         arguments["pretrained"] = source.name
     shared = dict(source.info["fairkv"])
+    run = {name: value for name, value in shared.items() if name.endswith("_tokens")}
     speeds = {name: value for name, value in shared.items() if name.endswith("_per_second")}
+    if before:
+        run, speeds = before["sweep"]["run"], {name: before.get(name) for name in speeds}
     return {
         "model": "fairkv",
         "model_args": {**arguments, **changes(cell.policy)},
@@ -204,7 +217,7 @@ def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source) -> dict[
                 "fidelity": any(answer.fidelity is not None for answer in answers.values()),
                 "requests_sha256": cell.identity["requests"],
                 # One engine run for all cells of a task: its speeds are theirs together.
-                "run": {k: v for k, v in shared.items() if k.endswith("_tokens")},
+                "run": run,
             },
         },
         "batch_size": sweep.batch_size,

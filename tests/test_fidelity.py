@@ -87,13 +87,19 @@ def test_a_sweep_asks_for_it_later_and_keeps_its_answers(
 
     monkeypatch.setattr(FairKV, "run", only_follows)
     run_sweep(a_sweep(folder, output, fidelity=True))
-    found, before = numbers(output), scores(unbroken)
+    found, before, first = numbers(output), scores(unbroken), numbers(unbroken)
     assert found.keys() == before.keys()
     for (task, policy), (results, samples) in found.items():
         told = results["results"][task]
         old = {k: v for k, v in told.items() if not k.startswith("fidelity")}
         assert old == before[task, policy][0][task]
-        assert results["config"]["fairkv"]["sweep"]["fidelity"] == (task != "pick")
+        own, earlier = results["config"]["fairkv"], first[task, policy][0]["config"]["fairkv"]
+        assert own["sweep"]["fidelity"] == (task != "pick")
+        # The answers are an earlier run's, and so is what they cost.
+        assert own["sweep"]["run"] == earlier["sweep"]["run"]
+        for speed in ("prefill_tokens_per_second", "decode_tokens_per_second"):
+            assert own[speed] == earlier[speed]
+        assert task == "pick" or own["decode_tokens_per_second"] > 0
         if task == "pick":
             assert not any(name in sample for sample in samples for name in METRICS)
             continue
