@@ -37,7 +37,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ``level``: a horizontal line to read against; ``behind``: points (x, y) drawn in grey."""
+    """One pair of axes. ``level``: a horizontal line to read against; ``behind``: points (x, y) drawn in grey;
+    ``linear_to``: above this value the y axis is logarithmic."""
 
     title: str
     x_label: str
@@ -45,6 +46,7 @@ class Panel:
     series: tuple[Series, ...]
     level: float | None = None
     behind: tuple[tuple[float, float], ...] = ()
+    linear_to: float | None = None
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ from fairkv_eval.panels import (
 )
 from fairkv_eval.record import Cell, Record
 
+_LINEAR_KL = 0.01  # nats a token; above it the axis is logarithmic, so that one broken policy leaves the others apart
+
 
 class Kind(NamedTuple):
     """A kind of figure: ``needs`` says what results it is drawn from."""
@@ -182,6 +184,7 @@ def _fidelity(results: Results) -> Iterator[Figure]:
     for task in results.tasks:
         if "fidelity_kl" in task.metrics():
             panels = by_press(results, task, (RATIO, AXES["fidelity_kl"]), _kl, nominal_ratio)
+            panels = tuple(replace(panel, linear_to=_LINEAR_KL) for panel in panels)
             yield Figure(f"fidelity_{task.name}", f"Distance from the full cache's answers: {task.name}", panels)
 
 

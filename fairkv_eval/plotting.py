@@ -96,6 +96,8 @@ def _draw(axis: Axes, panel: Panel) -> None:
         axis.axhline(panel.level, color="#999999", linewidth=0.8)
     if panel.behind:
         axis.plot(*zip(*panel.behind, strict=True), ".", color="#c8c8c8", markersize=4, zorder=1)
+    if panel.linear_to is not None:
+        axis.set_yscale("symlog", linthresh=panel.linear_to)
     for index, one in enumerate(panel.series):
         aside = 1.4 * (index - (len(panel.series) - 1) / 2) if len(panel.series) >= _CROWDED else None
         _line(axis, one, aside)

@@ -74,6 +74,12 @@ def test_flipped_tasks_have_figures_of_their_own(drawn):
     }
 
 
+def test_kl_is_logarithmic_above_what_is_almost_nothing(drawn):
+    fidelity = [figure for name, figure in drawn.items() if name.startswith("fidelity_")]
+    assert fidelity and all(panel.linear_to == 0.01 for figure in fidelity for panel in figure.panels)
+    assert all(panel.linear_to is None for panel in drawn["fair_raccoon_plain"].panels)
+
+
 def test_relative_accuracy_is_divided_by_the_full_caches(drawn):
     absolute = drawn["class_accuracy_sys_ifeval_defended"]
     divided = drawn["class_accuracy_sys_ifeval_defended_relative"]
