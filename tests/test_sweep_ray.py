@@ -86,7 +86,10 @@ def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, m
 
 
 @pytest.mark.slow
-def test_two_workers_give_the_cells_of_one_process(folder: Path, tmp_path: Path, workers, capfd) -> None:
+def test_two_workers_give_the_cells_of_one_process(
+    folder: Path, tmp_path: Path, workers, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")  # the sweep here would fork beside Ray's threads
     keys = {
         **KEYS,
         "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
