@@ -137,11 +137,10 @@ def write(output: Path, cell: Cell, results: dict[str, Any], answers: Answers, s
 
 def finished(folder: Path, fidelity: bool) -> bool:
     """Whether a cell's files are there, with its fidelity where that is asked for."""
-    results = sorted(folder.glob("results_*.json"))
-    if not results or not fidelity:
-        return bool(results)
-    told = json.loads(results[-1].read_text(encoding="utf-8"))
-    return bool(told["config"]["fairkv"]["sweep"].get("fidelity"))
+    if not fidelity:
+        return any(folder.glob("results_*.json"))
+    told = _before(folder)
+    return bool(told and told["sweep"].get("fidelity"))
 
 
 def account(answers: Answers) -> dict[str, Any]:

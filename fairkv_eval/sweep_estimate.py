@@ -46,9 +46,10 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
 
 def followers(model: FairKV, work: Work) -> list[Job]:
     """The jobs that are taken along the full cache's answers, its own among them."""
-    policies = list(dict.fromkeys(cell.policy for cell in (work.full, *work.unfinished))) if work.unfinished else []
-    asked = work.asked if policies else []
-    return [job for place, repeat in asked for job in model.jobs(work.requests[place], policies, repeat)]
+    if not work.unfinished:
+        return []
+    policies = list(dict.fromkeys(cell.policy for cell in (work.full, *work.unfinished)))
+    return [job for place, repeat in work.asked for job in model.jobs(work.requests[place], policies, repeat)]
 
 
 def tokens_of_fidelity(jobs: Sequence[Job]) -> Tokens:
