@@ -22,6 +22,7 @@ from torch import Tensor
 from fairkv_eval.budgets import EVEN, Division
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.layer import Layer, Span
+from fairkv_eval.press_digest import digest
 from fairkv_eval.resources import resource_dir
 
 _FUNCTIONS = ("score", "budget", "replay", "decode")
@@ -70,8 +71,8 @@ class Press:
     given ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its base does.
     budget: how budgets differ by layer or head (see `budgets`). replay: what runs against the full cache before
     anything is evicted (see `replay`). decode: the rule for pairs in the cache while decoding, ``collects`` whether it
-    needs the attention they have received so far (see `rolling`). ``sha256`` covers the YAML and the files of its
-    functions, so that an edited rule is told from the one before; presses are equal whose names, bases and digests are.
+    needs the attention they have received so far (see `rolling`). ``sha256``: see `press_digest`; an
+    edited rule has another. Presses are equal if their names, bases and digests are.
     """
 
     name: str
@@ -183,7 +184,7 @@ def read_press(path: Path) -> Press:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
     try:
         press = _from_config(config)
-        return replace(press, sha256=_digest(path, press))
+        return replace(press, sha256=digest(config, _functions(press)))
     except (ValueError, TypeError, AttributeError) as error:
         raise UsageError(f"press file {str(path)!r}: {error}") from error
 
@@ -222,10 +223,14 @@ def _from_config(config: dict[str, Any]) -> Press:
     return press
 
 
+def _functions(press: Press) -> list[Callable[..., Any]]:
+    return [function for function in (press.score, press.budget, press.replay, press.decode) if function]
+
+
 def _check_functions(press: Press) -> None:
     """TypeError where YAML and functions disagree about the parameters."""
     defaults = press.configure({})
-    functions = [function for function in (press.score, press.budget, press.replay, press.decode) if function]
+    functions = _functions(press)
     used = {name for function in functions for name in taken(function, defaults)}
     for name in press.parameters:
         if name not in used:
@@ -236,9 +241,3 @@ def _check_functions(press: Press) -> None:
         if function:
             extra = base if function is press.score else {}
             inspect.signature(function).bind(*positional, **extra, **taken(function, defaults))
-
-
-def _digest(path: Path, press: Press) -> str:
-    functions = [function for function in (press.score, press.budget, press.replay, press.decode) if function]
-    files = dict.fromkeys(Path(inspect.getsourcefile(function) or path) for function in functions)
-    return hashlib.sha256(b"".join(file.read_bytes() for file in (path, *files))).hexdigest()
