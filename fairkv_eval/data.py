@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from fairkv_eval.errors import DataError
+from fairkv_eval.files import cache_dir
+
 UPSTREAM = "https://raw.githubusercontent.com"
 CONNECT_TIMEOUT = 15  # seconds: without a network the user should read the error soon
-
-
-class DataError(RuntimeError):
-    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +84,6 @@ def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
             for row in csv.DictReader(table)
             if row["path"].startswith(folder)
         )
-
-
-def cache_dir() -> Path:
-    """FAIRKV_CACHE if set, else the operating system's cache folder for `fairkv-eval`."""
-    if folder := os.environ.get("FAIRKV_CACHE"):
-        return Path(folder).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("fairkv-eval"))
 
 
 def read_file(file: BenchmarkFile) -> bytes:

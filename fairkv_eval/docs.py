@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval import choose, data
-from fairkv_eval.data import BenchmarkFile, DataError
-from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.data import BenchmarkFile
+from fairkv_eval.errors import DataError, UsageError, unknown
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -165,7 +165,7 @@ def make_doc(
 
 def _demo(file: str) -> dict[str, Dataset]:
     """A demo set. Its directives are whole system prompts, so no prefix goes before them."""
-    from fairkv_eval.resources import resource_dir
+    from fairkv_eval.files import resource_dir
 
     path = resource_dir("tasks") / DEMO_FOLDER / file
     try:

@@ -59,3 +59,7 @@ def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "
     others = f" Also near: {', '.join(near[1:])}." if near[1:] else ""
     all_of_them = f"; {listed_by!r} lists them" if listed_by else ""
     return UsageError(f"unknown {what} {value!r}.{hint}{others} {len(names):,} names are allowed{all_of_them}.")
+
+
+class DataError(RuntimeError):
+    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""

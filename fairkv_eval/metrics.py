@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from fairkv_eval.raccoon import user_part
-from fairkv_eval.sentences import ensure_sentence_splitter
+from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 FAMILIES = (
     "keywords",

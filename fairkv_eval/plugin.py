@@ -103,7 +103,7 @@ def _add_tasks(manager: "Any") -> None:
     """Let TaskManager index our folder after the built-in one and before the user's, whose tasks win."""
     from pathlib import Path
 
-    from fairkv_eval.resources import resource_dir
+    from fairkv_eval.files import resource_dir
 
     plain = manager.TaskIndex
     if getattr(plain, "indexes_fairkv", False):

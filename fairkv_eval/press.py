@@ -21,9 +21,9 @@ from torch import Tensor
 
 from fairkv_eval.budgets import EVEN, Division
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.files import resource_dir
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.press_digest import digest
-from fairkv_eval.resources import resource_dir
 
 _FUNCTIONS = ("score", "budget", "replay", "decode")
 _KEYS = {"press", "aliases", "summary", "paper", "observes", "base", *_FUNCTIONS, "collects", "parameters"}

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
-import os
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,13 +65,3 @@ def _on_hub() -> bool:
         log.debug("hub not reachable: %s", error)
         return False
     return True
-
-
-@lru_cache
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.pretrained import PACKAGE, sha256_of
-from fairkv_eval.sentences import ensure_sentence_splitter
+from fairkv_eval.files import sha256_of
+from fairkv_eval.pretrained import PACKAGE
+from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 _CACHE_KEY = "fairkv-eval"  # the harness's own keys are SHA-256 digests
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from fairkv_eval import provenance
 from fairkv_eval.errors import UsageError
+from fairkv_eval.files import folder, write
 from fairkv_eval.record import Record
 from fairkv_eval.records import read
-from fairkv_eval.writing import folder, write
 
 _TEXTS = ("doc", "arguments", "target", "resps", "filtered_resps")
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import PROTECTED, Layer, Span
+from fairkv_eval.layer import PROTECTED, Layer, Span, attention_weights
 
 
 def streaming_llm(layer: Layer, span: Span, *, sinks: int) -> Tensor:
@@ -165,3 +165,17 @@ def random(layer: Layer, span: Span, *, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(hash((seed, layer.seed, layer.index)) & (2**63 - 1))
     noise = torch.rand(layer.k.shape[1], layer.kv_heads, generator=generator)
     return noise[span.start : span.stop].T.to(layer.k.device)
+
+
+def tova_decoding(layer: Layer, span: Span) -> Tensor:
+    """Attention of the last query, averaged over all query heads; its own pair is protected (arXiv 2401.06104)."""
+    weights = attention_weights(layer.q, layer.k, layer.scaling, layer.softcap)[:, 0].mean(0)
+    weights[-1] = PROTECTED
+    return weights.expand(layer.kv_heads, -1)
+
+
+def h2o_decoding(layer: Layer, span: Span, *, recent: float) -> Tensor:
+    """Attention a key has received so far, divided by the number of queries that saw it (arXiv 2306.14048)."""
+    assert layer.received is not None
+    newest = torch.arange(len(span), device=layer.k.device) >= len(span) - int(recent * span.budget + 1e-6)
+    return layer.received.masked_fill(newest, PROTECTED)

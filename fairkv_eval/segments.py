@@ -45,7 +45,7 @@ def paragraphs(text: str) -> Iterator[Segment]:
 
 def sentences(text: str) -> Iterator[Segment]:
     """Sentences as NLTK's Punkt finds them, named sentence_1, sentence_2 …"""
-    from fairkv_eval.sentences import ensure_sentence_splitter
+    from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
     ensure_sentence_splitter()
     from nltk.tokenize import PunktTokenizer

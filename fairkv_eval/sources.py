@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.data import CONNECT_TIMEOUT, DataError, cache_dir
-from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.data import CONNECT_TIMEOUT
+from fairkv_eval.errors import DataError, UsageError, unknown
+from fairkv_eval.files import cache_dir
 
 Row = dict[str, Any]
 HUB, URL = {"hub", "name", "split", "revision"}, {"url", "sha256"}

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.balanced import block
-from fairkv_eval.data import DataError
-from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.resources import resource_dir
+from fairkv_eval.errors import DataError, UsageError, unknown
+from fairkv_eval.files import resource_dir
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.files import resource_dir
 from fairkv_eval.prompt import Text
 from fairkv_eval.prompter import Prompter
-from fairkv_eval.resources import resource_dir
 from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.task_files import Finding, TaskFile, read_folder
 

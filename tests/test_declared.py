@@ -18,12 +18,11 @@ import tiny
 import yaml
 from lm_eval.tasks import TaskManager
 
-from fairkv_eval.data import DataError
 from fairkv_eval.declared import DeclaredTask
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import DataError, UsageError
+from fairkv_eval.files import resource_dir
 from fairkv_eval.metrics import leakage
 from fairkv_eval.model import FairKV
-from fairkv_eval.resources import resource_dir
 
 ROWS = [{"passage": "The mill is old.", "question": f"How old{'?' * n}", "answer": "very"} for n in (1, 2)]
 GUIDE = {"data": "rows.jsonl", "user": "{{ passage }}\n{{ question }}"}

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fairkv_eval.resources import resource_dir
-from fairkv_eval.sentences import ensure_sentence_splitter
+from fairkv_eval.files import resource_dir
+from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 PLACEHOLDER = "$system_prompt"
 FAMILIES = {

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fairkv_eval import data, docs, raccoon
-from fairkv_eval.data import DataError
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import DataError, UsageError
 
 ROW = {
     "key": 7,
@@ -265,7 +264,7 @@ def test_empty_and_malformed_files_are_refused(small: dict[str, Any], monkeypatc
 
 @pytest.mark.parametrize(("builder", "name"), [(docs.sys_ifeval_demo, "sys_ifeval"), (docs.raccoon_demo, "raccoon")])
 def test_demo_documents(builder: Any, name: str) -> None:
-    from fairkv_eval.resources import resource_dir
+    from fairkv_eval.files import resource_dir
 
     lines = (resource_dir("tasks") / "demo" / f"{name}_demo.jsonl").read_text(encoding="utf-8").splitlines()
     built = list(builder(press="tova")["test"])
@@ -278,11 +277,10 @@ def test_demo_documents(builder: Any, name: str) -> None:
 
 
 def test_demo_row_that_lacks_a_field_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairkv_eval import resources
 
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "raccoon_demo.jsonl").write_text('{"key": 3, "directive": "d", "user": "u"}')
-    monkeypatch.setattr(resources, "resource_dir", lambda name: tmp_path)
+    monkeypatch.setattr("fairkv_eval.files.resource_dir", lambda name: tmp_path)
     with pytest.raises(DataError, match="key 3 lacks defense"):
         docs.raccoon_demo()
     with pytest.raises(DataError, match=r"sys_ifeval_demo\.jsonl: cannot be read"):

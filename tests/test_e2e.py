@@ -18,9 +18,9 @@ from lm_eval.tasks import TaskManager
 from tiny import generation, scoring
 
 from fairkv_eval import docs
+from fairkv_eval.files import resource_dir
 from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import packaged_gguf
-from fairkv_eval.resources import resource_dir
 
 pytestmark = [
     pytest.mark.e2e,

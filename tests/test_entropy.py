@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from running import attached, policy, prompt, run
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.files import resource_dir
 from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.metrics import telemetry
 from fairkv_eval.model import FairKV
-from fairkv_eval.resources import resource_dir
 from fairkv_eval.response import Response
 from fairkv_eval.sampling import Sampling, entropy
 

@@ -84,7 +84,7 @@ def needles(path: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     stand_ins.words(monkeypatch)
     from lm_eval.tasks.ruler import prepare_niah
 
-    from fairkv_eval.sentences import ensure_sentence_splitter
+    from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
     ensure_sentence_splitter()
     stand_ins.use(monkeypatch)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fairkv_eval.resources import resource_dir
+from fairkv_eval.files import resource_dir
 
 README = (resource_dir("tasks") / "README.md").read_text(encoding="utf-8")
 TABLE = README.split("## The paper's scripts")[1].split("\n## ")[0]

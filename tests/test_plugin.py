@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 import fairkv_eval
+from fairkv_eval.files import resource_dir
 from fairkv_eval.plugin import HarnessFinder, _with_ours
-from fairkv_eval.resources import resource_dir
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PTH = CHECKOUT / "autoload" / "fairkv_eval.pth"
@@ -229,9 +229,9 @@ def test_ours_come_right_after_the_builtin_folder():
 
 def test_missing_tasks_are_a_warning_and_builtin_ones_stay(run, few_builtins):
     code = """
-import fairkv_eval.resources
+import fairkv_eval.files
 def resource_dir(name): raise FileNotFoundError("no folder " + name)
-fairkv_eval.resources.resource_dir = resource_dir
+fairkv_eval.files.resource_dir = resource_dir
 from lm_eval.tasks import TaskManager
 print("gsm8k" in TaskManager().all_tasks)
 """
@@ -346,8 +346,8 @@ sys.path.append({str(harness)!r})
 exec({FEW_BUILTINS!r})
 from lm_eval.tasks import TaskManager
 index = TaskManager().task_index
-import fairkv_eval.resources
-print(json.dumps([str(index["sys_ifeval_demo"].yaml_path), str(fairkv_eval.resources.resource_dir("presses"))]))
+import fairkv_eval.files
+print(json.dumps([str(index["sys_ifeval_demo"].yaml_path), str(fairkv_eval.files.resource_dir("presses"))]))
 """
     task, presses = (Path(path) for path in python(code, "-S"))
     assert task.is_relative_to(site / "fairkv_eval" / "tasks") and presses == site / "fairkv_eval" / "presses"

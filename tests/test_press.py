@@ -11,12 +11,12 @@ import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 
-from fairkv_eval import budgets, decode_scores, replay, scores
+from fairkv_eval import budgets, replay, scores
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import kept, n_kept, ranges
+from fairkv_eval.files import resource_dir
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press, taken
-from fairkv_eval.resources import resource_dir
 from fairkv_eval.rope import Rotation
 from fairkv_eval.scores import PROTECTED, Layer
 
@@ -191,7 +191,7 @@ class TestFiles:
             (GOOD + "budgets: 3\n", "unknown key 'budgets'. Did you mean 'budget'?"),
             (GOOD + "collect: true\n", "unknown key 'collect'. Did you mean 'collects'?"),
             (GOOD + "budget: !function fairkv_eval.budgets.pyramidkv\n", "missing a required argument: 'window'"),
-            (GOOD + "decode: !function fairkv_eval.decode_scores.h2o\n", "missing a required argument: 'recent'"),
+            (GOOD + "decode: !function fairkv_eval.scores.h2o_decoding\n", "missing a required argument: 'recent'"),
             (GOOD + "replay: !function fairkv_eval.replay.kvzip\n", "missing a required argument: 'chunk'"),
             (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
             ("press: mine\nscore: !function fairkv_eval.scores.chunkkv\n", "missing a required argument"),
@@ -217,7 +217,7 @@ class TestFiles:
     def test_every_key_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(
             "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.budgets.kvzip\n"
-            "replay: !function fairkv_eval.replay.kvzip\ndecode: !function fairkv_eval.decode_scores.h2o\n"
+            "replay: !function fairkv_eval.replay.kvzip\ndecode: !function fairkv_eval.scores.h2o_decoding\n"
             "collects: true\nparameters:\n  chunk: {default: 9}\n  uniform: {default: true}\n  recent: {default: 0.5}\n"
         )
         mine = press(str(tmp_path / "mine.yaml"))
@@ -225,7 +225,7 @@ class TestFiles:
             scores.kvzip,
             budgets.kvzip,
             replay.kvzip,
-            decode_scores.h2o,
+            scores.h2o_decoding,
         )
         assert mine.collects and dict(mine.configure({})) == {"chunk": 9, "uniform": True, "recent": 0.5}
         assert mine.division(mine.configure({})).pooled == "layer"

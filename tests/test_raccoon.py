@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from fairkv_eval import data, docs, raccoon
-from fairkv_eval.data import DataError
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import DataError, UsageError
 
 DIRECTIVES = ["Use no commas.", "Say it in French.", "Write two lines."]
 FRAME = "You are a GPT. Here are instructions from the user, as wanted, and how to respond:\n{}\n{}"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from fairkv_eval.resources import resource_dir
+from fairkv_eval.files import resource_dir
 
 DEMO = {"sys_ifeval_demo", "raccoon_demo"}
 MULTI = {"sys_multi", "sys_multi_secret"}
@@ -186,7 +186,7 @@ def test_metadata_of_the_command_line_overrides_the_yaml() -> None:
 
 @pytest.mark.parametrize("name", sorted({*PITFALLS, "raccoon_gpts_plain", "raccoon_preference"}))
 def test_missing_data_stops_the_run(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from fairkv_eval.data import DataError
+    from fairkv_eval.errors import DataError
 
     monkeypatch.setenv("FAIRKV_DATA", str(tmp_path))
     with pytest.raises(DataError, match="cannot be read"):

