@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from fairkv_eval.backends import SDPA, Backend, Flash
+from fairkv_eval.attention.backend import Backend
+from fairkv_eval.attention.flash import Flash
+from fairkv_eval.attention.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.check import attach_checked
 from fairkv_eval.errors import UnsupportedModelError, UsageError, unknown
-from fairkv_eval.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options, Shown, Step
 
 BLOCK = 128  # tokens a row buffer grows by; room beyond a row's entries is zeroed, since even a hidden NaN would spread
 
@@ -238,51 +237,6 @@ class Buffer:
         if rows > slots:
             slots = max(rows, self._slots, 2 * slots)
         self.keys, self.values = (_grown(old, slots, capacity) for old in (self.keys, self.values))
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where a decode step writes, ``rows`` and ``positions`` ``[rows]``, and what each row sees once it has written.
-
-    The rows hold from ``shortest`` to ``longest`` entries, of which a sliding window shows the last ``window``.
-    """
-
-    rows: Tensor
-    positions: Tensor
-    shortest: int
-    longest: int
-    window: int | None
-
-    @classmethod
-    def of(cls, lengths: list[int], window: int | None, device: torch.device) -> Step:
-        positions = torch.tensor(lengths, device=device)
-        rows = torch.arange(len(lengths), device=device)
-        return cls(rows, positions, min(lengths) + 1, max(lengths) + 1, window)
-
-    @cached_property
-    def lengths(self) -> Tensor:
-        """Entries of each row: int32 ``[rows]``."""
-        return (self.positions + 1).int()
-
-    @cached_property
-    def mask(self) -> Tensor | None:
-        """Visible entries, boolean ``[rows, 1, 1, longest]``; None where all are."""
-        window = self.longest if self.window is None else min(self.window, self.longest)
-        if min(window, self.shortest) == self.longest:
-            return None
-        entry = torch.arange(self.longest, device=self.positions.device)
-        mask = (entry <= self.positions[:, None]) & (entry > self.positions[:, None] - window)
-        return mask[:, None, None]
-
-
-class Shown(NamedTuple):
-    """What a decode step sees of one buffer: its heads, keys and values ``[rows, heads, capacity, dim]``, where they
-    lie, and the step that says how many of a row's entries are visible."""
-
-    heads: slice
-    keys: Tensor
-    values: Tensor
-    step: Step
 
 
 def _join(pairs: Sequence[Pairs]) -> Pairs:

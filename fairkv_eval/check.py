@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fairkv_eval.attention import Options, attach
-from fairkv_eval.backends import SDPA, Backend
+from fairkv_eval.attention.backend import Backend, Options
+from fairkv_eval.attention.sdpa import SDPA
+from fairkv_eval.attention.seam import attach
 from fairkv_eval.cache import RowCache
 from fairkv_eval.context import Context, Variant
 from fairkv_eval.errors import UnsupportedModelError

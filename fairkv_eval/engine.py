@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fairkv_eval.backends import SDPA, Backend
+from fairkv_eval.attention.backend import Backend
+from fairkv_eval.attention.rotation import Rotation, find_rotations
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.batch import Batch, Row
 from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.chunks import lockstep
@@ -33,7 +35,6 @@ from fairkv_eval.prefixes import common
 from fairkv_eval.prompt import Prompt
 from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
-from fairkv_eval.rope import Rotation, find_rotations
 from fairkv_eval.sampling import Sampler, entropy
 
 

@@ -44,7 +44,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from fairkv_eval.attention import NAME
+from fairkv_eval.attention.seam import NAME
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.kvpress_view import Unseen, View
 from fairkv_eval.layer import Layer, Span

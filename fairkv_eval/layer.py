@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairkv_eval.rope import Rotation
+from fairkv_eval.attention.rotation import Rotation
 
 PROTECTED = float("inf")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.cache import BLOCK
 from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job

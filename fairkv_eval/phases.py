@@ -13,14 +13,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options
-from fairkv_eval.backends import SDPA, Attending, Backend
+from fairkv_eval.attention.backend import Attending, Backend, Options
+from fairkv_eval.attention.rotation import Rotation
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 from fairkv_eval.context import Context
 from fairkv_eval.layer import Layer
 from fairkv_eval.prefixes import Part, States, tree
 from fairkv_eval.rolling import Rolling
-from fairkv_eval.rope import Rotation
 
 
 class Prefill:

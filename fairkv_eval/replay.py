@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options
-from fairkv_eval.backends import SDPA, Backend
+from fairkv_eval.attention.backend import Backend, Options
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.context import Context
 from fairkv_eval.errors import UsageError
 from fairkv_eval.layer import attention_weights, block_rows

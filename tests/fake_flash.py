@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairkv_eval.kernels import FlashAttnKernel, TorchKernel
+from fairkv_eval.attention.kernels import FlashAttnKernel, TorchKernel
 
 FLOATS = (torch.float32,)
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fairkv_eval.attention import Options, causal
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.rotation import Rotation
+from fairkv_eval.attention.sdpa import causal
 from fairkv_eval.layer import Layer
-from fairkv_eval.rope import Rotation
 
 
 class Recorder:

@@ -17,13 +17,13 @@ from choice import Kept
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.jobs import Job, Score
 from fairkv_eval.layer import Layer
 from fairkv_eval.policy import Policy
 from fairkv_eval.prompt import Segment
 from fairkv_eval.replay import Ask, kvzip
-from fairkv_eval.rope import Rotation, find_rotations
 
 
 class Epoch(NamedTuple):

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fairkv_eval import attention
-from fairkv_eval.attention import Options, causal, masked
+from fairkv_eval.attention import sdpa, seam
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.sdpa import causal, masked
 from fairkv_eval.errors import UnsupportedModelError
 
 SCALING = 0.4
@@ -80,7 +81,7 @@ def test_causal_is_softmax(m: int, n: int, window: int | None, softcap: float | 
 @settings(max_examples=60, deadline=None)
 def test_any_shape_in_any_number_of_blocks(size, kv_heads, group, window, softcap, elements) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_MASK_ELEMENTS", elements)
+        patch.setattr(sdpa, "_MASK_ELEMENTS", elements)
         check(*tensors(*size, kv_heads, group), Options(window, softcap))
 
 
@@ -93,8 +94,8 @@ def test_large_masks_are_worked_off_in_blocks(elements: int, calls: int, monkeyp
         seen.append(args[4].numel())
         return masked(*args)
 
-    monkeypatch.setattr(attention, "_MASK_ELEMENTS", elements)
-    monkeypatch.setattr(attention, "masked", spy)
+    monkeypatch.setattr(sdpa, "_MASK_ELEMENTS", elements)
+    monkeypatch.setattr(sdpa, "masked", spy)
     check(q, k, v, Options())
     assert len(seen) == calls and max(seen) <= max(elements, 10)
 
@@ -146,7 +147,7 @@ class Recorder:
 class TestSeam:
     def call(self, phase: object, **kwargs: object):
         q = torch.zeros(1, 2, 3, 16)
-        return attention._attention(nn.Identity(), q, q, q, kv=phase, **kwargs)
+        return seam._attention(nn.Identity(), q, q, q, kv=phase, **kwargs)
 
     def test_hands_over_scaling_window_and_softcap(self) -> None:
         phase = Recorder()
@@ -177,4 +178,4 @@ class TestSeam:
 
         model = SimpleNamespace(set_attn_implementation=refuse, config=SimpleNamespace(model_type="strange"))
         with pytest.raises(UnsupportedModelError, match="'strange' models have no attention interface"):
-            attention.attach(model)
+            seam.attach(model)

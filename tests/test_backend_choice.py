@@ -12,10 +12,11 @@ import tiny
 import torch
 
 from fairkv_eval import backend_choice
+from fairkv_eval.attention.flash import Flash
+from fairkv_eval.attention.kernels import flash_attn_kernel, torch_kernel
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.backend_choice import attach_chosen, check_name
-from fairkv_eval.backends import SDPA, Flash
 from fairkv_eval.errors import UnsupportedModelError, UsageError
-from fairkv_eval.kernels import flash_attn_kernel, torch_kernel
 from fairkv_eval.model import FairKV
 
 NAMES = sorted(fake_flash.KERNELS)

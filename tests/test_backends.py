@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairkv_eval import backends
-from fairkv_eval.attention import Options
-from fairkv_eval.backends import SDPA, Attending, Flash
-from fairkv_eval.cache import Shown, Step
+from fairkv_eval.attention import flash, sdpa
+from fairkv_eval.attention.backend import Attending, Options, Shown, Step
+from fairkv_eval.attention.flash import Flash
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.check import attach_checked
 from fairkv_eval.jobs import Generate, Job, Score
 
@@ -77,8 +77,8 @@ def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, option
     flash = Flash(fake_flash.KERNELS[name]())
     own = sequences(sizes, heads, group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_MOST_SEQUENCES", most[0])
-        patch.setattr(backends, "_MOST_KEYS", most[1])
+        patch.setattr(flash, "_MOST_SEQUENCES", most[0])
+        patch.setattr(flash, "_MOST_KEYS", most[1])
         found = flash.packed(iter(own), SCALING, options)
     close(found, SDPA.packed(own, SCALING, options))
     assert bool(flash.calls) == (options.softcap is None or name == "flash_attention_2") == (not flash.notes)
@@ -97,7 +97,7 @@ def test_rows_attend_to_what_they_hold(lengths, heads, group, options, name, mos
     flash = Flash(fake_flash.KERNELS[name]())
     q, own = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backends, "_MOST_SEQUENCES", most)
+        patch.setattr(flash, "_MOST_SEQUENCES", most)
         found = flash.rows(q, own, SCALING, options)
     close([found], [SDPA.rows(q, own, SCALING, options)])
     calls = math.ceil(len(lengths) / max(1, most // heads))
@@ -118,10 +118,10 @@ def test_all_sequences_of_a_layer_take_one_call() -> None:
 )
 def test_a_call_is_no_larger_than_it_may_be(heads: int, tokens: int, expected: list[int], monkeypatch) -> None:
     """Except that one sequence is always taken. Here each has two heads and three or four tokens."""
-    monkeypatch.setattr(backends, "_MOST_SEQUENCES", heads)
-    monkeypatch.setattr(backends, "_MOST_KEYS", tokens)
+    monkeypatch.setattr(flash, "_MOST_SEQUENCES", heads)
+    monkeypatch.setattr(flash, "_MOST_KEYS", tokens)
     own = sequences([(1, 2), (2, 1), (3, 1), (3, 1), (1, 3)], [2] * 5, 1)
-    assert [len(group) for group in backends._groups(iter(own))] == expected
+    assert [len(group) for group in flash._groups(iter(own))] == expected
 
 
 @pytest.mark.parametrize("sizes, expected", [([(1, 4), (1, 2)], (-1, -1)), ([(2, 4), (1, 2)], (-1, 0))])
@@ -175,7 +175,7 @@ def test_the_fakes_have_the_signatures_of_the_real_ones() -> None:
 
 def test_torch_takes_the_calls() -> None:
     """On tensors without data, which go through the real operator's schema and give the right shapes."""
-    from fairkv_eval.kernels import torch_kernel
+    from fairkv_eval.attention.kernels import torch_kernel
 
     flash = Flash(torch_kernel())
     half = {"dtype": torch.float16, "device": "meta"}
@@ -210,7 +210,7 @@ def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, p
     else:
         with monkeypatch.context() as patch:
             for name in ("packed", "rows"):
-                patch.delattr(backends.Sdpa, name)
+                patch.delattr(sdpa.Sdpa, name)
             attached = model, attach_checked(model, flash)
             running.run(attached, jobs(press), backend=flash)
     running.check(attached, jobs(press), backend=flash, rows=3)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fairkv_eval import batch as batch_module
 from fairkv_eval import cache, engine
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.batch import Batch, Row, size_class
 from fairkv_eval.cache import Pairs
 from fairkv_eval.jobs import Generate, Job

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval import cache
-from fairkv_eval.attention import Options, masked
-from fairkv_eval.backends import SDPA
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.sdpa import SDPA, masked
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2

@@ -7,7 +7,8 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from fairkv_eval import attention, check
+from fairkv_eval import check
+from fairkv_eval.attention import sdpa, seam
 from fairkv_eval.errors import UnsupportedModelError
 
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 64}
@@ -80,11 +81,11 @@ def test_an_encoder_is_refused() -> None:
 
 
 def _unscaled(self, q, k, v, scaling, options):
-    return attention.causal(q[0], k[0], v[0], 1.0, options).transpose(0, 1)[None]
+    return sdpa.causal(q[0], k[0], v[0], 1.0, options).transpose(0, 1)[None]
 
 
 def _without_window(original):
-    return lambda q, k, v, scaling, options: original(q, k, v, scaling, attention.NO_OPTIONS)
+    return lambda q, k, v, scaling, options: original(q, k, v, scaling, seam.NO_OPTIONS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -95,7 +96,7 @@ def test_a_packed_sequence_that_sees_its_neighbour_is_refused(monkeypatch, dtype
 
 
 def test_a_window_that_is_not_honoured_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("fairkv_eval.backends.causal", _without_window(attention.causal))
+    monkeypatch.setattr("fairkv_eval.attention.flash.causal", _without_window(sdpa.causal))
     with pytest.raises(UnsupportedModelError, match="logits differ from its own attention's"):
         check.attach_checked(tiny.model("mistral", sliding_window=5))
 

@@ -13,7 +13,8 @@ import torch
 from running import attached, check, policy, positions_run, prompt, run
 from torch import Tensor
 
-from fairkv_eval.attention import Options, masked
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.sdpa import masked
 from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Score
 

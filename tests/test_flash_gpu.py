@@ -10,10 +10,10 @@ from test_backends import SCALING, close, drawn, sequences, shown
 from torch import Tensor
 
 from fairkv_eval import backend_choice
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Attending, Options, Shown
+from fairkv_eval.attention.flash import Flash
+from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.backend_choice import attach_chosen
-from fairkv_eval.backends import SDPA, Attending, Flash
-from fairkv_eval.cache import Shown
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from recorder import Recorder
 from torch import Tensor
 
-from fairkv_eval.attention import attach
+from fairkv_eval.attention.rotation import Rotation, find_rotations
+from fairkv_eval.attention.seam import attach
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import largest_remainder
@@ -35,7 +36,6 @@ from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, load_press
 from fairkv_eval.prompt import Prompt, Segment
-from fairkv_eval.rope import Rotation, find_rotations
 
 needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
 

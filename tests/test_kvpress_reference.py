@@ -18,13 +18,13 @@ from numbered import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tok
 from recorder import Recorder
 from torch import Tensor
 
-from fairkv_eval.attention import attach
+from fairkv_eval.attention.rotation import find_rotations
+from fairkv_eval.attention.seam import attach
 from fairkv_eval.evict import kept
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.rope import find_rotations
 
 REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "kvpress_reference.npz"))
 ABOUT = json.loads(str(REFERENCE["about"]))

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evict import largest_remainder_exactly, shares_exactly
 
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.budgets import pyramid
 from fairkv_eval.errors import UsageError
 from fairkv_eval.layer import Layer, Span
@@ -22,7 +23,6 @@ from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, built_in_presses, load_press
 from fairkv_eval.prompt import Segment
-from fairkv_eval.rope import Rotation
 
 # Press, what it wraps, parameters. Defaults, and windows that are small beside the budgets met here.
 PRESSES: dict[str, tuple[str, str | None, dict[str, Any]]] = {

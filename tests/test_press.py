@@ -12,12 +12,12 @@ import torch
 from lm_eval.utils import simple_parse_args_string
 
 from fairkv_eval import budgets, replay, scores
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import kept, n_kept, ranges
 from fairkv_eval.files import resource_dir
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press, taken
-from fairkv_eval.rope import Rotation
 from fairkv_eval.scores import PROTECTED, Layer
 
 README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")

@@ -12,9 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fairkv_eval import rope
-from fairkv_eval.attention import Options, attach, causal
-from fairkv_eval.rope import Rotation, find_rotations
+from fairkv_eval.attention import rotation
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.rotation import Rotation, find_rotations
+from fairkv_eval.attention.sdpa import causal
+from fairkv_eval.attention.seam import attach
 
 # Rounding of keys that a few layers of large random weights have passed on, in units of the largest key.
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
@@ -234,7 +236,7 @@ def test_a_wrong_frequency_does_not_drown_in_larger_channels() -> None:
 
 
 def test_the_least_error_decides_among_frequencies_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rope, "_TOLERANCE", {torch.float32: 10.0})
+    monkeypatch.setattr(rotation, "_TOLERANCE", {torch.float32: 10.0})
     model = attached("glm")
     own = model.model.rotary_emb
     model.model.rotary_emb = Impostor(own, own.inv_freq * 1.1, own.inv_freq, own.inv_freq[:2])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options
 
 # Largest error of a layer's keys, in units of each channel's size, that rounding explains. Measured on the default
 # model and on tiny random ones of seven kinds: float32 2e-7, float16 8e-4, bfloat16 0.01; the nearest wrong guess: 1.8.

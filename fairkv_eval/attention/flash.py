@@ -9,56 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options, causal, masked
-from fairkv_eval.cache import Shown
-from fairkv_eval.kernels import Kernel
+from fairkv_eval.attention.backend import Attending, Options, Shown
+from fairkv_eval.attention.kernels import Kernel
+from fairkv_eval.attention.sdpa import SDPA
 
 # Of one kernel call: heads of sequences, since a CUDA grid is no larger in the dimension that counts them, and tokens
 # of keys, since packing copies them (1 GiB of keys and values at 8 heads of 128 in half precision).
 _MOST_SEQUENCES = 65_535
 _MOST_KEYS = 1 << 18
-
-Attending = tuple[Tensor, Tensor, Tensor]  # queries [heads, m, dim], keys and values [kv_heads, n, dim] of a sequence
-
-
-class Backend(Protocol):
-    """How a layer attends: over packed sequences, and one query a row."""
-
-    name: str
-
-    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
-        """For each sequence, the attention of its last m of n tokens, each over itself and what came before.
-
-        sequences: queries ``[heads, m, dim]``, keys and values ``[kv_heads, n, dim]`` of each, as many heads to a KV
-        head everywhere; taken as they come, since all of them at once may be more than memory holds. Returns the
-        shapes of the queries.
-        """
-
-    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
-        """One query a row and head over what its row holds: q ``[rows, kv_heads, group, dim]`` to the shape of q."""
-
-
-class Sdpa:
-    """torch's own attention, on every device, in every dtype."""
-
-    name = "sdpa"
-
-    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
-        """See `Backend.packed`."""
-        return [causal(q, k, v, scaling, options) for q, k, v in sequences]
-
-    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
-        """See `Backend.rows`."""
-        keys, values = (buffer[:, :, : shown.step.longest] for buffer in (shown.keys, shown.values))
-        return masked(q, keys, values, scaling, shown.step.mask, options.softcap)
-
-
-SDPA = Sdpa()
 
 
 class Flash:

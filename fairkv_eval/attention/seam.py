@@ -7,13 +7,12 @@ patched modules, no globals, no ``past_key_values``.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.errors import UnsupportedModelError
 
 NAME = "fairkv"
@@ -32,16 +31,6 @@ _INERT = {
     "training",
     "use_cache",
 }
-
-# Elements of one boolean mask (16 MiB): larger ones are worked off in blocks of queries.
-_MASK_ELEMENTS = 1 << 24
-
-
-class Options(NamedTuple):
-    """What a layer asks of its attention beyond scaling: a sliding window in tokens, a bound on the logits."""
-
-    window: int | None = None
-    softcap: float | None = None
 
 
 def attach(model: PreTrainedModel) -> None:
@@ -82,58 +71,3 @@ def _options(module: nn.Module, kwargs: dict[str, Any]) -> Options:
     if strange:
         raise UnsupportedModelError(f"{type(module).__name__} attends with {', '.join(strange)}, unknown here")
     return Options(window, softcap)
-
-
-NO_OPTIONS = Options()
-
-
-def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = NO_OPTIONS) -> Tensor:
-    """Attention of the last m of n tokens, each over itself and what came before.
-
-    q: ``[heads, m, dim]``; k, v: ``[kv_heads, n, dim]``, n >= m, the last m keys being the queries' own.
-    Returns ``[heads, m, dim]``. Memory O(m + n) a head.
-    """
-    m, n = q.shape[1], k.shape[1]
-    window = options.window if options.window is not None and options.window < n else None
-    if window is None and options.softcap is None and m in (1, n):
-        return _sdpa(q, k, v, scaling, is_causal=m > 1)
-    rows = max(1, _MASK_ELEMENTS // n)
-    blocks = []
-    for start in range(0, m, rows):
-        stop = min(start + rows, m)
-        first = 0 if window is None else max(0, n - m + start - window + 1)
-        last = n - m + stop
-        keys = torch.arange(first, last, device=q.device)
-        query = torch.arange(n - m + start, last, device=q.device)[:, None]
-        mask = keys <= query
-        if window is not None:
-            mask &= keys > query - window
-        blocks.append(masked(q[:, start:stop], k[:, first:last], v[:, first:last], scaling, mask, options.softcap))
-    return torch.cat(blocks, 1)
-
-
-def masked(q: Tensor, k: Tensor, v: Tensor, scaling: float, mask: Tensor | None, softcap: float | None) -> Tensor:
-    """Attention under a boolean mask (True: visible) that broadcasts to ``[..., heads, m, n]``.
-
-    q: ``[..., heads, m, dim]``; k, v: ``[..., kv_heads, n, dim]``. Returns the shape of q.
-    """
-    if softcap is None:
-        return _sdpa(q, k, v, scaling, mask)
-    # No fused kernel bounds its logits everywhere, so this is spelled out.
-    groups = q.shape[-3] // k.shape[-3]
-    k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
-    logits = torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap)).float() * softcap
-    if mask is not None:
-        logits = logits.masked_fill(~mask, float("-inf"))
-    return logits.softmax(-1).to(v.dtype) @ v
-
-
-def _sdpa(
-    q: Tensor, k: Tensor, v: Tensor, scaling: float, mask: Tensor | None = None, is_causal: bool = False
-) -> Tensor:
-    single = q.dim() == 3
-    if single:
-        q, k, v = q[None], k[None], v[None]
-    grouped = q.shape[1] != k.shape[1]
-    out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scaling, enable_gqa=grouped)
-    return out[0] if single else out

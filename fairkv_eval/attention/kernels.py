@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention import Options
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.errors import UsageError
 
 HALF = (torch.float16, torch.bfloat16)
