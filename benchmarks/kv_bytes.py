@@ -22,7 +22,7 @@ from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.open_contexts import OpenContexts
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 
 FULL = "full cache"
 MIB = 1 << 20

@@ -31,7 +31,7 @@ from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.model import FairKV
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press, taken
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 
 TASK = "niah_single_1"
 SEED = 0  # the harness's default, from which the task draws its words, numbers and places

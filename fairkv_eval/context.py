@@ -14,7 +14,7 @@ from fairkv_eval.errors import naming
 from fairkv_eval.layer import Layer
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.survivors import consecutive, survivors
 
 

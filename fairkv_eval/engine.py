@@ -28,11 +28,11 @@ from fairkv_eval.chunks import lockstep
 from fairkv_eval.context import Context, Watcher
 from fairkv_eval.errors import naming
 from fairkv_eval.jobs import Follow, Generate, Job, Result, Score, Totals
-from fairkv_eval.keep import whitelist
 from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
 from fairkv_eval.phases import Decode, Extend, Prefill, Tail
 from fairkv_eval.prefixes import common
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.whitelist import whitelist
 from fairkv_eval.replay import Ask, Replay, asked, finish
 from fairkv_eval.rolling import Rolling
 from fairkv_eval.sampling import Sampler, entropy

@@ -11,12 +11,12 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.jobs import Generate, Job, Result, Score
-from fairkv_eval.keep import literals, whitelist
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import taken
 from fairkv_eval.processes import Processes
-from fairkv_eval.prompt import Prompt
-from fairkv_eval.prompter import Prompter
+from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.prompter import Prompter
+from fairkv_eval.prompts.whitelist import literals, whitelist
 from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.sampling import Sampling, request_seed
 

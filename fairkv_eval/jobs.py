@@ -7,7 +7,7 @@ from typing import Any
 
 from fairkv_eval.fidelity import Lead
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampling
 
 

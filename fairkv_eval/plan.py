@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.evict import check_keep, kept, kept_by_head, plain_ranking, pooled, ranges
-from fairkv_eval.keep import whitelist
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.whitelist import whitelist
 
 
 class Plan:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.keep import TEXT, literals
+from fairkv_eval.prompts.whitelist import TEXT, literals
 from fairkv_eval.record import Cell, Record
 
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:+-")

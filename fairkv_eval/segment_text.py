@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from fairkv_eval.segments import Segment
+from fairkv_eval.prompts.segments import Segment
 
 if TYPE_CHECKING:
     from rich.text import Text as RichText

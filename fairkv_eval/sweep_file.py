@@ -199,7 +199,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
     """UsageError for an argument that fairkv would refuse once the model is loaded, or that belongs to a policy."""
     from fairkv_eval.arguments import read_policy
     from fairkv_eval.model import FairKV
-    from fairkv_eval.prompt import Parts
+    from fairkv_eval.prompts.prompt import Parts
 
     own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
     for name in ("press", "base", "ratio", "budget", "fair", *_POLICY):
@@ -265,9 +265,9 @@ def _of_press(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[An
 
 
 def _policy(entry: dict[str, Any], amount: dict[str, Any], fair: Any) -> Any:
-    from fairkv_eval.keep import parse_keep
     from fairkv_eval.policy import Policy
     from fairkv_eval.press import load_press
+    from fairkv_eval.prompts.whitelist import parse_keep
 
     rule = load_press(entry.pop("press"), entry.pop("base", None))
     if rule is None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.files import resource_dir
-from fairkv_eval.prompt import Text
-from fairkv_eval.prompter import Prompter
+from fairkv_eval.prompts.prompt import Text
+from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.task_files import Finding, TaskFile, read_folder
 

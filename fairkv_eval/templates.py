@@ -9,8 +9,8 @@ from typing import Any
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from fairkv_eval.contexts import DECLARED
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.prompts.declared_context import DECLARED
 
 ROLES = ("system", "user", "assistant")
 _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)

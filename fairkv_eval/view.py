@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.layer import Layer
-from fairkv_eval.segments import Segment
+from fairkv_eval.prompts.segments import Segment
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -14,7 +14,7 @@ from typing import Any
 from fairkv_eval.evict import n_kept, ranges
 from fairkv_eval.layer import Layer, Span
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
 
 Kept = list[list[list[int]]]  # ascending positions, of each layer and KV head
 

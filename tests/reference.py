@@ -22,7 +22,7 @@ from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.jobs import Job, Score
 from fairkv_eval.layer import Layer
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.replay import Ask, kvzip
 
 

@@ -12,7 +12,7 @@ from fairkv_eval.engine import Engine
 from fairkv_eval.jobs import Job, Result, Score
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.prompt import Prompt, Segment
+from fairkv_eval.prompts.prompt import Prompt, Segment
 
 # Every press, with parameters small enough for small contexts to show them.
 PRESSES: dict[str, dict] = {

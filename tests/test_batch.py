@@ -18,7 +18,7 @@ from fairkv_eval.batch import Batch, Row, size_class
 from fairkv_eval.cache import Pairs
 from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.policy import Policy
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampler
 
 HEADS, DIM = 2, 3

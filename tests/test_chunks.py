@@ -17,7 +17,7 @@ from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.phases import Prefill
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from fairkv_eval.evict import n_kept
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, load_press
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import Sampling
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2"]

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from lm_eval.utils import simple_parse_args_string
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.keep import literals, mark_special, mark_texts, parse_keep, whitelist
-from fairkv_eval.prompt import Parts, Prompt, truncate
-from fairkv_eval.prompter import Prompter
-from fairkv_eval.segments import Segment
+from fairkv_eval.prompts.prompt import Parts, Prompt, truncate
+from fairkv_eval.prompts.prompter import Prompter
+from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.whitelist import literals, mark_special, mark_texts, parse_keep, whitelist
 
 
 class TestParse:

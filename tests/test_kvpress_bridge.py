@@ -35,7 +35,7 @@ from fairkv_eval.layer import Layer, Span
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, load_press
-from fairkv_eval.prompt import Prompt, Segment
+from fairkv_eval.prompts.prompt import Prompt, Segment
 
 needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
 

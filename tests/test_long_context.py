@@ -10,10 +10,10 @@ import pytest
 import stand_ins
 import tiny
 
-from fairkv_eval.contexts import declared_context, end_of_context
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
-from fairkv_eval.prompt import Parts
+from fairkv_eval.prompts.declared_context import declared_context, end_of_context
+from fairkv_eval.prompts.prompt import Parts
 
 SIZES = {"max_position_embeddings": 16384}
 STAND_INS = ["longbench/qasper", "longbench/2wikimqa", "babilong/babilong_qa1"]

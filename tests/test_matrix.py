@@ -22,7 +22,7 @@ from fairkv_eval.layer import Layer, Span
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import Press, built_in_presses, load_press
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
 
 # Press, what it wraps, parameters. Defaults, and windows that are small beside the budgets met here.
 PRESSES: dict[str, tuple[str, str | None, dict[str, Any]]] = {

@@ -15,7 +15,7 @@ from fairkv_eval.memory import GIB, entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.model import FairKV
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.prompt import Prompt
+from fairkv_eval.prompts.prompt import Prompt
 
 TOVA = load_press("tova")
 ENTRY = 3 * 2 * (16 + 16) * 4  # layers, KV heads, key and value dims, float32

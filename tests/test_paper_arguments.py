@@ -98,7 +98,7 @@ def test_command_builds_its_documents(command: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_s_model_arguments_are_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairkv_eval.arguments import read_policy
-    from fairkv_eval.prompt import Parts
+    from fairkv_eval.prompts.prompt import Parts
 
     given = dict(parse(command, monkeypatch).model_args or {})
     Parts(given.pop("segments", "auto"))

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from fairkv_eval.context import Context, Variant
 from fairkv_eval.errors import RequestError, UsageError
-from fairkv_eval.keep import parse_keep
 from fairkv_eval.layer import Layer
 from fairkv_eval.plan import Plan
 from fairkv_eval.policy import Policy
 from fairkv_eval.press import load_press
-from fairkv_eval.prompt import Segment
+from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.whitelist import parse_keep
 
 N, KV_HEADS = 20, 2
 SEGMENTS = (Segment("a", 0, 8), Segment("b", 8, 18))

@@ -15,7 +15,7 @@ from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.policy import Policy
 from fairkv_eval.prefixes import Part, common, tree
 from fairkv_eval.press import load_press
-from fairkv_eval.prompt import Prompt, Segment
+from fairkv_eval.prompts.prompt import Prompt, Segment
 
 
 @pytest.fixture(autouse=True)

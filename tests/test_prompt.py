@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 from fairkv_eval.docs import defend
 from fairkv_eval.errors import UsageError
 from fairkv_eval.evict import ranges
-from fairkv_eval.prompt import (
+from fairkv_eval.prompts.prompt import (
     Chat,
     Message,
     Parts,
@@ -35,8 +35,8 @@ from fairkv_eval.prompt import (
     tokenize,
     truncate,
 )
-from fairkv_eval.prompter import Prompter
-from fairkv_eval.segments import shots
+from fairkv_eval.prompts.prompter import Prompter
+from fairkv_eval.prompts.segments import shots
 
 TURN = "{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}"
 GENERATION = "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"

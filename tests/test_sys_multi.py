@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from fairkv_eval import sys_multi
 from fairkv_eval.errors import UsageError
 from fairkv_eval.metrics import FAMILIES, instruction_scores
-from fairkv_eval.segments import locate
+from fairkv_eval.prompts.segments import locate
 from fairkv_eval.sys_multi import Options, documents, instructions, wording
 
 CODE = (

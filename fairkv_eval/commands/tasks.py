@@ -73,8 +73,8 @@ def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
 
 def _check(shelf: Shelf, given: argparse.Namespace) -> int:
     from fairkv_eval.pretrained import load_tokenizer
-    from fairkv_eval.prompt import Parts
-    from fairkv_eval.prompter import Prompter
+    from fairkv_eval.prompts.prompt import Parts
+    from fairkv_eval.prompts.prompter import Prompter
     from fairkv_eval.task_check import check
 
     prompter = Prompter(load_tokenizer(given.pretrained), Parts())

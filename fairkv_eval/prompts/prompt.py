@@ -11,14 +11,14 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
-from fairkv_eval.chat import Chat, Message
-from fairkv_eval.chat import Template as Template
-from fairkv_eval.chat import plain_text as plain_text
-from fairkv_eval.chat import render as render
-from fairkv_eval.contexts import end_of_context
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.keep import mark_special, mark_texts
-from fairkv_eval.segments import Segment, chat_shots, locate, paragraphs, sentences, shots
+from fairkv_eval.prompts.chat import Chat, Message
+from fairkv_eval.prompts.chat import Template as Template
+from fairkv_eval.prompts.chat import plain_text as plain_text
+from fairkv_eval.prompts.chat import render as render
+from fairkv_eval.prompts.declared_context import end_of_context
+from fairkv_eval.prompts.segments import Segment, chat_shots, locate, paragraphs, sentences, shots
+from fairkv_eval.prompts.whitelist import mark_special, mark_texts
 
 SEGMENTS = ("auto", "task", "turns", "shots", "paragraphs", "sentences")
 SCOPES = ("auto", "system", "context", "prompt")

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import accumulate, groupby
 
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.segments import Segment
+from fairkv_eval.prompts.segments import Segment
 
 SPECIAL = "special"
 TEXT = "text:"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jinja2
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.segments import Segment, search
+from fairkv_eval.prompts.segments import Segment, search
 
 Message = Mapping[str, str]
 # (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where

@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from fairkv_eval.chat import Chat, Message, plain_text, render
-from fairkv_eval.contexts import declared_context
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompt import Parts, Prompt, Text, tokenize, truncate
+from fairkv_eval.prompts.chat import Chat, Message, plain_text, render
+from fairkv_eval.prompts.declared_context import declared_context
+from fairkv_eval.prompts.prompt import Parts, Prompt, Text, tokenize, truncate
 
 log = logging.getLogger(__name__)
 
