@@ -73,8 +73,8 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     from fairkv_eval import provenance
     from fairkv_eval.check import attach_checked
     from fairkv_eval.engine import Engine, Generate, Job
-    from fairkv_eval.policy import Policy
-    from fairkv_eval.press import load_press
+    from fairkv_eval.eviction.policy import Policy
+    from fairkv_eval.eviction.press_files import load_press
     from fairkv_eval.pretrained import default_pretrained
     from fairkv_eval.prompts.prompt import Prompt
 

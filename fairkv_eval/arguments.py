@@ -10,8 +10,8 @@ from typing import Any
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import load_press
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.whitelist import parse_keep
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from lm_eval.utils import handle_non_serializable
 
-from fairkv_eval.policy import Policy
+from fairkv_eval.eviction.policy import Policy
 
 # Versions that a number can depend on. Not the commit: it changes with every edit of a README, and a sweep that goes
 # on after one would start anew. The press's own digest is part of the policy, the task's functions of its config.

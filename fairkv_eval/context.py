@@ -11,9 +11,9 @@ from torch import Tensor
 
 from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.errors import naming
-from fairkv_eval.layer import Layer
-from fairkv_eval.plan import Plan
-from fairkv_eval.policy import Policy
+from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.plan import Plan
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.survivors import consecutive, survivors
 

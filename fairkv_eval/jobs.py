@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.fidelity import Lead
-from fairkv_eval.policy import Policy
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampling
 

@@ -22,10 +22,10 @@ from fairkv_eval.check import length_limit
 from fairkv_eval.context import Watcher
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError, interruptible
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness_requests import Requests, label_of
 from fairkv_eval.jobs import Job, Result, Score, Totals
 from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
-from fairkv_eval.policy import Policy
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompt import Parts, Prompt
 from fairkv_eval.prompts.prompter import Prompter

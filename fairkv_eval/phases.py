@@ -18,7 +18,7 @@ from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.cache import ContextCache, Pairs, RowCache
 from fairkv_eval.context import Context
-from fairkv_eval.layer import Layer
+from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.prefixes import Part, States, tree
 from fairkv_eval.rolling import Rolling
 

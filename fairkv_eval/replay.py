@@ -15,10 +15,10 @@ from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.context import Context
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import attention_weights, block_rows
+from fairkv_eval.eviction.layer import attention_weights, block_rows
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import taken
 from fairkv_eval.phases import Extend, Tail
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import taken
 
 # A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph where there are no turns.
 Ask = Callable[[str], Sequence[int]]

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fairkv_eval.cache import ContextCache, Pairs
 from fairkv_eval.errors import UsageError, naming
-from fairkv_eval.evict import kept
-from fairkv_eval.layer import Layer, Span, attention_weights
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import taken
+from fairkv_eval.eviction.layer import Layer, Span, attention_weights
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import taken
+from fairkv_eval.eviction.quotas import kept
 from fairkv_eval.survivors import check_rotation, consecutive, survivors
 
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import PROTECTED, Layer, Span, attention_weights
+from fairkv_eval.eviction.layer import PROTECTED, Layer, Span, attention_weights
 
 
 def streaming_llm(layer: Layer, span: Span, *, sinks: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.cache import Pairs
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import Layer
+from fairkv_eval.eviction.layer import Layer
 
 
 def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:

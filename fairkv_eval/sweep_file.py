@@ -218,7 +218,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
 
 
 def _policies(given: Mapping[str, Any]) -> tuple[Any, ...]:
-    from fairkv_eval.policy import Policy
+    from fairkv_eval.eviction.policy import Policy
 
     presses = given.get("presses")
     entries = presses if isinstance(presses, list) else [presses] if presses is not None else []
@@ -265,8 +265,8 @@ def _of_press(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[An
 
 
 def _policy(entry: dict[str, Any], amount: dict[str, Any], fair: Any) -> Any:
-    from fairkv_eval.policy import Policy
-    from fairkv_eval.press import load_press
+    from fairkv_eval.eviction.policy import Policy
+    from fairkv_eval.eviction.press_files import load_press
     from fairkv_eval.prompts.whitelist import parse_keep
 
     rule = load_press(entry.pop("press"), entry.pop("base", None))

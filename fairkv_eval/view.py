@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fairkv_eval.layer import Layer
+from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.prompts.segments import Segment
 
 if TYPE_CHECKING:

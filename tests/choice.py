@@ -11,9 +11,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from fairkv_eval.evict import n_kept, ranges
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.policy import Policy
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.quotas import n_kept, ranges
 from fairkv_eval.prompts.prompt import Segment
 
 Kept = list[list[list[int]]]  # ascending positions, of each layer and KV head

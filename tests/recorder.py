@@ -9,7 +9,7 @@ from torch import Tensor
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.attention.sdpa import causal
-from fairkv_eval.layer import Layer
+from fairkv_eval.eviction.layer import Layer
 
 
 class Recorder:

@@ -19,9 +19,9 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation, find_rotations
+from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.jobs import Job, Score
-from fairkv_eval.layer import Layer
-from fairkv_eval.policy import Policy
 from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.replay import Ask, kvzip
 

@@ -16,8 +16,8 @@ from fairkv_eval import cache, engine
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.batch import Batch, Row, size_class
 from fairkv_eval.cache import Pairs
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.jobs import Generate, Job
-from fairkv_eval.policy import Policy
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import GREEDY, Sampler
 

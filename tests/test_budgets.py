@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from test_evict import largest_remainder_exactly
 from torch import Tensor
 
-from fairkv_eval.budgets import EVEN, Division, adakv, even, kvzip, pyramid, pyramidkv
-from fairkv_eval.evict import pooled
+from fairkv_eval.eviction.budgets import EVEN, Division, adakv, even, kvzip, pyramid, pyramidkv
+from fairkv_eval.eviction.quotas import pooled
 
 
 def arithmetic(mean: int, layers: int, beta: float) -> list[Fraction]:

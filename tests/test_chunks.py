@@ -13,10 +13,10 @@ from running import PRESSES, attached, check, policy, prompt, run
 from fairkv_eval import prefixes
 from fairkv_eval.chunks import lockstep
 from fairkv_eval.errors import RequestError
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.phases import Prefill
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press
 from fairkv_eval.prompts.prompt import Prompt
 
 

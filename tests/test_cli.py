@@ -15,8 +15,9 @@ import pytest
 from fairkv_eval.cli import main
 from fairkv_eval.commands.presses import describe
 from fairkv_eval.errors import UsageError
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press, built_in_presses, load_press
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import built_in_presses, load_press
 
 NAMES = list(dict.fromkeys(press.name for press in built_in_presses().values()))
 LONGEST = max((press.summary for press in built_in_presses().values()), key=len)

@@ -14,9 +14,9 @@ from running import PRESSES, ask, attached, policy, prompt
 from fairkv_eval import batch as batch_module
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.model import FairKV
-from fairkv_eval.policy import Policy
 
 LAYERS = {"model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1}
 DEVICES = {"model.embed_tokens": 0, "model.rotary_emb": 0, **LAYERS, "model.norm": 1, "lm_head": 1}

@@ -15,10 +15,11 @@ from fairkv_eval import batch as batch_module
 from fairkv_eval import prefixes
 from fairkv_eval.cache import BLOCK, RowCache
 from fairkv_eval.errors import RequestError, UsageError
-from fairkv_eval.evict import n_kept
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import load_press
+from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press, load_press
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.sampling import Sampling
 

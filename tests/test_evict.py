@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import check_keep, kept, kept_by_head, largest_remainder, n_kept, ranges, shares
+from fairkv_eval.eviction.quotas import check_keep, kept, kept_by_head, largest_remainder, n_kept, ranges, shares
 from fairkv_eval.scores import PROTECTED, Span
 
 RATIOS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairkv_eval.evict import kept, n_kept, ranges
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import load_press
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
+from fairkv_eval.eviction.quotas import kept, n_kept, ranges
 from fairkv_eval.scores import Layer
 
 REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "eviction_reference.npz"))

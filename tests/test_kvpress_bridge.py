@@ -27,14 +27,15 @@ from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.seam import attach
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import largest_remainder
+from fairkv_eval.eviction.kvpress_bridge import ratio_that_keeps
+from fairkv_eval.eviction.kvpress_view import Unseen, View
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.plan import Plan
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import load_press
+from fairkv_eval.eviction.quotas import largest_remainder
 from fairkv_eval.jobs import Generate, Job
-from fairkv_eval.kvpress_bridge import ratio_that_keeps
-from fairkv_eval.kvpress_view import Unseen, View
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.plan import Plan
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press, load_press
 from fairkv_eval.prompts.prompt import Prompt, Segment
 
 needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
@@ -240,7 +241,7 @@ class TestWhatItIs:
     def test_the_digest_names_source_and_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         before = bridged("KnormPress").sha256
         assert before == bridged("KnormPress").sha256 != bridged("KeyDiffPress").sha256
-        monkeypatch.setattr("fairkv_eval.kvpress_bridge.version", lambda name: "0.0.0")
+        monkeypatch.setattr("fairkv_eval.eviction.kvpress_bridge.version", lambda name: "0.0.0")
         assert bridged("KnormPress").sha256 != before
 
     @pytest.mark.parametrize(

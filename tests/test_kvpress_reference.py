@@ -20,11 +20,11 @@ from torch import Tensor
 
 from fairkv_eval.attention.rotation import find_rotations
 from fairkv_eval.attention.seam import attach
-from fairkv_eval.evict import kept
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.plan import Plan
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import load_press
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.plan import Plan
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
+from fairkv_eval.eviction.quotas import kept
 
 REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "kvpress_reference.npz"))
 ABOUT = json.loads(str(REFERENCE["about"]))

@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from test_evict import largest_remainder_exactly, shares_exactly
 
 from fairkv_eval.attention.rotation import Rotation
-from fairkv_eval.budgets import pyramid
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.plan import Plan
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press, built_in_presses, load_press
+from fairkv_eval.eviction.budgets import pyramid
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.plan import Plan
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.prompts.prompt import Segment
 
 # Press, what it wraps, parameters. Defaults, and windows that are small beside the budgets met here.

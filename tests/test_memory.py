@@ -10,11 +10,11 @@ from fairkv_eval.cache import BLOCK
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.memory import GIB, entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.model import FairKV
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import load_press
 from fairkv_eval.prompts.prompt import Prompt
 
 TOVA = load_press("tova")

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from fairkv_eval.context import Context, Variant
 from fairkv_eval.errors import RequestError, UsageError
-from fairkv_eval.layer import Layer
-from fairkv_eval.plan import Plan
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import load_press
+from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.plan import Plan
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.prompts.whitelist import parse_keep
 

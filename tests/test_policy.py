@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press, built_in_presses, load_press
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import built_in_presses, load_press
 
 DECODING = ("h2o", "keydiff", "knorm", "streaming_llm", "tova")
 UNEVEN = [("pyramidkv", {}), ("adakv", {}), ("adakv", {"safeguard": 1}), ("kvzip", {}), ("kvzip", {"uniform": True})]
@@ -255,7 +256,7 @@ class TestPoolOverTheModel:
     def file(self, tmp_path: Path) -> str:
         """A press of a user's own that pools over the model and scores during the prefill."""
         (tmp_path / "mine.yaml").write_text(
-            "press: mine\nscore: !function fairkv_eval.scores.knorm\nbudget: !function fairkv_eval.budgets.kvzip\n"
+            "press: mine\nscore: !function fairkv_eval.scores.knorm\nbudget: !function fairkv_eval.eviction.budgets.kvzip\n"
             "parameters:\n  uniform: {default: false}\n"
         )
         return str(tmp_path / "mine.yaml")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from fairkv_eval import prefixes
 from fairkv_eval.check import attach_checked
 from fairkv_eval.engine import Engine
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.policy import Policy
 from fairkv_eval.prefixes import Part, common, tree
-from fairkv_eval.press import load_press
 from fairkv_eval.prompts.prompt import Prompt, Segment
 
 

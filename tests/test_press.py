@@ -11,13 +11,15 @@ import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 
-from fairkv_eval import budgets, replay, scores
+from fairkv_eval import replay, scores
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import kept, n_kept, ranges
+from fairkv_eval.eviction import budgets
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Parameter, Press, taken
+from fairkv_eval.eviction.press_files import built_in_presses, load_press, read_press
+from fairkv_eval.eviction.quotas import kept, n_kept, ranges
 from fairkv_eval.files import resource_dir
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Parameter, Press, built_in_presses, load_press, read_press, taken
 from fairkv_eval.scores import PROTECTED, Layer
 
 README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")
@@ -216,7 +218,7 @@ class TestFiles:
 
     def test_every_key_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(
-            "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.budgets.kvzip\n"
+            "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.eviction.budgets.kvzip\n"
             "replay: !function fairkv_eval.replay.kvzip\ndecode: !function fairkv_eval.scores.h2o_decoding\n"
             "collects: true\nparameters:\n  chunk: {default: 9}\n  uniform: {default: true}\n  recent: {default: 0.5}\n"
         )

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast
 
 from fairkv_eval.docs import defend
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import ranges
+from fairkv_eval.eviction.quotas import ranges
 from fairkv_eval.prompts.prompt import (
     Chat,
     Message,

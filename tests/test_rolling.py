@@ -15,9 +15,9 @@ from fairkv_eval.attention import flash
 from fairkv_eval.attention.sdpa import masked
 from fairkv_eval.batch import Batch
 from fairkv_eval.errors import RequestError, UsageError
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
 from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.policy import Policy
-from fairkv_eval.press import Press
 from fairkv_eval.prompts.prompt import Segment
 
 ENTRY = 2 * 16 * 4  # bytes of one pair

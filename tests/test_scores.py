@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fairkv_eval import layer as layer_module
 from fairkv_eval import scores
 from fairkv_eval.errors import UsageError
+from fairkv_eval.eviction import layer as layer_module
 from fairkv_eval.scores import Layer, Span
 
 INF = float("inf")

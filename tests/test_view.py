@@ -20,7 +20,7 @@ from running import PRESSES, ask, attached, policy, prompt, run
 from fairkv_eval.cli import main
 from fairkv_eval.engine import Engine
 from fairkv_eval.errors import UsageError
-from fairkv_eval.evict import n_kept
+from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.model import FairKV
 from fairkv_eval.view import Looker, View, bins, concentration, look, words

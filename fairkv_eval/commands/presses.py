@@ -15,7 +15,7 @@ from fairkv_eval.terminal import console, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fairkv_eval.press import Parameter, Press
+    from fairkv_eval.eviction.press import Parameter, Press
 
 _WIDE = 120  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval.press import built_in_presses
+    from fairkv_eval.eviction.press_files import built_in_presses
 
     names = given.press or list(dict.fromkeys(press.name for press in built_in_presses().values()))
     entries = [describe(_load(name)) for name in names]
@@ -43,7 +43,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _load(name: str) -> Press:
-    from fairkv_eval.press import load_press
+    from fairkv_eval.eviction.press_files import load_press
 
     press = load_press(name)
     if press is None:
@@ -82,7 +82,7 @@ def _values(parameter: Parameter) -> dict[str, Any]:
 
 
 def _usable(press: Press, **policy: Any) -> bool:
-    from fairkv_eval.policy import Policy
+    from fairkv_eval.eviction.policy import Policy
 
     try:
         Policy(press, press.configure({}), **policy)

@@ -8,9 +8,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fairkv_eval.evict import check_keep, kept, kept_by_head, plain_ranking, pooled, ranges
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.policy import Policy
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.quotas import check_keep, kept, kept_by_head, plain_ranking, pooled, ranges
 from fairkv_eval.prompts.prompt import Segment
 from fairkv_eval.prompts.whitelist import whitelist
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import Layer, Span
+from fairkv_eval.eviction.layer import Layer, Span
 
 
 class View:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from fairkv_eval.budgets import EVEN, Division
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.evict import n_kept
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.press import Parameters, Press, built_in_presses
+from fairkv_eval.eviction.budgets import EVEN, Division
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.press import Parameters, Press
+from fairkv_eval.eviction.press_files import built_in_presses
+from fairkv_eval.eviction.quotas import n_kept
 
 POSITIONS = ("original", "contiguous")
 

@@ -46,9 +46,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fairkv_eval.attention.seam import NAME
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.kvpress_view import Unseen, View
-from fairkv_eval.layer import Layer, Span
-from fairkv_eval.press import Parameter, Parameters, Press
+from fairkv_eval.eviction.kvpress_view import Unseen, View
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.press import Parameter, Parameters, Press
 
 PREFIX = "kvpress:"
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from fairkv_eval.evict import largest_remainder
+from fairkv_eval.eviction.quotas import largest_remainder
 
 Layers = Callable[[int, int, int, int], list[int]]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.layer import Span
+from fairkv_eval.eviction.layer import Span
 
 Score = Callable[[Span], Tensor]
 

@@ -1,0 +1,1 @@
+"""From scores to kept positions: policies, presses, budgets, quotas."""
