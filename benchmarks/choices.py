@@ -20,7 +20,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from fairkv_eval.data import BenchmarkFile, read_file
-from fairkv_eval.jobs import Totals
+from fairkv_eval.engine.jobs import Totals
 
 GSM8K = BenchmarkFile(
     repository="openai/grade-school-math",

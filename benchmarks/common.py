@@ -95,7 +95,7 @@ def sys_ifeval(model: Any, prompts: int, new_tokens: int) -> list[Any]:
 
 def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     """The engine of a `FairKV`, which no token stops: a benchmark decides how far it runs."""
-    from fairkv_eval.engine import Engine
+    from fairkv_eval.engine.engine import Engine
 
     def decode(tokens: Sequence[int]) -> str:
         return model.tok_decode(tokens, skip_special_tokens=False)
@@ -113,8 +113,8 @@ def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
 
 def admit(engine: Any, jobs: Sequence[Any]) -> Any:
     """Prefill, evict and run the tails of generations in one go: the batch of their rows."""
-    from fairkv_eval.batch import Batch
-    from fairkv_eval.open_contexts import OpenContexts
+    from fairkv_eval.engine.batch import Batch
+    from fairkv_eval.engine.scheduler import OpenContexts
 
     contexts, batch = OpenContexts(jobs, engine.windows), Batch(len(jobs))
     group = list(range(len(jobs)))

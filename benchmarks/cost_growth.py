@@ -15,7 +15,7 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.jobs import Generate, Totals
+from fairkv_eval.engine.jobs import Generate, Totals
 
 HEADER = ("prompts", "tokens", "seconds", "ms a prompt")
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from fairkv_eval.jobs import Generate
+from fairkv_eval.engine.jobs import Generate
 
 HEADER = ("step", "rows", "entries a row", "ms", "steps/s")
 BARE = ("bare, dynamic cache", "bare, in place")

@@ -79,7 +79,7 @@ class Work:
         return kept + self.tail + self.answer / 2
 
     def room(self, kept: int) -> int:
-        """Tokens that `fairkv_eval.memory.rows_that_fit` counts for a row."""
+        """Tokens that `fairkv_eval.engine.memory.rows_that_fit` counts for a row."""
         return kept + self.tail + self.answer + 2 * self.block
 
 

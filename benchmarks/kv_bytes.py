@@ -15,13 +15,13 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.batch import Batch
-from fairkv_eval.cache import ContextCache
 from fairkv_eval.docs import sys_ifeval
+from fairkv_eval.engine.batch import Batch
+from fairkv_eval.engine.cache import ContextCache
+from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.scheduler import OpenContexts
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Generate, Job
-from fairkv_eval.open_contexts import OpenContexts
 from fairkv_eval.prompts.prompt import Prompt
 
 FULL = "full cache"

@@ -14,8 +14,8 @@ from typing import Any
 import common
 import torch
 
+from fairkv_eval.engine.jobs import Totals
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.jobs import Totals
 
 HEADER = ("side", "engine runs", "answers", "prefill tokens", "generated", "prefill s", "seconds", "answers/s")
 TOGETHER, APART = "all at once", "one after another"

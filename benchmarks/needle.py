@@ -27,10 +27,10 @@ from lm_eval.utils import simple_parse_args_string
 from scipy.stats import binomtest
 
 from fairkv_eval import provenance
+from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.prompt import Prompt
 

@@ -71,8 +71,8 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from fairkv_eval import provenance
-    from fairkv_eval.check import attach_checked
-    from fairkv_eval.engine import Engine, Generate, Job
+    from fairkv_eval.engine.check import attach_checked
+    from fairkv_eval.engine.engine import Engine, Generate, Job
     from fairkv_eval.eviction.policy import Policy
     from fairkv_eval.eviction.press_files import load_press
     from fairkv_eval.pretrained import default_pretrained

@@ -23,8 +23,8 @@ from lm_eval.utils import sanitize_model_name
 from fairkv_eval import provenance
 from fairkv_eval.cell_loggers import log_to_wandb, tracker
 from fairkv_eval.cells import Cell, changes
+from fairkv_eval.engine.fidelity import METRICS
 from fairkv_eval.errors import UsageError
-from fairkv_eval.fidelity import METRICS
 from fairkv_eval.journal import Answer
 from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME

@@ -9,16 +9,16 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
+from fairkv_eval.engine.jobs import Generate, Job, Result, Score
+from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
-from fairkv_eval.jobs import Generate, Job, Result, Score
 from fairkv_eval.processes import Processes
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.whitelist import literals, whitelist
 from fairkv_eval.response import LogLikelihood, Response
-from fairkv_eval.sampling import Sampling, request_seed
 
 
 class Requests(Processes):

@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from fairkv_eval import provenance
 from fairkv_eval.arguments import read_policy
-from fairkv_eval.backend_choice import attach_chosen, check_name
-from fairkv_eval.cache import ContextCache
-from fairkv_eval.check import length_limit
-from fairkv_eval.context import Watcher
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine.attach import attach_chosen, check_name
+from fairkv_eval.engine.cache import ContextCache
+from fairkv_eval.engine.check import length_limit
+from fairkv_eval.engine.context import Watcher
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Job, Result, Score, Totals
+from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness_requests import Requests, label_of
-from fairkv_eval.jobs import Job, Result, Score, Totals
-from fairkv_eval.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompt import Parts, Prompt
 from fairkv_eval.prompts.prompter import Prompter

@@ -30,10 +30,10 @@ from fairkv_eval import plugin
 from fairkv_eval.cell_files import Source, add_fidelity, cell_folder, finished, score, write
 from fairkv_eval.cell_loggers import check_loggers, update_card
 from fairkv_eval.cells import Cell, digest, digest_of_requests, identity
+from fairkv_eval.engine.fidelity import Lead
+from fairkv_eval.engine.jobs import Follow, Job, Result, Score
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.fidelity import Lead
-from fairkv_eval.jobs import Follow, Job, Result, Score
 from fairkv_eval.journal import Answer, Journal, Key, read_answers
 from fairkv_eval.known import Asked, Asking
 from fairkv_eval.model import FairKV

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairkv_eval.jobs import Generate, Job, Score, Totals
+from fairkv_eval.engine.jobs import Generate, Job, Score, Totals
+from fairkv_eval.engine.scheduler import context_tokens
 from fairkv_eval.model import FairKV
-from fairkv_eval.open_contexts import context_tokens
 from fairkv_eval.sweep import Work, check, followed, load_model, load_tasks, plan
 from fairkv_eval.sweep_file import Sweep
 

@@ -168,7 +168,7 @@ def _mapping(key: str, value: Any) -> Mapping[str, Any]:
 def _check_generation(given: Mapping[str, Any] | None) -> None:
     from lm_eval.models.utils import normalize_gen_kwargs
 
-    from fairkv_eval.sampling import Sampling
+    from fairkv_eval.engine.sampling import Sampling
 
     if given is None:
         return

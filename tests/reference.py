@@ -19,11 +19,11 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation, find_rotations
+from fairkv_eval.engine.jobs import Job, Score
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.jobs import Job, Score
+from fairkv_eval.eviction.replays import Ask, kvzip
 from fairkv_eval.prompts.prompt import Segment
-from fairkv_eval.replay import Ask, kvzip
 
 
 class Epoch(NamedTuple):

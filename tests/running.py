@@ -7,11 +7,11 @@ import reference
 import tiny
 import torch
 
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Job, Result, Score
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Job, Result, Score
 from fairkv_eval.prompts.prompt import Prompt, Segment
 
 # Every press, with parameters small enough for small contexts to show them.

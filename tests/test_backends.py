@@ -18,8 +18,8 @@ from fairkv_eval.attention import flash, sdpa
 from fairkv_eval.attention.backend import Attending, Options, Shown, Step
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.check import attach_checked
-from fairkv_eval.jobs import Generate, Job, Score
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.jobs import Generate, Job, Score
 
 SCALING = 0.3
 DIM = 8

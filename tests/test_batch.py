@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from running import attached, policy, prompt, run
 from torch import Tensor
 
-from fairkv_eval import batch as batch_module
-from fairkv_eval import cache, engine
 from fairkv_eval.attention.backend import Options
-from fairkv_eval.batch import Batch, Row, size_class
-from fairkv_eval.cache import Pairs
+from fairkv_eval.engine import batch as batch_module
+from fairkv_eval.engine import cache, engine
+from fairkv_eval.engine.batch import Batch, Row, size_class
+from fairkv_eval.engine.cache import Pairs
+from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.sampling import GREEDY, Sampler
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.prompts.prompt import Prompt
-from fairkv_eval.sampling import GREEDY, Sampler
 
 HEADS, DIM = 2, 3
 

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairkv_eval import cache
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.sdpa import SDPA, masked
-from fairkv_eval.cache import ContextCache, Pairs, RowCache
+from fairkv_eval.engine import cache
+from fairkv_eval.engine.cache import ContextCache, Pairs, RowCache
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2
 OPTIONS = [Options(), Options(window=3)]  # the second of two layers slides

@@ -7,8 +7,8 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from fairkv_eval import check
 from fairkv_eval.attention import sdpa, seam
+from fairkv_eval.engine import check
 from fairkv_eval.errors import UnsupportedModelError
 
 GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 64}

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import PRESSES, attached, check, policy, prompt, run
 
-from fairkv_eval import prefixes
-from fairkv_eval.chunks import lockstep
+from fairkv_eval.engine import prefixes
+from fairkv_eval.engine.chunks import lockstep
+from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.phases import Prefill
 from fairkv_eval.errors import RequestError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.phases import Prefill
 from fairkv_eval.prompts.prompt import Prompt
 
 
@@ -122,7 +122,7 @@ def test_a_tree_of_contexts_in_chunks(llama, monkeypatch: pytest.MonkeyPatch) ->
         return forward(self, q, *args)
 
     monkeypatch.setattr(Prefill, "attend", counted)
-    from fairkv_eval.engine import Engine
+    from fairkv_eval.engine.engine import Engine
 
     def all_at_once(self, waiting, *args):
         return [waiting.popleft() for _ in range(len(waiting))]

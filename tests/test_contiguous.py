@@ -15,8 +15,8 @@ from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.sdpa import masked
+from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.errors import UsageError
-from fairkv_eval.jobs import Generate, Job, Score
 
 
 def scaled(rope_type: str, **parameters) -> dict:

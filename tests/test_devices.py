@@ -11,11 +11,11 @@ import torch
 from devices import pretended, spread
 from running import PRESSES, ask, attached, policy, prompt
 
-from fairkv_eval import batch as batch_module
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine import batch as batch_module
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.model import FairKV
 
 LAYERS = {"model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1}

@@ -11,17 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 
-from fairkv_eval import batch as batch_module
-from fairkv_eval import prefixes
-from fairkv_eval.cache import BLOCK, RowCache
+from fairkv_eval.engine import batch as batch_module
+from fairkv_eval.engine import prefixes
+from fairkv_eval.engine.cache import BLOCK, RowCache
+from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import n_kept
-from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.prompts.prompt import Prompt
-from fairkv_eval.sampling import Sampling
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2"]
 

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import attached, policy, prompt, run
 
+from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.sampling import Sampling, entropy
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import resource_dir
-from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.metrics import telemetry
 from fairkv_eval.model import FairKV
 from fairkv_eval.response import Response
-from fairkv_eval.sampling import Sampling, entropy
 
 SAMPLING = Sampling(do_sample=True, temperature=0.7, top_k=3, seed=5)
 

@@ -18,9 +18,9 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, rel_entr
 from test_sweep import a_sweep, folder, numbers, only_these_tasks, scores, unbroken  # noqa: F401
 
+from fairkv_eval.engine.fidelity import METRICS, Lead, fidelity
+from fairkv_eval.engine.jobs import Follow, Generate, Job
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.fidelity import METRICS, Lead, fidelity
-from fairkv_eval.jobs import Follow, Generate, Job
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep import run_sweep
 

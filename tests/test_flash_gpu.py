@@ -9,15 +9,15 @@ import torch
 from test_backends import SCALING, close, drawn, sequences, shown
 from torch import Tensor
 
-from fairkv_eval import backend_choice
 from fairkv_eval.attention.backend import Attending, Options, Shown
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.backend_choice import attach_chosen
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine import attach
+from fairkv_eval.engine.attach import attach_chosen
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.errors import UsageError
-from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.model import FairKV
 
 pytestmark = [
@@ -30,11 +30,11 @@ OPTIONS = [Options(), Options(window=1), Options(window=33), Options(softcap=3.0
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}  # a few roundings of values of about one
 
 
-@pytest.fixture(params=sorted(backend_choice._KERNELS))
+@pytest.fixture(params=sorted(attach._KERNELS))
 def flash(request: pytest.FixtureRequest) -> Flash:
     try:
-        kernel = backend_choice._KERNELS[request.param]()
-        reason = backend_choice._obstacle(torch.device("cuda"), torch.float16)
+        kernel = attach._KERNELS[request.param]()
+        reason = attach._obstacle(torch.device("cuda"), torch.float16)
     except UsageError as error:
         pytest.skip(str(error))
     if reason:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from fairkv_eval.cache import BLOCK
+from fairkv_eval.engine.cache import BLOCK
+from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.memory import rows_that_fit
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Generate, Job
-from fairkv_eval.memory import rows_that_fit
 from fairkv_eval.prompts.prompt import Prompt
 
 PATH = Path(__file__).parents[1] / "benchmarks" / "h100_paper.py"

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.seam import attach
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.kvpress_bridge import ratio_that_keeps
 from fairkv_eval.eviction.kvpress_view import Unseen, View
@@ -35,7 +36,6 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import largest_remainder
-from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.prompts.prompt import Prompt, Segment
 
 needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
@@ -326,7 +326,7 @@ def test_importing_kvpress_leaves_the_engine_as_it_was() -> None:
         pytest.skip("kvpress is not installed here")
     script = """
 import sys, tiny, test_kvpress_bridge as tests
-from fairkv_eval.check import attach_checked
+from fairkv_eval.engine.check import attach_checked
 model = tiny.model()
 windows = attach_checked(model)
 before = tests.run(model, windows, tests.press("knorm"))

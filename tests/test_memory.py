@@ -6,14 +6,14 @@ import pytest
 import tiny
 import torch
 
-from fairkv_eval.cache import BLOCK
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine.cache import BLOCK
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.memory import GIB, entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.memory import GIB, entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.prompt import Prompt
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairkv_eval.context import Context, Variant
+from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan

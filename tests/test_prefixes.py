@@ -8,13 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairkv_eval import prefixes
-from fairkv_eval.check import attach_checked
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine import prefixes
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.prefixes import Part, common, tree
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.prefixes import Part, common, tree
 from fairkv_eval.prompts.prompt import Prompt, Segment
 
 

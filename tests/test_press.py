@@ -11,8 +11,9 @@ import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 
-from fairkv_eval import replay, scores
+from fairkv_eval import scores
 from fairkv_eval.attention.rotation import Rotation
+from fairkv_eval.engine import replay
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import budgets
 from fairkv_eval.eviction.policy import Policy
@@ -194,7 +195,7 @@ class TestFiles:
             (GOOD + "collect: true\n", "unknown key 'collect'. Did you mean 'collects'?"),
             (GOOD + "budget: !function fairkv_eval.budgets.pyramidkv\n", "missing a required argument: 'window'"),
             (GOOD + "decode: !function fairkv_eval.scores.h2o_decoding\n", "missing a required argument: 'recent'"),
-            (GOOD + "replay: !function fairkv_eval.replay.kvzip\n", "missing a required argument: 'chunk'"),
+            (GOOD + "replay: !function fairkv_eval.eviction.replays.kvzip\n", "missing a required argument: 'chunk'"),
             (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
             ("press: mine\nscore: !function fairkv_eval.scores.chunkkv\n", "missing a required argument"),
             ("base: snapkv\n", "the key 'press' is missing"),
@@ -219,7 +220,7 @@ class TestFiles:
     def test_every_key_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(
             "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.eviction.budgets.kvzip\n"
-            "replay: !function fairkv_eval.replay.kvzip\ndecode: !function fairkv_eval.scores.h2o_decoding\n"
+            "replay: !function fairkv_eval.eviction.replays.kvzip\ndecode: !function fairkv_eval.scores.h2o_decoding\n"
             "collects: true\nparameters:\n  chunk: {default: 9}\n  uniform: {default: true}\n  recent: {default: 0.5}\n"
         )
         mine = press(str(tmp_path / "mine.yaml"))

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from running import ask, attached, check, policy, prompt, run
 from torch import Tensor
 
-from fairkv_eval.context import Context
+from fairkv_eval.engine.context import Context
+from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import layer as layer_module
-from fairkv_eval.jobs import Generate, Job, Score
-from fairkv_eval.replay import kvzip
+from fairkv_eval.eviction.replays import kvzip
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import reference
 import torch
 from running import attached, check, policy, positions_run, prompt, run
 
-from fairkv_eval import engine as engine_module
 from fairkv_eval.attention import flash
 from fairkv_eval.attention.sdpa import masked
-from fairkv_eval.batch import Batch
+from fairkv_eval.engine import engine as engine_module
+from fairkv_eval.engine.batch import Batch
+from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.jobs import Generate, Job, Score
 from fairkv_eval.prompts.prompt import Segment
 
 ENTRY = 2 * 16 * 4  # bytes of one pair

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from fairkv_eval.engine.sampling import Sampler, Sampling, request_seed
 from fairkv_eval.errors import UsageError
-from fairkv_eval.sampling import Sampler, Sampling, request_seed
 
 VOCABULARY = 200
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from running import PRESSES, ask, attached, policy, prompt, run
 
 from fairkv_eval.cli import main
-from fairkv_eval.engine import Engine
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.quotas import n_kept
-from fairkv_eval.jobs import Generate, Job
 from fairkv_eval.model import FairKV
 from fairkv_eval.view import Looker, View, bins, concentration, look, words
 from fairkv_eval.view_html import render as page

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from fairkv_eval.engine.fidelity import Lead
+from fairkv_eval.engine.sampling import GREEDY, Sampling
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.fidelity import Lead
 from fairkv_eval.prompts.prompt import Prompt
-from fairkv_eval.sampling import GREEDY, Sampling
 
 
 @dataclass(frozen=True)

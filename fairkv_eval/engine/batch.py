@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairkv_eval.cache import BLOCK, Pairs, RowCache
-from fairkv_eval.jobs import Generate, Result
-from fairkv_eval.rolling import Rolling
-from fairkv_eval.sampling import Sampler
+from fairkv_eval.engine.cache import BLOCK, Pairs, RowCache
+from fairkv_eval.engine.jobs import Generate, Result
+from fairkv_eval.engine.rolling import Rolling
+from fairkv_eval.engine.sampling import Sampler
 
 Layers = Sequence[Sequence[Pairs]]
 

@@ -5,7 +5,7 @@ A replay is one or more tails, each against the uncompressed context alone; none
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,30 +13,13 @@ from torch import Tensor
 
 from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.context import Context
+from fairkv_eval.engine.context import Context
+from fairkv_eval.engine.phases import Extend, Tail
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import attention_weights, block_rows
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
-from fairkv_eval.phases import Extend, Tail
-
-# A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph where there are no turns.
-Ask = Callable[[str], Sequence[int]]
-
-_REMINDER = 8  # tokens before a chunk with which its answer begins
-
-
-def kvzip(context: Sequence[int], ask: Ask, *, chunk: int) -> list[list[int]]:
-    """A request to repeat the context and then the context itself, in chunks of so many tokens (arXiv 2505.23416).
-
-    Answers after the first begin with the tokens that go before their chunk.
-    """
-    request = ask("Repeat the text above word for word.")
-    go_on = ask("Repeat a part of the text above word for word, going on from where your answer begins.")
-    tails = [[*request, *context[:chunk]]]
-    for start in range(chunk, len(context), chunk):
-        tails.append([*go_on, *context[max(0, start - _REMINDER) : start + chunk]])
-    return tails
+from fairkv_eval.eviction.replays import Ask
 
 
 @dataclass(eq=False)

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.cache import ContextCache, Pairs
+from fairkv_eval.engine.cache import ContextCache, Pairs
+from fairkv_eval.engine.survivors import consecutive, survivors
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.prompt import Segment
-from fairkv_eval.survivors import consecutive, survivors
 
 
 class Variant(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention.rotation import Rotation
-from fairkv_eval.cache import Pairs
+from fairkv_eval.engine.cache import Pairs
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import Layer
 

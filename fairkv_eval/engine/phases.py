@@ -16,11 +16,11 @@ from torch import Tensor
 from fairkv_eval.attention.backend import Attending, Backend, Options
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.cache import ContextCache, Pairs, RowCache
-from fairkv_eval.context import Context
+from fairkv_eval.engine.cache import ContextCache, Pairs, RowCache
+from fairkv_eval.engine.context import Context
+from fairkv_eval.engine.prefixes import Part, States, tree
+from fairkv_eval.engine.rolling import Rolling
 from fairkv_eval.eviction.layer import Layer
-from fairkv_eval.prefixes import Part, States, tree
-from fairkv_eval.rolling import Rolling
 
 
 class Prefill:

@@ -22,20 +22,21 @@ from transformers import PreTrainedModel
 from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.batch import Batch, Row
-from fairkv_eval.cache import ContextCache, Pairs
-from fairkv_eval.chunks import lockstep
-from fairkv_eval.context import Context, Watcher
+from fairkv_eval.engine.batch import Batch, Row
+from fairkv_eval.engine.cache import ContextCache, Pairs
+from fairkv_eval.engine.chunks import lockstep
+from fairkv_eval.engine.context import Context, Watcher
+from fairkv_eval.engine.jobs import Follow, Generate, Job, Result, Score, Totals
+from fairkv_eval.engine.phases import Decode, Extend, Prefill, Tail
+from fairkv_eval.engine.prefixes import common
+from fairkv_eval.engine.replay import Replay, asked, finish
+from fairkv_eval.engine.rolling import Rolling
+from fairkv_eval.engine.sampling import Sampler, entropy
+from fairkv_eval.engine.scheduler import OpenContexts, by_context, context_tokens
 from fairkv_eval.errors import naming
-from fairkv_eval.jobs import Follow, Generate, Job, Result, Score, Totals
-from fairkv_eval.open_contexts import OpenContexts, by_context, context_tokens
-from fairkv_eval.phases import Decode, Extend, Prefill, Tail
-from fairkv_eval.prefixes import common
+from fairkv_eval.eviction.replays import Ask
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.prompts.whitelist import whitelist
-from fairkv_eval.replay import Ask, Replay, asked, finish
-from fairkv_eval.rolling import Rolling
-from fairkv_eval.sampling import Sampler, entropy
 
 
 class Engine:

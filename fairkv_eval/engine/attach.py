@@ -18,7 +18,7 @@ from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.check import attach_checked
+from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.errors import UnsupportedModelError, UsageError, unknown
 
 log = logging.getLogger(__name__)

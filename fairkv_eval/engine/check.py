@@ -16,11 +16,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.attention.seam import attach
-from fairkv_eval.cache import RowCache
-from fairkv_eval.context import Context, Variant
+from fairkv_eval.engine.cache import RowCache
+from fairkv_eval.engine.context import Context, Variant
+from fairkv_eval.engine.phases import Decode, Extend, Prefill, Tail
 from fairkv_eval.errors import UnsupportedModelError
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.phases import Decode, Extend, Prefill, Tail
 
 # Largest logit difference, in standard deviations of the logits, that rounding explains. Measured on the default model
 # and on tiny random ones: float32 2e-5, float16 0.03, bfloat16 0.09; a scaling off by a tenth: 0.5.

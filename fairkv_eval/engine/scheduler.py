@@ -6,10 +6,10 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from fairkv_eval.cache import ContextCache
-from fairkv_eval.context import Context, Variant
-from fairkv_eval.jobs import Job
-from fairkv_eval.prefixes import Part
+from fairkv_eval.engine.cache import ContextCache
+from fairkv_eval.engine.context import Context, Variant
+from fairkv_eval.engine.jobs import Job
+from fairkv_eval.engine.prefixes import Part
 
 
 class OpenContexts:

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
-from fairkv_eval.cache import BLOCK
+from fairkv_eval.engine.cache import BLOCK
+from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.errors import UsageError
-from fairkv_eval.jobs import Generate, Job
 
 GIB = 1 << 30
 

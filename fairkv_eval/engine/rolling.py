@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fairkv_eval.cache import ContextCache, Pairs
+from fairkv_eval.engine.cache import ContextCache, Pairs
+from fairkv_eval.engine.survivors import check_rotation, consecutive, survivors
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.layer import Layer, Span, attention_weights
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.eviction.quotas import kept
-from fairkv_eval.survivors import check_rotation, consecutive, survivors
 
 
 @dataclass

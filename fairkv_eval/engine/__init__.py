@@ -1,0 +1,1 @@
+"""Runs (prompt, policy) jobs: prefill, evict, tail, decode."""
