@@ -25,10 +25,10 @@ from fairkv_eval.cell_loggers import log_to_wandb, tracker
 from fairkv_eval.cells import Cell, changes
 from fairkv_eval.engine.fidelity import METRICS
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.response import LogLikelihood, Response
 from fairkv_eval.journal import Answer
 from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME
-from fairkv_eval.response import LogLikelihood, Response
 from fairkv_eval.sweep_file import Sweep
 
 Answers = Mapping[tuple[int, int], Answer]  # by the request's place and how often it was asked before

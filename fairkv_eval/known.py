@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from fairkv_eval.response import Response
+from fairkv_eval.harness.response import Response
 
 
 class Asked(Exception):

@@ -15,7 +15,6 @@ from lm_eval.api.model import CacheHook
 from tqdm import tqdm
 
 from fairkv_eval import provenance
-from fairkv_eval.arguments import read_policy
 from fairkv_eval.engine.attach import attach_chosen, check_name
 from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.check import length_limit
@@ -25,12 +24,13 @@ from fairkv_eval.engine.jobs import Job, Result, Score, Totals
 from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.harness_requests import Requests, label_of
+from fairkv_eval.harness.arguments import read_policy
+from fairkv_eval.harness.requests import Requests, label_of
+from fairkv_eval.harness.response import LogLikelihood
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompt import Parts, Prompt
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.whitelist import literals
-from fairkv_eval.response import LogLikelihood
 
 
 class FairKV(Requests):

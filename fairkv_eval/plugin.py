@@ -122,7 +122,7 @@ def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
     """The harness leaves out a YAML that it cannot read, and only says that its task was not found."""
     import logging
 
-    from fairkv_eval.yamls import unreadable
+    from fairkv_eval.harness.task_files import unreadable
 
     for problem in unreadable(folders):
         logging.getLogger(__name__).warning("left out, since it cannot be read: %s", problem)

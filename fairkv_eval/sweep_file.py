@@ -197,7 +197,7 @@ def _models(models: Any, common: Any) -> Iterator[dict[str, Any]]:
 
 def _check_model(given: Mapping[str, Any]) -> None:
     """UsageError for an argument that fairkv would refuse once the model is loaded, or that belongs to a policy."""
-    from fairkv_eval.arguments import read_policy
+    from fairkv_eval.harness.arguments import read_policy
     from fairkv_eval.model import FairKV
     from fairkv_eval.prompts.prompt import Parts
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from fairkv_eval.cell_loggers import update_card
 from fairkv_eval.errors import UsageError
-from fairkv_eval.processes import bootstrap_without_forks
+from fairkv_eval.harness.processes import bootstrap_without_forks
 from fairkv_eval.sweep import check, load_tasks, locked, run_model
 from fairkv_eval.sweep_file import Sweep, sweep_of
 from fairkv_eval.sweep_progress import Gathered, Told, cells_done, line

@@ -110,7 +110,7 @@ def _instance(task: str, doc_id: int, doc: dict[str, Any], arguments: tuple[Any,
 
 def _built(source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path]) -> Instance:
     """By the task itself. All documents before it are built too: few-shot examples are drawn one after another."""
-    from fairkv_eval.task_check import Shelf
+    from fairkv_eval.harness.task_check import Shelf
 
     task = Shelf([source.task], include_path, source.metadata).load(source.task).get(source.task)
     if task is None:

@@ -17,9 +17,9 @@ from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.engine.sampling import Sampling, entropy
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import resource_dir
+from fairkv_eval.harness.response import Response
 from fairkv_eval.metrics import telemetry
 from fairkv_eval.model import FairKV
-from fairkv_eval.response import Response
 
 SAMPLING = Sampling(do_sample=True, temperature=0.7, top_k=3, seed=5)
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from test_tasks import manager
 
 from fairkv_eval import fairness, sys_multi_metrics
+from fairkv_eval.harness.response import Response
 from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.response import Response
 
 Docs = Sequence[dict[str, float]]
 DOCS: Docs = [{"a": 1.0, "b": 0.5}, {"a": 0.0}, {"b": 1.0, "c": 0.0}, {"a": 1.0, "c": 0.5}, {"b": 0.0}]

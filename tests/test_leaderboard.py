@@ -132,7 +132,7 @@ def rerun(folder: Path) -> list[str]:
 def test_the_command_gives_the_policy_back(tmp_path: Path) -> None:
     from lm_eval.utils import simple_parse_args_string
 
-    from fairkv_eval.arguments import read_policy
+    from fairkv_eval.harness.arguments import read_policy
 
     keep = {"keep": ["defense", "0:12"], "budget": 64, "ratio": 0.0, "segments": "sentences"}
     made.write(tmp_path, press="snapkv", parameters={"window": 16, "kernel": 5}, fair=0.5, fairkv=keep)

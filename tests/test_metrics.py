@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairkv_eval import metrics
-from fairkv_eval.response import LogLikelihood
+from fairkv_eval.harness.response import LogLikelihood
 
 
 class Told(str):

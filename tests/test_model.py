@@ -13,8 +13,8 @@ from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval.errors import UnsupportedModelError, UsageError
+from fairkv_eval.harness.response import Response
 from fairkv_eval.model import FairKV
-from fairkv_eval.response import Response
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3"]
 TEXTS = ["A small text to go on from.", "Another", "Ünïcode ✓ text, longer than the others\n\nwith two paragraphs"]

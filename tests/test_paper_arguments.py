@@ -97,7 +97,7 @@ def test_command_builds_its_documents(command: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_s_model_arguments_are_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairkv_eval.arguments import read_policy
+    from fairkv_eval.harness.arguments import read_policy
     from fairkv_eval.prompts.prompt import Parts
 
     given = dict(parse(command, monkeypatch).model_args or {})

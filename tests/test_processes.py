@@ -17,8 +17,8 @@ import torch
 import worker
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.processes import in_order, interleaved
 from fairkv_eval.model import FairKV
-from fairkv_eval.processes import in_order, interleaved
 
 # The longest document is truncated, which makes a note.
 POLICY = {"press": "tova", "ratio": 0.5, "truncation": True, "max_length": worker.LONGEST}

@@ -13,8 +13,8 @@ import pytest
 
 from fairkv_eval import provenance
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.response import Response
 from fairkv_eval.provenance import claim_response_cache, model_name, weights_sha256
-from fairkv_eval.response import Response
 
 RUN = {"press": "tova", "parameters": {"window": 16}, "ratio": 0.5, "keep": ("defense",), "dtype": "torch.float32"}
 TELEMETRY = {"context_tokens": 40, "kept_tokens": 20.0, "keep_rate": {"defense": 0.5}}

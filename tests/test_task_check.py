@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.task_check import Shelf, check
 from fairkv_eval.prompts.prompt import Parts
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.segment_text import marked, pieces
-from fairkv_eval.task_check import Shelf, check
 
 DOCS = """
 import random

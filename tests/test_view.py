@@ -239,7 +239,7 @@ class TestCommand:
     )
     def test_mistakes(self, argv: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
         if argv[0] == "sys_ifeval_dem":  # the index of all of the harness's tasks takes its time
-            monkeypatch.setattr("fairkv_eval.task_check._manager", _small_index)
+            monkeypatch.setattr("fairkv_eval.harness.task_check._manager", _small_index)
         if argv[0] == "pitfalls" and not Path(str(_data())).is_dir():
             pytest.skip("needs FAIRKV_DATA")
         assert main(["view", *argv]) == 2

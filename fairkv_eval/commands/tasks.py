@@ -15,7 +15,7 @@ from fairkv_eval.terminal import console, show
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from fairkv_eval.task_check import Checked, Shelf
+    from fairkv_eval.harness.task_check import Checked, Shelf
 
 _LONGEST = 1200  # characters of a stretch of a prompt that are shown
 
@@ -34,7 +34,7 @@ def run(given: argparse.Namespace) -> int:
     for name, least in (("docs", 1), ("show", 0)):
         if getattr(given, name) < least:
             raise UsageError(f"--{name} {getattr(given, name)} is not allowed; it takes a whole number from {least}")
-    from fairkv_eval.task_check import Shelf
+    from fairkv_eval.harness.task_check import Shelf
 
     shelf = Shelf(given.task, given.include_path)
     return _check(shelf, given) if given.check else _list(shelf, given.json)
@@ -72,10 +72,10 @@ def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
 
 
 def _check(shelf: Shelf, given: argparse.Namespace) -> int:
+    from fairkv_eval.harness.task_check import check
     from fairkv_eval.pretrained import load_tokenizer
     from fairkv_eval.prompts.prompt import Parts
     from fairkv_eval.prompts.prompter import Prompter
-    from fairkv_eval.task_check import check
 
     prompter = Prompter(load_tokenizer(given.pretrained), Parts())
     to, results = console(), []

@@ -14,11 +14,11 @@ from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
-from fairkv_eval.processes import Processes
+from fairkv_eval.harness.processes import Processes
+from fairkv_eval.harness.response import LogLikelihood, Response
 from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.whitelist import literals, whitelist
-from fairkv_eval.response import LogLikelihood, Response
 
 
 class Requests(Processes):

@@ -6,7 +6,7 @@ The harness's index drops a file that it cannot read without a word, so the file
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from fnmatch import fnmatch
 from itertools import pairwise
@@ -168,3 +168,16 @@ def _about_file(file: TaskFile) -> Iterator[str]:
         yield f"its folder {file.path.parent.name} has no README.md"
     elif f"`{file.name}`" not in readme.read_text(encoding="utf-8"):
         yield f"{readme.parent.name}/README.md does not name it (`{file.name}` in backticks)"
+
+
+def unreadable(folders: Iterable[Path]) -> Iterator[str]:
+    """What is wrong with each YAML in these folders that is no YAML, or includes a file that is not there."""
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    for path in (path for folder in folders for path in sorted(folder.glob("**/*.yaml"))):
+        try:
+            load_yaml(path, resolve_func=False)
+        except (yaml.YAMLError, OSError) as error:
+            yield f"{path}: {' '.join(str(error).split())}"
+        except ValueError:
+            pass  # a YAML of something else

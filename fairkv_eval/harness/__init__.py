@@ -1,0 +1,1 @@
+"""The harness's requests, processes, arguments and task files."""
