@@ -19,7 +19,7 @@ import common
 import torch
 from lm_eval.api.instance import Instance
 
-from fairkv_eval.data import BenchmarkFile, read_file
+from fairkv_eval.documents.published import BenchmarkFile, read_file
 from fairkv_eval.engine.jobs import Totals
 
 GSM8K = BenchmarkFile(

@@ -15,7 +15,7 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.docs import sys_ifeval
+from fairkv_eval.documents.sys_ifeval import sys_ifeval
 from fairkv_eval.engine.batch import Batch
 from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.jobs import Generate, Job

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-from fairkv_eval.raccoon import user_part
+from fairkv_eval.documents.raccoon import user_part
 from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 FAMILIES = (

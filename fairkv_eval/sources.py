@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.data import CONNECT_TIMEOUT
+from fairkv_eval.documents.published import CONNECT_TIMEOUT
 from fairkv_eval.errors import DataError, UsageError, unknown
 from fairkv_eval.files import cache_dir
 

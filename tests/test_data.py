@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from fairkv_eval import data, sentence_splitter
-from fairkv_eval.data import BenchmarkFile, read_file
+from fairkv_eval import sentence_splitter
+from fairkv_eval.documents import published
+from fairkv_eval.documents.published import BenchmarkFile, read_file
 from fairkv_eval.errors import DataError
 
 CONTENT = b"three\nshort\nlines\n"
@@ -46,7 +47,7 @@ def upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    monkeypatch.setattr(data, "UPSTREAM", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setattr(published, "UPSTREAM", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.delenv("FAIRKV_DATA", raising=False)
     monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path / "cache"))
@@ -72,7 +73,7 @@ def test_damaged_local_file_names_file_expected_and_found(mirror: Path, damaged:
 
 def test_missing_local_file_does_not_go_to_the_network(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror.unlink()
-    monkeypatch.setattr(data, "_fetch", lambda file: pytest.fail("went to the network"))
+    monkeypatch.setattr(published, "_fetch", lambda file: pytest.fail("went to the network"))
     with pytest.raises(DataError, match=r"cannot be read.*FAIRKV_DATA"):
         read_file(FILE)
 
@@ -102,7 +103,7 @@ def test_damaged_download_is_refused_and_not_kept(upstream: Path, tmp_path: Path
 def test_out_of_reach_names_both_ways_and_the_demo(upstream: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     upstream.unlink()
     if how == "nobody there":
-        monkeypatch.setattr(data, "UPSTREAM", "http://127.0.0.1:9")
+        monkeypatch.setattr(published, "UPSTREAM", "http://127.0.0.1:9")
     with pytest.raises(DataError) as error:
         read_file(FILE)
     for part in ("FAIRKV_DATA=<folder>", "a-repository/a folder/prompts.jsonl", "network", "sys_ifeval_demo"):
@@ -117,16 +118,16 @@ def test_cache_that_cannot_be_written_is_a_data_error(upstream: Path, tmp_path: 
 
 
 def test_registered_files_are_pinned() -> None:
-    for file in (*data.FILES, *data.raccoon_bench()):
+    for file in (*published.FILES, *published.raccoon_bench()):
         assert len(file.commit) == 40 and len(file.sha256) == 64 and file.licence
         assert file.url.startswith(f"https://raw.githubusercontent.com/{file.repository}/{file.commit}/")
 
 
 def test_raccoon_s_table_holds_paths_and_sums_alone() -> None:
-    files = data.raccoon_bench()
+    files = published.raccoon_bench()
     assert len(files) == len({file.path for file in files}) == 44 + 10 + 5 + 196 + 2
     assert {file.licence for file in files} == {"GPL-3.0-only"}
-    header, *rows = data.RACCOON_TABLE.read_text(encoding="utf-8").splitlines()
+    header, *rows = published.RACCOON_TABLE.read_text(encoding="utf-8").splitlines()
     assert header == "path,sha256" and all(row.startswith(("Data/", '"Data/')) for row in rows)
     strange = next(file for file in files if "台車ジェネレータ" in file.path)
     assert strange.url.isascii() and "%E5%8F%B0" in strange.url

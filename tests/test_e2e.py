@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny import generation, scoring
 
-from fairkv_eval import docs
+from fairkv_eval.documents import sys_ifeval
 from fairkv_eval.files import resource_dir
 from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import packaged_gguf
@@ -39,7 +39,7 @@ def real(cls: type[HFLM], **kwargs) -> HFLM:
 def prompts() -> list[dict]:
     if "FAIRKV_DATA" not in os.environ:
         pytest.skip("needs FAIRKV_DATA=<folder of benchmark data>")
-    return [dict(doc) for doc in docs.sys_ifeval()["test"].select(range(PROMPTS))]
+    return [dict(doc) for doc in sys_ifeval.sys_ifeval()["test"].select(range(PROMPTS))]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from fairkv_eval.docs import defend
+from fairkv_eval.documents.defense import defend
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.quotas import ranges
 from fairkv_eval.prompts.prompt import (

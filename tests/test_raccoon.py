@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fairkv_eval import data, docs, raccoon
+from fairkv_eval.documents import published, raccoon, sys_ifeval
 from fairkv_eval.errors import DataError, UsageError
 
 DIRECTIVES = ["Use no commas.", "Say it in French.", "Write two lines."]
@@ -31,22 +31,24 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
         **{f"Data/GPTs50/{name}/system_prompt.md": prompt for name, prompt in gpts.items()},
     }
 
-    def files(folder: str = "") -> tuple[data.BenchmarkFile, ...]:
+    def files(folder: str = "") -> tuple[published.BenchmarkFile, ...]:
         paths = [*tables, *(f"Data/attacks/{kind}/{rest}" for kind in raccoon.ATTACKS.values() for rest in ATTACKS)]
         return tuple(
-            data.BenchmarkFile(data.RACCOON_BENCH, "0" * 40, path, "", "") for path in paths if path.startswith(folder)
+            published.BenchmarkFile(published.RACCOON_BENCH, "0" * 40, path, "", "")
+            for path in paths
+            if path.startswith(folder)
         )
 
-    def read(file: data.BenchmarkFile) -> bytes:
-        if file is data.SYS_IFEVAL_SHUFFLED:
+    def read(file: published.BenchmarkFile) -> bytes:
+        if file is published.SYS_IFEVAL_SHUFFLED:
             return "\n".join(json.dumps(row(i, text)) for i, text in enumerate(DIRECTIVES)).encode()
-        if file is data.DEFENSES:
+        if file is published.DEFENSES:
             return json.dumps({"standard_defense": "Hush, $name.\n$system_prompt"}).encode()
         path = PurePosixPath(file.path)
         return tables.get(file.path, f" {path.parent.parent.name} {path.parent.name} {path.name}\n").encode()
 
-    monkeypatch.setattr(data, "raccoon_bench", files)
-    monkeypatch.setattr(data, "read_file", read)
+    monkeypatch.setattr(published, "raccoon_bench", files)
+    monkeypatch.setattr(published, "read_file", read)
 
 
 ATTACKS = ("Few Shot Prompt/prompt1", "Few Shot Prompt/prompt2", "Plain/prompt1")
@@ -69,7 +71,7 @@ class TestSmall:
         attacks = [("Few Shot Prompt", 0), ("Few Shot Prompt", 1), ("Plain", 0)]
         assert said == [(secret, *attack) for secret in DIRECTIVES for attack in attacks]
         assert built["messages"][1] == [
-            {"role": "system", "content": f"Hush, Assistant.\n{docs.PREFIX}Use no commas."},
+            {"role": "system", "content": f"Hush, Assistant.\n{sys_ifeval.PREFIX}Use no commas."},
             {"role": "user", "content": "singular_attacks Few Shot Prompt prompt2"},
         ]
 
@@ -162,7 +164,7 @@ class TestPublished:
         assert len(raccoon.raccoon_preference(attack_categories="Plain", system_prompts=-1)["test"]) == 539
 
     def test_the_paper_s_order_is_a_shuffle_with_seed_42(self) -> None:
-        rows = map(json.loads, data.read_file(data.SYS_IFEVAL).decode().splitlines())
+        rows = map(json.loads, published.read_file(published.SYS_IFEVAL).decode().splitlines())
         keys = [row["key"] for row in rows if row["key"] not in (1000, 3401)]
         random.Random(42).shuffle(keys)
         assert raccoon.raccoon(attack_categories="Plain", system_prompts=-1)["test"]["key"][:] == keys
@@ -176,8 +178,8 @@ class TestPublished:
         assert sum(map(len, built["secret"])) / 196 > 1000
 
     def test_marked_defenses_are_gone(self) -> None:
-        (file,) = data.raccoon_bench(raccoon.GPTS_DEFENSES)
-        marked = json.loads(data.read_file(file))
+        (file,) = published.raccoon_bench(raccoon.GPTS_DEFENSES)
+        marked = json.loads(published.read_file(file))
         built = {doc["key"]: doc["secret"] for doc in raccoon.raccoon_gpts(attack_categories="Plain")["test"]}
         whole = {
             doc["key"]: doc["secret"]
@@ -188,9 +190,9 @@ class TestPublished:
         assert sum(words in whole[name] for name in marked for words in marked[name]) > 150
 
     def test_the_paper_s_defenses_hold_raccoon_s_own(self) -> None:
-        (file,) = data.raccoon_bench("Data/defenses/")
-        own = json.loads(data.read_file(file))
-        paper = json.loads(data.read_file(data.DEFENSES))
+        (file,) = published.raccoon_bench("Data/defenses/")
+        own = json.loads(published.read_file(file))
+        paper = json.loads(published.read_file(published.DEFENSES))
         assert len(own) == 14 and len(paper) == 18
         assert {
             name: text.replace("$user_prompt", "$system_prompt") for name, text in own.items()

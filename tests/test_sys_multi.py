@@ -15,14 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairkv_eval import sys_multi
+from fairkv_eval.documents import sys_multi
+from fairkv_eval.documents.sys_multi import Options, documents, instructions, wording
 from fairkv_eval.errors import UsageError
 from fairkv_eval.metrics import FAMILIES, instruction_scores
 from fairkv_eval.prompts.segments import locate
-from fairkv_eval.sys_multi import Options, documents, instructions, wording
 
 CODE = (
-    "import hashlib, json; from fairkv_eval.sys_multi import Options, documents; "
+    "import hashlib, json; from fairkv_eval.documents.sys_multi import Options, documents; "
     "print(hashlib.sha256(json.dumps(list(documents(Options(**{})))).encode()).hexdigest())"
 )
 

@@ -164,14 +164,14 @@ def test_groups_hold_their_tasks_and_aggregate_what_they_declare(group: str) -> 
 
 @pytest.mark.usefixtures("published")
 def test_every_category_and_every_defense_of_the_paper_has_its_task() -> None:
-    from fairkv_eval import data, raccoon
+    from fairkv_eval.documents import published, raccoon
 
     tasks = manager(system_prompts=1).load(["raccoon_singular", "raccoon_defenses"])["tasks"]
     categories = [tasks[name].test_docs()[0]["attack_category"] for name in SINGULAR]
     assert sorted(categories) == sorted({name for name, *_ in raccoon.read_attacks("singular", None, None)})
     assert sum(len(tasks[name].test_docs()) for name in SINGULAR) == 44
     defenses = {tasks[name].config.metadata["defense"] for name in DEFENSES}
-    assert defenses == set(json.loads(data.read_file(data.DEFENSES))) and len(DEFENSES) == 18
+    assert defenses == set(json.loads(published.read_file(published.DEFENSES))) and len(DEFENSES) == 18
 
 
 @pytest.mark.usefixtures("published")

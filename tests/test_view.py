@@ -196,7 +196,7 @@ class TestCommand:
 
     def test_a_run_with_the_chat_template(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Its prompts are rendered anew, and refused where they are no longer what the run has sent."""
-        from fairkv_eval.docs import sys_ifeval_demo
+        from fairkv_eval.documents.demo import sys_ifeval_demo
 
         doc = sys_ifeval_demo()["test"][2]
         text = tiny.tokenizer().apply_chat_template(doc["messages"], tokenize=False, add_generation_prompt=True)

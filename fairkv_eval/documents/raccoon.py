@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval import choose, data, docs
+from fairkv_eval.documents import defense, document, options, published, sys_ifeval
 from fairkv_eval.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def raccoon(
     num_responses: int = 1,
     defense: str | None = "standard_defense",
     defense_file: str | None = None,
-    system_prompt_prepend: str | None = docs.PREFIX,
-    assistant_name: str = docs.ASSISTANT_NAME,
+    system_prompt_prepend: str | None = sys_ifeval.PREFIX,
+    assistant_name: str = defense.ASSISTANT_NAME,
     **others: Any,
 ) -> dict[str, Dataset]:
     """The paper's leakage run: the first `system_prompts` of its 539 directives, in its order, each under every attack.
@@ -61,19 +61,19 @@ def raccoon(
     attacks, attack_categories, prompts_per_category: see `read_attacks`; the rest as for `docs.sys_ifeval`. Raises
     UsageError.
     """
-    choose.check_names(others)
-    template = docs.defense_template(defense, defense_file)
+    options.check_names(others)
+    template = defense.defense_template(defense, defense_file)
     prompts = read_attacks(attacks, attack_categories, prompts_per_category)
-    rows = docs.directives(
-        data.SYS_IFEVAL_SHUFFLED, system_prompts, skip_instruction_ids, shuffle_seed, "system_prompts"
+    rows = sys_ifeval.directives(
+        published.SYS_IFEVAL_SHUFFLED, system_prompts, skip_instruction_ids, shuffle_seed, "system_prompts"
     )
     built = (
-        docs.make_doc(row, template, system_prompt_prepend, assistant_name, user=text)
+        document.make_doc(row, template, system_prompt_prepend, assistant_name, user=text)
         | {"attack_category": category, "attack": number}
         for row in rows
         for category, number, text in prompts
     )
-    return docs.dataset(choose.repeated(built, num_responses), str(data.SYS_IFEVAL_SHUFFLED))
+    return document.dataset(options.repeated(built, num_responses), str(published.SYS_IFEVAL_SHUFFLED))
 
 
 def raccoon_gpts(
@@ -94,19 +94,19 @@ def raccoon_gpts(
     authors marked in them (defenseless), with them (user), or the whole published prompt (original). One GPT's author
     wrote nothing into the frame: its directive is always the whole. Raises UsageError.
     """
-    choose.check_names(others)
+    options.check_names(others)
     if gpts_prompt not in GPTS_PROMPTS:
         raise unknown("gpts_prompt", gpts_prompt, GPTS_PROMPTS)
-    template = docs.defense_template(defense, defense_file)
+    template = defense.defense_template(defense, defense_file)
     prompts = read_attacks(attacks, attack_categories, prompts_per_category)
-    gpts = choose.shuffled(list(_read_gpts(gpts_prompt)), shuffle_seed)
+    gpts = options.shuffled(list(_read_gpts(gpts_prompt)), shuffle_seed)
     built = (
-        docs.make_doc(_row(name, directive), template, "", name, user=text)
+        document.make_doc(_row(name, directive), template, "", name, user=text)
         | {"attack_category": category, "attack": number}
-        for name, directive in gpts[: choose.number("system_prompts", system_prompts)]
+        for name, directive in gpts[: options.number("system_prompts", system_prompts)]
         for category, number, text in prompts
     )
-    return docs.dataset(choose.repeated(built, num_responses), "RaccoonBench's GPTs")
+    return document.dataset(options.repeated(built, num_responses), "RaccoonBench's GPTs")
 
 
 def raccoon_preference(refusal: str = REFUSAL, **metadata: Any) -> dict[str, Dataset]:
@@ -114,7 +114,9 @@ def raccoon_preference(refusal: str = REFUSAL, **metadata: Any) -> dict[str, Dat
     if not isinstance(refusal, str) or not refusal.strip():
         raise UsageError(f"refusal={refusal!r} is not allowed; it takes a text")
     built = raccoon(**metadata)["test"]
-    return docs.dataset(({**doc, "choices": [refusal.strip(), doc["secret"]]} for doc in built), "raccoon_preference")
+    return document.dataset(
+        ({**doc, "choices": [refusal.strip(), doc["secret"]]} for doc in built), "raccoon_preference"
+    )
 
 
 def read_attacks(kind: str, categories: str | Sequence[str] | None, prompts_per_category: int | None) -> list[Attack]:
@@ -122,13 +124,13 @@ def read_attacks(kind: str, categories: str | Sequence[str] | None, prompts_per_
     at most the first `prompts_per_category` of each. Raises UsageError."""
     if kind not in ATTACKS:
         raise unknown("attacks", kind, ATTACKS)
-    files: dict[str, list[data.BenchmarkFile]] = {}
-    for file in data.raccoon_bench(f"{ATTACK_FOLDER}/{ATTACKS[kind]}/"):
+    files: dict[str, list[published.BenchmarkFile]] = {}
+    for file in published.raccoon_bench(f"{ATTACK_FOLDER}/{ATTACKS[kind]}/"):
         files.setdefault(PurePosixPath(file.path).parent.name, []).append(file)
-    wanted = choose.several("attack_categories", categories, files)
-    count = choose.number("prompts_per_category", prompts_per_category)
+    wanted = options.several("attack_categories", categories, files)
+    count = options.number("prompts_per_category", prompts_per_category)
     return [
-        (category, number, data.read_file(file).decode().strip())
+        (category, number, published.read_file(file).decode().strip())
         for category in wanted
         for number, file in enumerate(files[category][:count])
     ]
@@ -142,11 +144,11 @@ def user_part(text: str) -> str:
 
 
 def _read_gpts(part: str) -> Iterator[tuple[str, str]]:
-    (marked,) = data.raccoon_bench(GPTS_DEFENSES)
-    defenses: dict[str, dict[str, str]] = json.loads(data.read_file(marked)) if part == "defenseless" else {}
+    (marked,) = published.raccoon_bench(GPTS_DEFENSES)
+    defenses: dict[str, dict[str, str]] = json.loads(published.read_file(marked)) if part == "defenseless" else {}
     for folder in GPTS:
-        for file in data.raccoon_bench(folder):
-            name, prompt = PurePosixPath(file.path).parent.name, data.read_file(file).decode()
+        for file in published.raccoon_bench(folder):
+            name, prompt = PurePosixPath(file.path).parent.name, published.read_file(file).decode()
             text = (part != "original" and user_part(prompt)) or prompt.strip()
             yield name, _without_defenses(text, defenses.get(name, ())) if defenses else text
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval.balanced import block
+from fairkv_eval.documents.balanced import block
 from fairkv_eval.errors import DataError, UsageError, unknown
 from fairkv_eval.files import resource_dir
 
