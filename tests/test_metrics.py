@@ -400,5 +400,6 @@ def test_import_is_cheap() -> None:
     import subprocess
     import sys
 
-    code = "import sys, fairkv_eval.metrics, fairkv_eval.documents.sys_ifeval; print({'nltk', 'lm_eval', 'datasets'} & set(sys.modules))"
+    code = "import sys, fairkv_eval.metrics, fairkv_eval.documents.sys_ifeval; "
+    code += "print({'nltk', 'lm_eval', 'datasets'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"

@@ -256,7 +256,8 @@ class TestPoolOverTheModel:
     def file(self, tmp_path: Path) -> str:
         """A press of a user's own that pools over the model and scores during the prefill."""
         (tmp_path / "mine.yaml").write_text(
-            "press: mine\nscore: !function fairkv_eval.scores.knorm\nbudget: !function fairkv_eval.eviction.budgets.kvzip\n"
+            "press: mine\nscore: !function fairkv_eval.scores.knorm\n"
+            "budget: !function fairkv_eval.eviction.budgets.kvzip\n"
             "parameters:\n  uniform: {default: false}\n"
         )
         return str(tmp_path / "mine.yaml")

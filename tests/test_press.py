@@ -219,7 +219,8 @@ class TestFiles:
 
     def test_every_key_is_read(self, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(
-            "press: mine\nscore: !function fairkv_eval.scores.kvzip\nbudget: !function fairkv_eval.eviction.budgets.kvzip\n"
+            "press: mine\nscore: !function fairkv_eval.scores.kvzip\n"
+            "budget: !function fairkv_eval.eviction.budgets.kvzip\n"
             "replay: !function fairkv_eval.eviction.replays.kvzip\ndecode: !function fairkv_eval.scores.h2o_decoding\n"
             "collects: true\nparameters:\n  chunk: {default: 9}\n  uniform: {default: true}\n  recent: {default: 0.5}\n"
         )

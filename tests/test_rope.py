@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from fairkv_eval.attention import rotation
+from fairkv_eval.attention import rotation as rotation_module
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.sdpa import causal
@@ -236,7 +236,7 @@ def test_a_wrong_frequency_does_not_drown_in_larger_channels() -> None:
 
 
 def test_the_least_error_decides_among_frequencies_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rotation, "_TOLERANCE", {torch.float32: 10.0})
+    monkeypatch.setattr(rotation_module, "_TOLERANCE", {torch.float32: 10.0})
     model = attached("glm")
     own = model.model.rotary_emb
     model.model.rotary_emb = Impostor(own, own.inv_freq * 1.1, own.inv_freq, own.inv_freq[:2])

@@ -10,8 +10,6 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention.backend import Options, Shown
-
 
 class Options(NamedTuple):
     """What a layer asks of its attention beyond scaling: a sliding window in tokens, a bound on the logits."""

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairkv_eval.attention.backend import NO_OPTIONS, Attending, Options, Shown
-from fairkv_eval.attention.sdpa import causal, masked
 
 # Elements of one boolean mask (16 MiB): larger ones are worked off in blocks of queries.
 _MASK_ELEMENTS = 1 << 24

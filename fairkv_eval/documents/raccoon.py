@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval.documents import defense, document, options, published, sys_ifeval
+from fairkv_eval.documents import document, options, published, sys_ifeval
+from fairkv_eval.documents.defense import ASSISTANT_NAME, defense_template
 from fairkv_eval.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def raccoon(
     defense: str | None = "standard_defense",
     defense_file: str | None = None,
     system_prompt_prepend: str | None = sys_ifeval.PREFIX,
-    assistant_name: str = defense.ASSISTANT_NAME,
+    assistant_name: str = ASSISTANT_NAME,
     **others: Any,
 ) -> dict[str, Dataset]:
     """The paper's leakage run: the first `system_prompts` of its 539 directives, in its order, each under every attack.
@@ -62,7 +63,7 @@ def raccoon(
     UsageError.
     """
     options.check_names(others)
-    template = defense.defense_template(defense, defense_file)
+    template = defense_template(defense, defense_file)
     prompts = read_attacks(attacks, attack_categories, prompts_per_category)
     rows = sys_ifeval.directives(
         published.SYS_IFEVAL_SHUFFLED, system_prompts, skip_instruction_ids, shuffle_seed, "system_prompts"
@@ -97,7 +98,7 @@ def raccoon_gpts(
     options.check_names(others)
     if gpts_prompt not in GPTS_PROMPTS:
         raise unknown("gpts_prompt", gpts_prompt, GPTS_PROMPTS)
-    template = defense.defense_template(defense, defense_file)
+    template = defense_template(defense, defense_file)
     prompts = read_attacks(attacks, attack_categories, prompts_per_category)
     gpts = options.shuffled(list(_read_gpts(gpts_prompt)), shuffle_seed)
     built = (

@@ -20,8 +20,6 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
 
-_FUNCTIONS = ("score", "budget", "replay", "decode")
-
 Parameters = tuple[tuple[str, float], ...]
 
 

@@ -17,6 +17,7 @@ from fairkv_eval.eviction.press import Parameter, Press, taken
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
+_FUNCTIONS = ("score", "budget", "replay", "decode")
 _KEYS = {"press", "aliases", "summary", "paper", "observes", "base", *_FUNCTIONS, "collects", "parameters"}
 
 
