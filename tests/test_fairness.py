@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_tasks import manager
 
-from fairkv_eval import fairness, sys_multi_metrics
 from fairkv_eval.harness.response import Response
-from fairkv_eval.metrics import FAMILIES
+from fairkv_eval.metrics import FAMILIES, fairness, sys_multi
 
 Docs = Sequence[dict[str, float]]
 DOCS: Docs = [{"a": 1.0, "b": 0.5}, {"a": 0.0}, {"b": 1.0, "c": 0.0}, {"a": 1.0, "c": 0.5}, {"b": 0.0}]
@@ -115,7 +114,7 @@ DOC: dict[str, Any] = {
 def test_scores_of_one_response() -> None:
     told = {"segments": {"opening": 0.5, "instruction_1": 0.1, "instruction_2": 0.2, "instruction_3": 0.6}}
     response = Response("A garden, copper-1.", {"keep_rate": 0.4, "kv_bytes_full": 8, "kv_bytes_kept": 4, **told})
-    scores = sys_multi_metrics.multi_results(DOC, [response])
+    scores = sys_multi.multi_results(DOC, [response])
     assert scores["inst_level_strict_acc"] == [False, True, True]
     assert scores["acc_punctuation"] == 0.0 and scores["acc_keywords"] == 1.0 and scores["acc_multi"] == 0.0
     assert scores["acc_n4"] == pytest.approx(2 / 3) and scores["leak_code"] == 1.0
@@ -126,7 +125,7 @@ def test_scores_of_one_response() -> None:
 
 
 def test_positions_and_codes_only_where_they_count() -> None:
-    scores = sys_multi_metrics.multi_results({**DOC, "positions": False, "code": ""}, ["A garden."])
+    scores = sys_multi.multi_results({**DOC, "positions": False, "code": ""}, ["A garden."])
     assert not any(name.startswith(("acc_position", "keep_rate", "leak")) for name in scores)
 
 

@@ -9,8 +9,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fairkv_eval import fairness
-from fairkv_eval.metrics import breakdown, instruction_scores, telemetry
+from fairkv_eval.metrics import fairness
+from fairkv_eval.metrics.ifeval import breakdown, instruction_scores
+from fairkv_eval.metrics.keep_rates import telemetry
 
 Doc = Mapping[str, Any]
 RULE = "keep_rate_instruction_"  # as telemetry names the keep rate of a segment instruction_<position>
