@@ -16,11 +16,11 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
 
 from fairkv_eval import metrics
+from fairkv_eval.declared.rows import read_rows
+from fairkv_eval.declared.scorers import SCORERS, TELEMETRY, aggregation
+from fairkv_eval.declared.templates import Templates
 from fairkv_eval.errors import DataError, UsageError, unknown
 from fairkv_eval.prompts.chat import plain_text
-from fairkv_eval.scorers import SCORERS, TELEMETRY, aggregation
-from fairkv_eval.sources import read_rows
-from fairkv_eval.templates import Templates
 
 OWN = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
 SPLIT = "test"
