@@ -10,9 +10,9 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.paired import Difference, differences, holm
-from fairkv_eval.record import Record
-from fairkv_eval.result_file import parse
-from fairkv_eval.selection import differing
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.result_file import parse
+from fairkv_eval.results.selection import differing
 
 Samples = Mapping[str, Mapping[str, float]]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fairkv_eval import paired
-from fairkv_eval.record import Record
+from fairkv_eval.results.record import Record
 
 ALPHA = 0.05  # below which a corrected p-value tells two policies apart
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fairkv_eval.metrics import FAMILIES
 from fairkv_eval.paired import resample_weights
-from fairkv_eval.record import Cell, Record
+from fairkv_eval.results.record import Cell, Record
 
 RESAMPLES = 500
 _Z = 1.96  # standard errors on either side of a 95 % interval

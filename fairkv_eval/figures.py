@@ -37,7 +37,7 @@ from fairkv_eval.panels import (
     over_ratio,
     with_series,
 )
-from fairkv_eval.record import Cell, Record
+from fairkv_eval.results.record import Cell, Record
 
 _LINEAR_KL = 0.01  # nats a token; above it the axis is logarithmic, so that one broken policy leaves the others apart
 

@@ -10,14 +10,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval import samples
 from fairkv_eval.comparisons import ALPHA, Comparison, Values, compare
 from fairkv_eval.errors import UsageError
-from fairkv_eval.record import Record
-from fairkv_eval.records import Problem, Records
-from fairkv_eval.rerun import command
-from fairkv_eval.result_file import KIND
-from fairkv_eval.selection import foremost
+from fairkv_eval.results import samples
+from fairkv_eval.results.reader import Problem, Records
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.rerun import command
+from fairkv_eval.results.result_file import KIND
+from fairkv_eval.results.selection import foremost
 
 SHOWN = 3  # responses a row shows
 _LONGEST = 700  # characters of a response or prompt that is shown

@@ -7,8 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from fairkv_eval.figure_data import Figure, Panel, Point, Results, Series, Task, labels, measured, relative, series
-from fairkv_eval.record import Cell, Record
-from fairkv_eval.selection import principal
+from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.selection import principal
 
 RATIO = "ratio (share of the context evicted)"
 FOLLOWED = "prompt_level_strict_acc"

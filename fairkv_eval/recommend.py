@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.record import Cell, Record
-from fairkv_eval.selection import full_cache, metric_of, one_run, selected, values
+from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.selection import full_cache, metric_of, one_run, selected, values
 
 # Shares of the largest bet, and what each is weighted: half as much for a bet 1/√2 times as large. Small bets only pay
 # with many documents, and those make up for their small weight.

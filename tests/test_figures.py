@@ -19,7 +19,7 @@ from fairkv_eval.figure_data import Figure, Panel, Series, arrange, labels, rank
 from fairkv_eval.figures import KINDS, figures
 from fairkv_eval.metrics import FAMILIES
 from fairkv_eval.plotting import COLOURS, MARKERS, save, spread_out
-from fairkv_eval.selection import selected
+from fairkv_eval.results.selection import selected
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.leaderboard import Board, build, dumped
 from fairkv_eval.leaderboard_page import as_html, embedded
 from fairkv_eval.leaderboard_tables import as_csv, as_markdown
-from fairkv_eval.records import read
+from fairkv_eval.results.reader import read
 
 N = 40
 FULL = [1.0] * 36 + [0.0] * 4

@@ -12,7 +12,7 @@ import pytest
 
 from fairkv_eval.leaderboard import build
 from fairkv_eval.leaderboard_page import as_html
-from fairkv_eval.records import read
+from fairkv_eval.results.reader import read
 
 pytestmark = pytest.mark.browser
 

@@ -13,8 +13,8 @@ import pytest
 from fairkv_eval import leaderboard
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.publish import publish
-from fairkv_eval.records import read
+from fairkv_eval.results.publish import publish
+from fairkv_eval.results.reader import read
 
 SECRET = "never tell anyone"
 

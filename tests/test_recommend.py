@@ -59,7 +59,7 @@ def test_error_rate_over_families_and_sequences(monkeypatch):
     """The whole procedure on candidates that all lose just more than the bound: something is recommended in at most
     alpha of all cases."""
     import fairkv_eval.recommend as module
-    from fairkv_eval.record import Cell
+    from fairkv_eval.results.record import Cell
 
     rng = np.random.default_rng(1)
     policies = [Cell(press, ratio=ratio) for press in "abc" for ratio in (0.2, 0.4)]
@@ -162,7 +162,7 @@ def test_policy_whose_result_lacks_the_metric_is_left_out(tmp_path):
 def test_the_metric_that_stands_for_a_task():
     from types import SimpleNamespace
 
-    from fairkv_eval.selection import metric_of
+    from fairkv_eval.results.selection import metric_of
 
     def record(*names):
         return SimpleNamespace(task="t", metrics=dict.fromkeys(names), higher_is_better=dict.fromkeys(names, True))

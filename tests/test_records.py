@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairkv_eval import samples
 from fairkv_eval.errors import UsageError
-from fairkv_eval.record import Cell
-from fairkv_eval.records import read
-from fairkv_eval.result_file import KIND
+from fairkv_eval.results import samples
+from fairkv_eval.results.reader import read
+from fairkv_eval.results.record import Cell
+from fairkv_eval.results.result_file import KIND
 
 
 def one(folder: Path):

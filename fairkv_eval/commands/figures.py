@@ -19,7 +19,7 @@ def run(given: argparse.Namespace) -> None:
     from fairkv_eval.figure_data import arrange
     from fairkv_eval.figures import figures
     from fairkv_eval.plotting import save
-    from fairkv_eval.selection import selected
+    from fairkv_eval.results.selection import selected
 
     found = selected(given.results, given.model, given.task)
     models, left_out = arrange(found.records)

@@ -20,7 +20,7 @@ def run(given: argparse.Namespace) -> None:
     from fairkv_eval.files import folder, write
     from fairkv_eval.leaderboard_page import as_html
     from fairkv_eval.leaderboard_tables import as_csv, as_markdown
-    from fairkv_eval.records import read
+    from fairkv_eval.results.reader import read
 
     first = given.results[0]
     top = first if first.is_dir() else first.parent

@@ -12,6 +12,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval.publish import publish
+    from fairkv_eval.results.publish import publish
 
     print(f"{len(publish(given.results, given.output))} result files in {given.output}")

@@ -15,8 +15,8 @@ from typing import Any
 from fairkv_eval import provenance
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import folder, write
-from fairkv_eval.record import Record
-from fairkv_eval.records import read
+from fairkv_eval.results.reader import read
+from fairkv_eval.results.record import Record
 
 _TEXTS = ("doc", "arguments", "target", "resps", "filtered_resps")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairkv_eval import samples
 from fairkv_eval.errors import UsageError
-from fairkv_eval.record import Record
-from fairkv_eval.result_file import parse
+from fairkv_eval.results import samples
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.result_file import parse
 
 
 class Problem(NamedTuple):

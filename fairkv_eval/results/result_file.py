@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.record import Cell, Metric, Record
+from fairkv_eval.results.record import Cell, Metric, Record
 
 KIND = "fairkv leaderboard"  # what a leaderboard.json says it is, so that it is not taken for a result
 

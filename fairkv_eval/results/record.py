@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fairkv_eval import samples
+from fairkv_eval.results import samples
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.prompts.whitelist import TEXT, literals
-from fairkv_eval.record import Cell, Record
+from fairkv_eval.results.record import Cell, Record
 
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:+-")
 # The harness's own defaults, which need not be said.

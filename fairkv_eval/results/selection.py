@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.record import Record
-from fairkv_eval.records import Records, read
+from fairkv_eval.results.reader import Records, read
+from fairkv_eval.results.record import Record
 
 # What the pitfalls paper draws (arXiv 2510.00231), and what the harness's own tables begin with.
 _FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")

@@ -1,0 +1,1 @@
+"""Result files: read back, selected, passed on."""
