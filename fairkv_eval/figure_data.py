@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fairkv_eval.analysis.paired import resample_weights
 from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.paired import resample_weights
 from fairkv_eval.results.record import Cell, Record
 
 RESAMPLES = 500

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.comparisons import ALPHA, Comparison, Values, compare
+from fairkv_eval.analysis.all_runs import ALPHA, Comparison, Values, compare
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results import samples
 from fairkv_eval.results.reader import Problem, Records

@@ -8,7 +8,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from fairkv_eval.comparisons import ALPHA
+from fairkv_eval.analysis.all_runs import ALPHA
 from fairkv_eval.leaderboard import Board
 
 _SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairkv_eval.breakdown import Row, estimate, read, rows
+from fairkv_eval.analysis.breakdown import Row, estimate, read, rows
 from fairkv_eval.cli import main
 
 # (instructions, which of them were followed, words of the system prompt, leaked)

@@ -7,10 +7,10 @@ import json
 import made_results
 import pytest
 
+from fairkv_eval.analysis.paired import difference, holm
+from fairkv_eval.analysis.two_runs import compare, plain
 from fairkv_eval.cli import main
-from fairkv_eval.compare import compare, plain
 from fairkv_eval.errors import UsageError
-from fairkv_eval.paired import difference, holm
 
 DOCS = made_results.documents(20)
 BETTER, WORSE = [1.0] * 20, [0.0] * 12 + [1.0] * 8

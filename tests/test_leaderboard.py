@@ -12,7 +12,7 @@ from typing import Any
 import made_results as made
 import pytest
 
-from fairkv_eval import paired
+from fairkv_eval.analysis import paired
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.leaderboard import Board, build, dumped

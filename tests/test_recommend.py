@@ -8,9 +8,9 @@ import made_results
 import numpy as np
 import pytest
 
+from fairkv_eval.analysis.recommend import documents_needed, recommend, upper_bound
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.recommend import documents_needed, recommend, upper_bound
 
 N = 400
 DOCS = made_results.documents(N)
@@ -58,7 +58,7 @@ def test_error_rate_stays_below_alpha(share, bound):
 def test_error_rate_over_families_and_sequences(monkeypatch):
     """The whole procedure on candidates that all lose just more than the bound: something is recommended in at most
     alpha of all cases."""
-    import fairkv_eval.recommend as module
+    import fairkv_eval.analysis.recommend as module
     from fairkv_eval.results.record import Cell
 
     rng = np.random.default_rng(1)

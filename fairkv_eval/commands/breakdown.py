@@ -16,7 +16,7 @@ from fairkv_eval.terminal import console, show
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fairkv_eval.breakdown import Length, Row
+    from fairkv_eval.analysis.breakdown import Length, Row
 
 _TITLES = {
     "class": "by class of instruction",
@@ -47,7 +47,7 @@ def run(given: argparse.Namespace) -> None:
         raise UsageError(f"--bins {given.bins} is not allowed; it takes a whole number from 1")
     if given.csv and not given.csv.absolute().parent.is_dir():
         raise UsageError(f"{given.csv}: there is no folder {str(given.csv.parent)!r} to write it into")
-    from fairkv_eval.breakdown import read, rows
+    from fairkv_eval.analysis.breakdown import read, rows
 
     by = given.by.split(",") if given.by else list(_TITLES)
     length = _length(given)

@@ -12,7 +12,7 @@ from fairkv_eval.terminal import console, show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fairkv_eval.compare import Comparison, Row
+    from fairkv_eval.analysis.two_runs import Comparison, Row
 
 _TOLD = 0.05  # corrected p-values below it are marked
 
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval.compare import compare, plain
+    from fairkv_eval.analysis.two_runs import compare, plain
 
     comparison = compare(given.a, given.b)
     if given.json:

@@ -12,7 +12,7 @@ from fairkv_eval.terminal import console, show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fairkv_eval.recommend import Candidate, Recommendation
+    from fairkv_eval.analysis.recommend import Candidate, Recommendation
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval.recommend import recommend
+    from fairkv_eval.analysis.recommend import recommend
 
     found = recommend(
         given.results,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fairkv_eval import paired
+from fairkv_eval.analysis import paired
 from fairkv_eval.results.record import Record
 
 ALPHA = 0.05  # below which a corrected p-value tells two policies apart

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fairkv_eval.analysis.paired import Difference, differences, holm
 from fairkv_eval.errors import UsageError
-from fairkv_eval.paired import Difference, differences, holm
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.result_file import parse
 from fairkv_eval.results.selection import differing
