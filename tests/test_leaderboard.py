@@ -15,9 +15,9 @@ import pytest
 from fairkv_eval.analysis import paired
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.leaderboard import Board, build, dumped
-from fairkv_eval.leaderboard_page import as_html, embedded
-from fairkv_eval.leaderboard_tables import as_csv, as_markdown
+from fairkv_eval.leaderboard.board import Board, build, dumped
+from fairkv_eval.leaderboard.html import as_html, embedded
+from fairkv_eval.leaderboard.tables import as_csv, as_markdown
 from fairkv_eval.results.reader import read
 
 N = 40

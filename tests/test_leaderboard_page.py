@@ -10,8 +10,8 @@ from typing import Any
 import made_results as made
 import pytest
 
-from fairkv_eval.leaderboard import build
-from fairkv_eval.leaderboard_page import as_html
+from fairkv_eval.leaderboard.board import build
+from fairkv_eval.leaderboard.html import as_html
 from fairkv_eval.results.reader import read
 
 pytestmark = pytest.mark.browser

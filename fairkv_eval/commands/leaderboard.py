@@ -16,17 +16,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from fairkv_eval import leaderboard
     from fairkv_eval.files import folder, write
-    from fairkv_eval.leaderboard_page import as_html
-    from fairkv_eval.leaderboard_tables import as_csv, as_markdown
+    from fairkv_eval.leaderboard import board
+    from fairkv_eval.leaderboard.html import as_html
+    from fairkv_eval.leaderboard.tables import as_csv, as_markdown
     from fairkv_eval.results.reader import read
 
     first = given.results[0]
     top = first if first.is_dir() else first.parent
     into = folder(given.output or top)
-    board = leaderboard.build(read(given.results), top)
-    formats = {"json": leaderboard.dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
+    board = board.build(read(given.results), top)
+    formats = {"json": board.dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
     written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
     _tell(board.data, written)
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
-from fairkv_eval.leaderboard import METHOD, Board
+from fairkv_eval.leaderboard.board import METHOD, Board
 
 _OF_ROW = (
     "model",

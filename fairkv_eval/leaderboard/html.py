@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import Any
 
 from fairkv_eval.analysis.all_runs import ALPHA
-from fairkv_eval.leaderboard import Board
+from fairkv_eval.leaderboard.board import Board
 
 _SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")
 
@@ -49,4 +49,4 @@ def _payload(board: Board) -> dict[str, Any]:
 
 
 def _file(name: str) -> str:
-    return files("fairkv_eval").joinpath("page", name).read_text(encoding="utf-8")
+    return files("fairkv_eval.leaderboard").joinpath("page", name).read_text(encoding="utf-8")

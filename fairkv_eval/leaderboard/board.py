@@ -12,15 +12,12 @@ from typing import Any
 
 from fairkv_eval.analysis.all_runs import ALPHA, Comparison, Values, compare
 from fairkv_eval.errors import UsageError
-from fairkv_eval.results import samples
-from fairkv_eval.results.reader import Problem, Records
+from fairkv_eval.leaderboard.samples import samples_of
+from fairkv_eval.results.reader import Records
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.rerun import command
 from fairkv_eval.results.result_file import KIND
 from fairkv_eval.results.selection import foremost
-
-SHOWN = 3  # responses a row shows
-_LONGEST = 700  # characters of a response or prompt that is shown
 
 # Conditions that belong to a task; the others are the same for all tasks of a row.
 _OF_TASK = ("num_fewshot", "generation")
@@ -50,7 +47,7 @@ def build(found: Records, top: Path | None = None) -> Board:
         reasons = "; ".join(f"{_named(path, top)}: {reason}" for path, reason in found.problems[:3])
         raise UsageError(f"no result of the harness was found{f' ({reasons})' if reasons else ''}")
     records = sorted(found.records, key=_order)
-    values, shown, problems = _samples(records)
+    values, shown, problems = samples_of(records)
     comparisons = compare(records, values)
     rows: dict[str, dict[str, Any]] = {}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
@@ -193,52 +190,6 @@ def _tasks(records: Iterable[Record]) -> dict[str, Any]:
         directed = [name for name, better in entry["metrics"].items() if better is not None]
         entry["main_metric"] = foremost(directed) or next(iter([*directed, *entry["metrics"]]), None)
     return dict(sorted(found.items()))
-
-
-def _samples(records: Sequence[Record]) -> tuple[list[Values], list[list[tuple[str, str, str]]], list[Problem]]:
-    """Of each record the values by metric and document, and what is shown: (document, prompt, response)."""
-    values: list[Values] = []
-    shown: list[list[tuple[str, str, str]]] = []
-    problems = []
-    for record in records:
-        try:
-            lines = record.lines()
-        except UsageError as error:
-            problems.append(Problem(record.path, f"without paired differences: {error}"))
-            lines = []
-        reported = {name: metric.value for name, metric in record.metrics.items()}
-        values.append(samples.by_metric(lines, reported))
-        shown.append(_shown(lines))
-    return values, shown, problems
-
-
-def _shown(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
-    """The first documents by their hash: the same for every policy, whatever the order of the lines."""
-    first: dict[str, tuple[str, str, str]] = {}
-    for document, line in sorted(zip(samples.keys(lines), lines, strict=True), key=lambda pair: pair[0]):
-        if document not in first and len(first) < SHOWN:
-            first[document] = (document, _cut(_prompt(line), from_end=True), _cut(_response(line)))
-    return list(first.values())
-
-
-def _prompt(line: Mapping[str, Any]) -> str:
-    arguments = line.get("arguments") or {}
-    first = arguments.get("gen_args_0", {}) if isinstance(arguments, dict) else {}
-    return str(first.get("arg_0", ""))
-
-
-def _response(line: Mapping[str, Any]) -> str:
-    """What was generated; of a multiple-choice task the log-likelihood of each choice."""
-    given = line.get("filtered_resps") or line.get("resps") or ""
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
-        return given[0]
-    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
-
-
-def _cut(text: str, from_end: bool = False) -> str:
-    if len(text) <= _LONGEST:
-        return text
-    return "…" + text[-_LONGEST:] if from_end else text[:_LONGEST] + "…"
 
 
 def _named(path: Path, top: Path | None) -> str:

@@ -1,0 +1,1 @@
+"""One board of many results: rows, tables, page."""
