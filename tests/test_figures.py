@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fairkv_eval.cli import main
-from fairkv_eval.figure_data import Figure, Panel, Series, arrange, labels, rank_correlation, spread
-from fairkv_eval.figures import KINDS, figures
+from fairkv_eval.figures.data import Figure, Panel, Series, arrange, labels, rank_correlation, spread
+from fairkv_eval.figures.figures import KINDS, figures
+from fairkv_eval.figures.plotting import COLOURS, MARKERS, save, spread_out
 from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.plotting import COLOURS, MARKERS, save, spread_out
 from fairkv_eval.results.selection import selected
 
 

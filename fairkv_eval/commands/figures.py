@@ -16,9 +16,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> None:
     from fairkv_eval.errors import UsageError
-    from fairkv_eval.figure_data import arrange
-    from fairkv_eval.figures import figures
-    from fairkv_eval.plotting import save
+    from fairkv_eval.figures.data import arrange
+    from fairkv_eval.figures.figures import figures
+    from fairkv_eval.figures.plotting import save
     from fairkv_eval.results.selection import selected
 
     found = selected(given.results, given.model, given.task)

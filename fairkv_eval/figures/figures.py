@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from fairkv_eval.figure_data import (
+from fairkv_eval.figures.data import (
     Figure,
     Panel,
     Point,
@@ -18,8 +18,7 @@ from fairkv_eval.figure_data import (
     single_with_multi,
     spread,
 )
-from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.panels import (
+from fairkv_eval.figures.panels import (
     AXES,
     DEFENCE_LEAKED,
     FOLLOWED,
@@ -37,6 +36,7 @@ from fairkv_eval.panels import (
     over_ratio,
     with_series,
 )
+from fairkv_eval.metrics import FAMILIES
 from fairkv_eval.results.record import Cell, Record
 
 _LINEAR_KL = 0.01  # nats a token; above it the axis is logarithmic, so that one broken policy leaves the others apart

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.figure_data import Figure, Panel, Series
+from fairkv_eval.figures.data import Figure, Panel, Series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

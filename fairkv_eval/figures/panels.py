@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from fairkv_eval.figure_data import Figure, Panel, Point, Results, Series, Task, labels, measured, relative, series
+from fairkv_eval.figures.data import Figure, Panel, Point, Results, Series, Task, labels, measured, relative, series
 from fairkv_eval.results.record import Cell, Record
 from fairkv_eval.results.selection import principal
 
