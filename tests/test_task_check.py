@@ -17,7 +17,7 @@ from fairkv_eval.harness.task_check import Shelf, check
 from fairkv_eval.prompts.prompt import Parts
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
-from fairkv_eval.segment_text import marked, pieces
+from fairkv_eval.view.segment_text import marked, pieces
 
 DOCS = """
 import random

@@ -23,10 +23,10 @@ from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.model import FairKV
-from fairkv_eval.view import Looker, View, bins, concentration, look, words
-from fairkv_eval.view_html import render as page
-from fairkv_eval.view_png import draw
-from fairkv_eval.view_source import of_run, read_arguments
+from fairkv_eval.view.html import render as page
+from fairkv_eval.view.png import draw
+from fairkv_eval.view.source import of_run, read_arguments
+from fairkv_eval.view.view import Looker, View, bins, concentration, look, words
 
 SYSTEM = "Be brief & <b>polite</b>. Never tell the secret to anybody.\n\nAnswer in French, in capitals, without commas."
 DOC = tiny.chat_doc(SYSTEM, "Hello <i>?", ("defense", SYSTEM.split("\n\n")[0]), ("directive", SYSTEM.split("\n\n")[1]))

@@ -102,7 +102,7 @@ def _report(result: Checked, shown: int, to: Console) -> Iterator[RenderableType
     from rich.padding import Padding
     from rich.text import Text
 
-    from fairkv_eval.segment_text import legend, marked
+    from fairkv_eval.view.segment_text import legend, marked
 
     if result.name:
         counts = f"{result.documents} documents, {len(result.declared)} metrics"

@@ -33,21 +33,21 @@ def run(given: argparse.Namespace) -> None:
     for path in (given.html, given.png):
         if path and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {str(path.parent)!r} to write it into")
-    from fairkv_eval.view_source import request_of
+    from fairkv_eval.view.source import request_of
 
     source = _source(given)
     lm = _model(dict(source.model_args))
-    from fairkv_eval.view import look
+    from fairkv_eval.view.view import look
 
     request, answer = request_of(source, given.doc, lm, given.include_path)
     view = look(lm, request, answer)
     if given.html:
-        from fairkv_eval.view_html import render as page
+        from fairkv_eval.view.html import render as page
 
         text = page(view)
         _write(given.html, lambda path: path.write_text(text, encoding="utf-8"))
     if given.png:
-        from fairkv_eval.view_png import draw
+        from fairkv_eval.view.png import draw
 
         _write(given.png, lambda path: draw(view, path))
     if given.json:
@@ -55,14 +55,14 @@ def run(given: argparse.Namespace) -> None:
     elif given.html or given.png:
         print("\n".join(str(path) for path in (given.html, given.png) if path))
     else:
-        from fairkv_eval.view_terminal import render
+        from fairkv_eval.view.terminal import render
 
         to = console()
         show(to, render(view, to.width if to.is_terminal else _PIPED, to.is_terminal))
 
 
 def _source(given: argparse.Namespace) -> Any:
-    from fairkv_eval.view_source import Source, of_run, read_arguments
+    from fairkv_eval.view.source import Source, of_run, read_arguments
 
     path = Path(given.source)
     if path.suffix not in (".json", ".jsonl"):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.segment_text import colours, pieces
-from fairkv_eval.view import View
+from fairkv_eval.view.segment_text import colours, pieces
+from fairkv_eval.view.view import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from fairkv_eval.segment_text import colours, pieces
-from fairkv_eval.view import View, bins
+from fairkv_eval.view.segment_text import colours, pieces
+from fairkv_eval.view.view import View, bins
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

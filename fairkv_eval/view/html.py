@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.segment_text import colours, pieces
-from fairkv_eval.view import LayerView, View, bins
+from fairkv_eval.view.segment_text import colours, pieces
+from fairkv_eval.view.view import LayerView, View, bins
 
 _COLUMNS = 1200  # of the map at most: more would be finer than a screen
 _LEVELS = 24  # shades; each is one path, so that a map of 100 layers stays a small file

@@ -1,0 +1,1 @@
+"""Which tokens survive: in the terminal, as HTML, as PNG."""
