@@ -10,11 +10,11 @@ import pytest
 import worker
 from test_sweep import a_sweep
 
-from fairkv_eval import cell_loggers
-from fairkv_eval import sweep as sweeps
-from fairkv_eval.cell_loggers import check_loggers
 from fairkv_eval.errors import UsageError
-from fairkv_eval.sweep import run_sweep
+from fairkv_eval.sweep import loggers
+from fairkv_eval.sweep import run as sweeps
+from fairkv_eval.sweep.loggers import check_loggers
+from fairkv_eval.sweep.run import run_sweep
 
 GIVEN = {"presses": "tova", "fair": False, "tasks": ["say"]}  # two cells
 SPARSE = {**GIVEN, "tasks": ["some"]}  # with metrics that some documents have no part in
@@ -68,8 +68,8 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> type[Wandb]:
     class Fresh(Wandb):
         runs: list[dict] = []  # noqa: RUF012
 
-    monkeypatch.setattr(cell_loggers, "WandbLogger", Fresh)
-    monkeypatch.setattr(cell_loggers, "find_spec", lambda name: name)
+    monkeypatch.setattr(loggers, "WandbLogger", Fresh)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: name)
     return Fresh
 
 
@@ -128,7 +128,7 @@ def test_every_cell_is_pushed_and_the_card_is_made_once(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, cards = Hub(), []
-    tracker = cell_loggers.EvaluationTracker
+    tracker = loggers.EvaluationTracker
     monkeypatch.setattr(tracker, "_api", staticmethod(lambda token=None: hub if token else None))
     monkeypatch.setattr(tracker, "recreate_metadata_card", lambda self: cards.append(self.results_repo))
     monkeypatch.setenv("HF_TOKEN", "a token")
@@ -152,7 +152,7 @@ def test_every_cell_is_pushed_and_the_card_is_made_once(
 def test_what_cannot_be_logged_to_is_refused_first(
     given: dict, told: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell_loggers, "find_spec", lambda name: None)
+    monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     sweep = a_sweep(folder, tmp_path / "out", **GIVEN, **given)
     with pytest.raises(UsageError, match=told):

@@ -22,7 +22,7 @@ from fairkv_eval.engine.fidelity import METRICS, Lead, fidelity
 from fairkv_eval.engine.jobs import Follow, Generate, Job
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep import run_sweep
+from fairkv_eval.sweep.run import run_sweep
 
 LOGITS = arrays(np.float64, (2, 4, 6), elements=st.floats(-20, 20))
 

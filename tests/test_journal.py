@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairkv_eval.journal import Answer, Journal, Key, read_answers
+from fairkv_eval.sweep.journal import Answer, Journal, Key, read_answers
 
 TOLD = {"keep_rate": 0.1 + 0.2, "segments": {"a": 1 / 3}, "kv_bytes_full": 12, "folded_system": False}
 ENTRIES = [

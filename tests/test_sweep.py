@@ -10,13 +10,13 @@ import pytest
 import worker
 from filelock import FileLock
 
-from fairkv_eval import sweep as sweeps
 from fairkv_eval.errors import UsageError
-from fairkv_eval.journal import read_answers
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep import Sweep, run_sweep
-from fairkv_eval.sweep_estimate import dry_run
-from fairkv_eval.sweep_file import sweep_of
+from fairkv_eval.sweep import run as sweeps
+from fairkv_eval.sweep.config import sweep_of
+from fairkv_eval.sweep.estimate import dry_run
+from fairkv_eval.sweep.journal import read_answers
+from fairkv_eval.sweep.run import Sweep, run_sweep
 
 POLICIES = {
     "full": {},

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairkv_eval.cells import changes, slug
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep_file import _numbers, read_sweep, sweep_of
+from fairkv_eval.sweep.cell import changes, slug
+from fairkv_eval.sweep.config import _numbers, read_sweep, sweep_of
 
 BASE = {"tasks": ["sys_ifeval"], "output_path": "out", "presses": "tova", "ratios": "0:0.9:0.1"}
 

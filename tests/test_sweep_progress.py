@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fairkv_eval.sweep_progress import Gathered, Stand, Told, cells_done, line
+from fairkv_eval.sweep.on_ray import Gathered, Stand, Told, cells_done, line
 
 
 def test_a_told_bar_draws_nothing_and_tells_where_it_is(capfd) -> None:

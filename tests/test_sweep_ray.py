@@ -10,11 +10,10 @@ import pytest
 import worker
 from test_sweep import a_sweep, assert_same, scores
 
-from fairkv_eval import sweep as sweeps
 from fairkv_eval.errors import UsageError
-from fairkv_eval.sweep import run_sweep
-from fairkv_eval.sweep_progress import Gathered, cells_done, line
-from fairkv_eval.sweep_ray import Part, _run_part, divisions, parts, run_on_ray
+from fairkv_eval.sweep import run as sweeps
+from fairkv_eval.sweep.on_ray import Gathered, Part, _run_part, cells_done, divisions, line, parts, run_on_ray
+from fairkv_eval.sweep.run import run_sweep
 
 KEYS = {
     "presses": ["tova", {"press": "snapkv", "window": 8}],

@@ -51,20 +51,20 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _run(given: argparse.Namespace) -> None:
-    from fairkv_eval.sweep_file import read_keys, read_sweep
+    from fairkv_eval.sweep.config import read_keys, read_sweep
 
     sweep = read_sweep(given.sweep, _flags(given))
     if given.dry_run:
-        from fairkv_eval.sweep_estimate import dry_run
+        from fairkv_eval.sweep.estimate import dry_run
 
         show_plan(dry_run(sweep))
         return
     if given.launcher == "ray":
-        from fairkv_eval.sweep_ray import run_on_ray
+        from fairkv_eval.sweep.on_ray import run_on_ray
 
         folders = run_on_ray(sweep, read_keys(given.sweep, _flags(given)))
     else:
-        from fairkv_eval.sweep import run_sweep
+        from fairkv_eval.sweep.run import run_sweep
 
         folders = run_sweep(sweep)
     print(f"{len(folders)} cells in {sweep.output_path}")

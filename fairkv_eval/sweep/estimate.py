@@ -9,8 +9,8 @@ from typing import Any
 from fairkv_eval.engine.jobs import Generate, Job, Score, Totals
 from fairkv_eval.engine.scheduler import context_tokens
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep import Work, check, followed, load_model, load_tasks, plan
-from fairkv_eval.sweep_file import Sweep
+from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.run import Work, check, followed, load_model, load_tasks, plan
 
 _STEPS = 8  # tokens an answer of the measurement, long enough for its first steps not to decide
 

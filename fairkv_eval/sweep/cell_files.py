@@ -21,15 +21,15 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_comm
 from lm_eval.utils import sanitize_model_name
 
 from fairkv_eval import provenance
-from fairkv_eval.cell_loggers import log_to_wandb, tracker
-from fairkv_eval.cells import Cell, changes
 from fairkv_eval.engine.fidelity import METRICS
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import LogLikelihood, Response
-from fairkv_eval.journal import Answer
-from fairkv_eval.known import Knowing
 from fairkv_eval.pretrained import HUB_NAME
-from fairkv_eval.sweep_file import Sweep
+from fairkv_eval.sweep.cell import Cell, changes
+from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.journal import Answer
+from fairkv_eval.sweep.loggers import log_to_wandb, tracker
+from fairkv_eval.sweep.stand_ins import Knowing
 
 Answers = Mapping[tuple[int, int], Answer]  # by the request's place and how often it was asked before
 

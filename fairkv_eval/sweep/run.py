@@ -27,17 +27,17 @@ from lm_eval.tasks import TaskManager
 from tqdm import tqdm
 
 from fairkv_eval import plugin
-from fairkv_eval.cell_files import Source, add_fidelity, cell_folder, finished, score, write
-from fairkv_eval.cell_loggers import check_loggers, update_card
-from fairkv_eval.cells import Cell, digest, digest_of_requests, identity
 from fairkv_eval.engine.fidelity import Lead
 from fairkv_eval.engine.jobs import Follow, Job, Result, Score
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.journal import Answer, Journal, Key, read_answers
-from fairkv_eval.known import Asked, Asking
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep_file import Sweep
+from fairkv_eval.sweep.cell import Cell, digest, digest_of_requests, identity
+from fairkv_eval.sweep.cell_files import Source, add_fidelity, cell_folder, finished, score, write
+from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.journal import Answer, Journal, Key, read_answers
+from fairkv_eval.sweep.loggers import check_loggers, update_card
+from fairkv_eval.sweep.stand_ins import Asked, Asking
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from lm_eval.loggers import EvaluationTracker, WandbLogger
 
-from fairkv_eval.cells import Cell
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.sweep_file import Sweep
+from fairkv_eval.sweep.cell import Cell
+from fairkv_eval.sweep.config import Sweep
 
 log = logging.getLogger(__name__)
 

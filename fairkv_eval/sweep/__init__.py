@@ -1,0 +1,1 @@
+"""Models × policies × tasks on one prefill: cells, journal, run, fidelity, Ray."""
