@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
-from fairkv_eval.terminal import console, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairkv_eval.terminal import console, show
+from fairkv_eval.commands.terminal import console, show
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -32,7 +32,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def _tell(data: dict, written: list[Path]) -> None:
-    from fairkv_eval.terminal import console, show
+    from fairkv_eval.commands.terminal import console, show
 
     results = sum(len(row["tasks"]) for row in data["rows"])
     parts = [f"{results} results in {len(data['rows'])} rows; tasks: {', '.join(data['tasks'])}"]

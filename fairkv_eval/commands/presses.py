@@ -9,8 +9,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
-from fairkv_eval.terminal import console, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -74,7 +74,7 @@ def show_plan(rows: list[dict[str, Any]]) -> None:
     """The cells of a sweep, and what is left to do for them."""
     from rich.table import Table
 
-    from fairkv_eval.terminal import console, show
+    from fairkv_eval.commands.terminal import console, show
 
     cells = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in ("model", "task", "cell"):

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
-from fairkv_eval.terminal import console, show
 
 _PIPED = 140  # columns where nobody says how many
 
