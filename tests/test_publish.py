@@ -12,7 +12,7 @@ import pytest
 
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.leaderboard import board
+from fairkv_eval.leaderboard.board import build
 from fairkv_eval.results.publish import publish
 from fairkv_eval.results.reader import read
 
@@ -20,7 +20,7 @@ SECRET = "never tell anyone"
 
 
 def board(folder: Path) -> dict:
-    return board.build(read(folder), folder).data
+    return build(read(folder), folder).data
 
 
 def test_what_is_said_of_results_stays_the_same(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(given: argparse.Namespace) -> None:
     from fairkv_eval.files import folder, write
-    from fairkv_eval.leaderboard import board
+    from fairkv_eval.leaderboard.board import build, dumped
     from fairkv_eval.leaderboard.html import as_html
     from fairkv_eval.leaderboard.tables import as_csv, as_markdown
     from fairkv_eval.results.reader import read
@@ -25,8 +25,8 @@ def run(given: argparse.Namespace) -> None:
     first = given.results[0]
     top = first if first.is_dir() else first.parent
     into = folder(given.output or top)
-    board = board.build(read(given.results), top)
-    formats = {"json": board.dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
+    board = build(read(given.results), top)
+    formats = {"json": dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
     written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
     _tell(board.data, written)
 

@@ -1,8 +1,9 @@
 """Scoring: what a response followed, what it leaked, and what the eviction did to its context.
 
 The names that task YAMLs write (``!function fairkv_eval.metrics.ifeval_results``), handed on from the modules that
-define them. The ``*_results`` functions are tasks' `process_results`. A metric that does not apply to a document is left
-out of its result, and the harness then averages over the documents that have it. All values are plain floats and bools.
+define them. The ``*_results`` functions are tasks' `process_results`. A metric that does not apply to a document is
+left out of its result, and the harness then averages over the documents that have it. All values are plain floats and
+bools.
 """
 
 from fairkv_eval.metrics.ifeval import FAMILIES as FAMILIES

@@ -21,7 +21,6 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.processes import bootstrap_without_forks
 from fairkv_eval.sweep.config import Sweep, sweep_of
 from fairkv_eval.sweep.loggers import update_card
-from fairkv_eval.sweep.on_ray import Gathered, Told, cells_done, line
 from fairkv_eval.sweep.run import check, load_tasks, locked, run_model
 
 _MANY = 3  # parts a place from which on it matters little that they do not come out even
