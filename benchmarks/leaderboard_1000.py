@@ -25,7 +25,7 @@ from typing import Any
 
 import common
 
-TESTS = Path(__file__).resolve().parent.parent / "tests"
+TESTS = Path(__file__).resolve().parent.parent / "tests" / "support"
 PRESSES = ("streaming_llm", "snapkv", "h2o", "tova", "knorm", "random", "pyramidkv", "kvzip", "keydiff", "lagkv")
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 TASKS = ("sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain", "raccoon_preference", "sys_multi")

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from own_tasks import manager
 
 from fairkv_eval.files import resource_dir
 
@@ -77,12 +78,6 @@ FIRST_SEGMENT = {
     "sys_ifeval_flipped": "directive",
     "raccoon_plain": "defense",
 }
-
-
-def manager(**metadata: Any) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(resource_dir("tasks")), include_defaults=False, metadata=metadata)
 
 
 def test_exact_names() -> None:

@@ -3,7 +3,7 @@
 Runs where kvpress is installed, never in the tests (kvpress 0.5.5 wants a transformers older than 5.3):
 
     pip install kvpress==0.5.5 numpy
-    PYTHONPATH=tests python tests/golden/make_kvpress_reference.py
+    PYTHONPATH=tests/support python tests/golden/make_kvpress_reference.py
 
 The file holds, as boolean ``[layers, kv_heads, n]`` under ``kept/<model>/<case>/<ratio>``, which positions survive;
 under ``logits/<model>`` the last token's logits after an uncompressed pass, ``[vocabulary]``; and under ``about``, as

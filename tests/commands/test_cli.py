@@ -211,7 +211,7 @@ class TestMistakes:
 class TestTheCommand:
     def test_is_the_one_that_gets_installed(self) -> None:
         tomllib = pytest.importorskip("tomllib")
-        project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
         module, _, function = project["scripts"]["fairkv"].partition(":")
         assert getattr(import_module(module), function) is main
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import worker
 from filelock import FileLock
+from tiny_sweeps import a_sweep, assert_same, numbers, scores
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep import run as sweeps
-from fairkv_eval.sweep.config import sweep_of
 from fairkv_eval.sweep.estimate import dry_run
 from fairkv_eval.sweep.journal import read_answers
-from fairkv_eval.sweep.run import Sweep, run_sweep
+from fairkv_eval.sweep.run import run_sweep
+
+pytestmark = pytest.mark.usefixtures("only_these_tasks")
 
 POLICIES = {
     "full": {},
@@ -25,70 +26,6 @@ POLICIES = {
     "snapkv_window=8_ratio=0.5": {"press": "snapkv", "window": 8, "ratio": 0.5},
     "snapkv_window=8_ratio=0.5_fair=1": {"press": "snapkv", "window": 8, "ratio": 0.5, "fair": True},
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    worker.write_tasks(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def only_these_tasks(folder: Path):
-    """Indexing the harness's own tasks takes seconds a sweep."""
-    with pytest.MonkeyPatch.context() as patch:
-        manager = sweeps.TaskManager
-        patch.setattr(sweeps, "TaskManager", lambda **given: manager(**{**given, "include_defaults": False}))
-        yield
-
-
-def a_sweep(folder: Path, output: Path, **given) -> Sweep:
-    return sweep_of(
-        {
-            "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
-            "presses": ["tova", {"press": "snapkv", "window": 8}],
-            "ratios": [0, 0.5],
-            "fair": [False, True],
-            "tasks": worker.TASKS,
-            "include_path": str(folder),
-            "output_path": str(output),
-            "batch_size": 3,
-            "bootstrap_iters": 20,
-            "device": "cpu",
-            **given,
-        }
-    )
-
-
-def numbers(output: Path) -> dict[tuple[str, str], tuple[dict, list]]:
-    """Results and samples by task and policy."""
-    found = {}
-    for path in output.glob("model/*/*/results_*.json"):
-        task, cell = path.parts[-3:-1]
-        (samples,) = path.parent.glob("samples_*.jsonl")
-        told = [json.loads(line) for line in samples.read_text().splitlines()]
-        found[task, cell.rpartition("-")[0]] = json.loads(path.read_text()), told
-    return found
-
-
-def scores(output: Path) -> dict:
-    return {key: (told["results"], samples) for key, (told, samples) in numbers(output).items()}
-
-
-def assert_same(ours: dict, theirs: dict) -> None:
-    """Metrics that are equal, figures but for rounding: a prefill may share more in one run than in another."""
-    assert ours.keys() == theirs.keys()
-    for name, value in ours.items():
-        same = theirs[name] if isinstance(value, str) else pytest.approx(theirs[name], rel=1e-4, abs=1e-6)
-        assert value == same, name
-
-
-@pytest.fixture(scope="module")
-def unbroken(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("unbroken")
-    run_sweep(a_sweep(folder, output))
-    return output
 
 
 def test_every_cell_is_what_a_run_of_its_own_gives(folder: Path, unbroken: Path) -> None:

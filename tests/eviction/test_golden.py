@@ -17,7 +17,7 @@ from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import kept, n_kept, ranges
 from fairkv_eval.scores import Layer
 
-REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "eviction_reference.npz"))
+REFERENCE = dict(np.load(Path(__file__).parents[1] / "golden" / "eviction_reference.npz"))
 N, FIRST, SECOND, _ = REFERENCE["meta"].tolist()
 PLAIN = [name for name in REFERENCE if name.startswith("plain/")]
 FAIR = [name for name in REFERENCE if name.startswith("fair/")]

@@ -16,13 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, rel_entr
-from test_sweep import a_sweep, folder, numbers, only_these_tasks, scores, unbroken  # noqa: F401
+from tiny_sweeps import a_sweep, numbers, scores
 
 from fairkv_eval.engine.fidelity import METRICS, Lead, fidelity
 from fairkv_eval.engine.jobs import Follow, Generate, Job
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.run import run_sweep
+
+pytestmark = pytest.mark.usefixtures("only_these_tasks")
 
 LOGITS = arrays(np.float64, (2, 4, 6), elements=st.floats(-20, 20))
 
@@ -71,8 +73,8 @@ def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: st
 
 
 def test_a_sweep_asks_for_it_later_and_keeps_its_answers(
-    folder: Path,  # noqa: F811
-    unbroken: Path,  # noqa: F811
+    folder: Path,
+    unbroken: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

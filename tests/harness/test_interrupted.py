@@ -93,7 +93,7 @@ lm.generate_until([tiny.generation("Words.", max_gen_toks=10**5)] * 3, disable_t
 @pytest.mark.parametrize("method", ["_generation_job", "run"], ids=["while requests are made ready", "while they run"])
 def test_ctrl_c_ends_quickly_with_one_line(tmp_path: Path, method: str) -> None:
     script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parent), method=method)))
+    script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parents[1] / "support"), method=method)))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

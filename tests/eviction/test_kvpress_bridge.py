@@ -325,7 +325,9 @@ def test_importing_kvpress_leaves_the_engine_as_it_was() -> None:
     if find_spec("kvpress") is None:
         pytest.skip("kvpress is not installed here")
     script = """
-import sys, tiny, test_kvpress_bridge as tests
+import sys
+sys.path.append("../support")
+import tiny, test_kvpress_bridge as tests
 from fairkv_eval.engine.check import attach_checked
 model = tiny.model()
 windows = attach_checked(model)
@@ -429,7 +431,7 @@ def test_in_an_interpreter_that_has_kvpress() -> None:
         pytest.skip("KVPRESS_PYTHON names no interpreter that has kvpress and this package")
     env = {name: value for name, value in os.environ.items() if name != "KVPRESS_PYTHON"}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not in_an_interpreter", __file__]
-    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+    done = subprocess.run(command, env=env, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     last = done.stdout.splitlines()[-1] if done.stdout else ""
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in last and "skipped" not in last

@@ -26,7 +26,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import kept
 
-REFERENCE = dict(np.load(Path(__file__).parent / "golden" / "kvpress_reference.npz"))
+REFERENCE = dict(np.load(Path(__file__).parents[1] / "golden" / "kvpress_reference.npz"))
 ABOUT = json.loads(str(REFERENCE["about"]))
 MODELS, CASES, N = ABOUT["models"], ABOUT["cases"], ABOUT["n"]
 RATIOS = ABOUT["exact_ratios"]

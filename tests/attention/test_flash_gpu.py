@@ -6,7 +6,7 @@ import pytest
 import running
 import tiny
 import torch
-from test_backends import SCALING, close, drawn, sequences, shown
+from attention_inputs import SCALING, close, drawn, sequences, shown
 from torch import Tensor
 
 from fairkv_eval.attention.backend import Attending, Options, Shown

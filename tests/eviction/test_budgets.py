@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 import torch
+from exact_shares import largest_remainder_exactly
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from test_evict import largest_remainder_exactly
 from torch import Tensor
 
 from fairkv_eval.eviction.budgets import EVEN, Division, adakv, even, kvzip, pyramid, pyramidkv

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from exact_shares import largest_remainder_exactly, shares_exactly
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_evict import largest_remainder_exactly, shares_exactly
 
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import worker
-from test_sweep import a_sweep, assert_same, scores
+from tiny_sweeps import a_sweep, assert_same, scores
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep import run as sweeps

@@ -52,7 +52,7 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
     counts = ["--multi_gpu", f"--num_processes={processes}", f"--num_machines={machines}"]
     meeting = ["--main_process_ip=127.0.0.1", f"--main_process_port={free_port()}"]
     plain = ["--mixed_precision=no", "--dynamo_backend=no"]
-    program = [str(Path(__file__).with_name("worker.py")), str(folder), json.dumps(arguments)]
+    program = [str(Path(__file__).parents[1] / "support" / "worker.py"), str(folder), json.dumps(arguments)]
     command = [sys.executable, "-m", "accelerate.commands.launch", *counts, *meeting, *plain]
     started = [
         subprocess.Popen(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import worker
 import yaml
-from test_sweep import assert_same, numbers
+from tiny_sweeps import assert_same, numbers
 
 pytestmark = pytest.mark.slow
 
