@@ -17,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status: 2 for wrong input, which is told in one line on stderr, else the
     command's own."""
     try:
-        arguments = _parse(sys.argv[1:] if argv is None else argv)
-        status = _module(arguments.command).run(arguments)
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        status = _module(args.command).run(args)
         sys.stdout.flush()
     except UsageError as error:
         print("fairkv:", " ".join(str(error).split()), file=sys.stderr)
@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, summary in SUMMARIES.items():
         command = added.add_parser(name, help=summary, description=summary)
         if name == argv[0]:
-            _module(name).arguments(command)
+            _module(name).add_arguments(command)
     return parser.parse_args(argv)
 
 

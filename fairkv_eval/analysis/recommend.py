@@ -233,7 +233,7 @@ def _check(max_drop: float, alpha: float, between: tuple[float, float]) -> None:
         raise UsageError(f"alpha={alpha:g} is not allowed; it takes a number between 0 and 1")
     if not 0 <= max_drop < high - low:
         raise UsageError(
-            f"max-drop={max_drop:g} is not allowed; it takes a number from 0 up to the range's {high - low:g}"
+            f"max_drop={max_drop:g} is not allowed; it takes a number from 0 up to the range's {high - low:g}"
         )
 
 

@@ -1,6 +1,6 @@
 """The sub-commands of ``fairkv``, one module each.
 
-A module has ``arguments(parser)``, which adds its options, and ``run(arguments)``, which does the work, raises
+A module has ``add_arguments(parser)``, which adds its options, and ``run(args)``, which does the work, raises
 UsageError where it cannot, and returns the exit status (None is 0). It imports what is heavy when it runs, so that help
 and errors are quick.
 """

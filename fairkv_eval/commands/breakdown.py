@@ -27,7 +27,7 @@ _TITLES = {
 }
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("samples", nargs="+", type=Path, help="samples_*.jsonl of runs with --log_samples")
     parser.add_argument("--by", help=f"which tables, joined by commas (default: {','.join(_TITLES)})")
     parser.add_argument(
@@ -42,22 +42,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> None:
-    if given.bins < 1:
-        raise UsageError(f"--bins {given.bins} is not allowed; it takes a whole number from 1")
-    if given.csv and not given.csv.absolute().parent.is_dir():
-        raise UsageError(f"{given.csv}: there is no folder {str(given.csv.parent)!r} to write it into")
+def run(args: argparse.Namespace) -> None:
+    if args.bins < 1:
+        raise UsageError(f"--bins {args.bins} is not allowed; it takes a whole number from 1")
+    if args.csv and not args.csv.absolute().parent.is_dir():
+        raise UsageError(f"{args.csv}: there is no folder {str(args.csv.parent)!r} to write it into")
     from fairkv_eval.analysis.breakdown import read, rows
 
-    by = given.by.split(",") if given.by else list(_TITLES)
-    length = _length(given)
+    by = args.by.split(",") if args.by else list(_TITLES)
+    length = _length(args)
     found: dict[str, list[Row]] = {}
-    for path, name in zip(given.samples, _names(given.samples), strict=True):
+    for path, name in zip(args.samples, _names(args.samples), strict=True):
         samples = read(path, length) if length else read(path)
-        found[name] = rows(samples, by, given.metric, given.bins, given.length)
-    if given.csv:
-        _write(given.csv, found)
-    if given.json:
+        found[name] = rows(samples, by, args.metric, args.bins, args.length)
+    if args.csv:
+        _write(args.csv, found)
+    if args.json:
         flat = [{"samples": name, **asdict(row)} for name, own in found.items() for row in own]
         print(json.dumps(flat, indent=1, ensure_ascii=False))
         return
@@ -65,12 +65,12 @@ def run(given: argparse.Namespace) -> None:
     show(console(), parts[1:])
 
 
-def _length(given: argparse.Namespace) -> Length | None:
-    if given.length == "words":
+def _length(args: argparse.Namespace) -> Length | None:
+    if args.length == "words":
         return None
     from fairkv_eval.pretrained import load_tokenizer
 
-    tokenizer = load_tokenizer(given.pretrained)
+    tokenizer = load_tokenizer(args.pretrained)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

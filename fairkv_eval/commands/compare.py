@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 _TOLD = 0.05  # corrected p-values below it are marked
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("a", type=Path, help="a result file that lm_eval wrote with --log_samples")
     parser.add_argument("b", type=Path, help="the result file to compare with it; differences are b − a")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.analysis.two_runs import compare, plain
 
-    comparison = compare(given.a, given.b)
-    if given.json:
+    comparison = compare(args.a, args.b)
+    if args.json:
         print(json.dumps(plain(comparison), indent=2, allow_nan=False))
         return
-    heading = f"a: {comparison.a} ({given.a})\nb: {comparison.b} ({given.b})\n"
+    heading = f"a: {comparison.a} ({args.a})\nb: {comparison.b} ({args.b})\n"
     explained = (
         "\nDifference: b − a, with its 95 % interval (paired bootstrap over documents). p: sign-flip permutation test; "
         f"corrected p: for all tests here (Holm); better or worse where it is below {_TOLD:g}. Metrics without a "

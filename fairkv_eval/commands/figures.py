@@ -7,24 +7,24 @@ import re
 from pathlib import Path
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", help="folders or files of results; --log_samples gives more intervals")
     parser.add_argument("--output", type=Path, help="where to draw (default: figures/ in the first folder of results)")
     parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
     parser.add_argument("--model", help="only this model")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.errors import UsageError
     from fairkv_eval.figures.data import arrange
     from fairkv_eval.figures.figures import figures
     from fairkv_eval.figures.plotting import save
     from fairkv_eval.results.selection import selected
 
-    found = selected(given.results, given.model, given.task)
+    found = selected(args.results, args.model, args.task)
     models, left_out = arrange(found.records)
-    first = Path(given.results[0])
-    output = given.output or (first if first.is_dir() else first.parent) / "figures"
+    first = Path(args.results[0])
+    output = args.output or (first if first.is_dir() else first.parent) / "figures"
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file; it takes a folder")
     total = 0

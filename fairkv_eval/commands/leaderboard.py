@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
     parser.add_argument(
         "--output",
@@ -15,17 +15,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.files import folder, write
     from fairkv_eval.leaderboard.board import build, dumped
     from fairkv_eval.leaderboard.html import as_html
     from fairkv_eval.leaderboard.tables import as_csv, as_markdown
     from fairkv_eval.results.reader import read
 
-    first = given.results[0]
+    first = args.results[0]
     top = first if first.is_dir() else first.parent
-    into = folder(given.output or top)
-    board = build(read(given.results), top)
+    into = folder(args.output or top)
+    board = build(read(args.results), top)
     formats = {"json": dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
     written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
     _tell(board.data, written)

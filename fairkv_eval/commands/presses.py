@@ -21,7 +21,7 @@ _WIDE = 120  # columns of a terminal in which the table of all presses is readab
 _ARXIV = "https://arxiv.org/abs/"
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "press",
         nargs="*",
@@ -30,16 +30,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.eviction.press_files import built_in_presses
 
-    names = given.press or list(dict.fromkeys(press.name for press in built_in_presses().values()))
+    names = args.press or list(dict.fromkeys(press.name for press in built_in_presses().values()))
     entries = [describe(_load(name)) for name in names]
-    if given.json:
+    if args.json:
         print(json.dumps(entries, indent=2, allow_nan=False))
         return
     to = console()
-    show(to, [_in_full(entry) for entry in entries] if given.press or to.width < _WIDE else [_table(entries)])
+    show(to, [_in_full(entry) for entry in entries] if args.press or to.width < _WIDE else [_table(entries)])
 
 
 def _load(name: str) -> Press:

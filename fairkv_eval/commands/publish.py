@@ -6,12 +6,12 @@ import argparse
 from pathlib import Path
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
     parser.add_argument("--output", type=Path, required=True, help="folder to write them to")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.results.publish import publish
 
-    print(f"{len(publish(given.results, given.output))} result files in {given.output}")
+    print(f"{len(publish(args.results, args.output))} result files in {args.output}")

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from fairkv_eval.analysis.recommend import Candidate, Recommendation
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", help="folders or files of results, run with --log_samples")
-    parser.add_argument("--max-drop", type=float, default=0.02, help="largest expected loss to the full cache (0.02)")
+    parser.add_argument("--max_drop", type=float, default=0.02, help="largest expected loss to the full cache (0.02)")
     parser.add_argument("--alpha", type=float, default=0.1, help="chance that a recommendation exceeds it (0.1)")
     parser.add_argument("--metric", help="default: the one that stands for the task, prompt_level_strict_acc say")
     parser.add_argument(
@@ -30,22 +30,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from fairkv_eval.analysis.recommend import recommend
 
     found = recommend(
-        given.results,
-        max_drop=given.max_drop,
-        alpha=given.alpha,
-        metric=given.metric,
-        tasks=given.task,
-        model=given.model,
-        between=tuple(given.range),
+        args.results,
+        max_drop=args.max_drop,
+        alpha=args.alpha,
+        metric=args.metric,
+        tasks=args.task,
+        model=args.model,
+        between=tuple(args.range),
     )
-    if given.json:
+    if args.json:
         print(json.dumps(_plain(found), indent=2, allow_nan=False))
         return
-    low, high = given.range
+    low, high = args.range
     left_out = [f"Left out: {reason}." for reason in found.left_out]
     show(console(), [_headline(found) + "\n", _table(found), "\n" + _assumptions(found, low, high), *left_out])
 

@@ -27,7 +27,7 @@ _FLAGS: dict[str, tuple[Any, str]] = {
 }
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", nargs="?", help="a YAML; flags of the same names go before it")
     parser.add_argument("--presses", nargs="+", help="as tova snapkv,window=16")
     parser.add_argument("--ratios", nargs="+", help="as 0:0.9:0.1, or numbers")
@@ -36,33 +36,33 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as the harness has it")
     parser.add_argument(
-        "--dry-run", action="store_true", help="only tell the cells, their tokens and an estimated time"
+        "--dry_run", action="store_true", help="only tell the cells, their tokens and an estimated time"
     )
     parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="where cells run (default: here)")
     parser.add_argument("--fidelity", action="store_true", default=None, help="compare each policy's distributions")
 
 
-def run(given: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     try:
-        _run(given)
+        _run(args)
     except KeyboardInterrupt:
         print("fairkv: stopped; the same command goes on where this one was", file=sys.stderr)
         raise SystemExit(130) from None
 
 
-def _run(given: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
     from fairkv_eval.sweep.config import read_keys, read_sweep
 
-    sweep = read_sweep(given.sweep, _flags(given))
-    if given.dry_run:
+    sweep = read_sweep(args.sweep, _flags(args))
+    if args.dry_run:
         from fairkv_eval.sweep.estimate import dry_run
 
         show_plan(dry_run(sweep))
         return
-    if given.launcher == "ray":
+    if args.launcher == "ray":
         from fairkv_eval.sweep.on_ray import run_on_ray
 
-        folders = run_on_ray(sweep, read_keys(given.sweep, _flags(given)))
+        folders = run_on_ray(sweep, read_keys(args.sweep, _flags(args)))
     else:
         from fairkv_eval.sweep.run import run_sweep
 
@@ -100,12 +100,12 @@ def _time(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def _flags(given: argparse.Namespace) -> dict[str, Any]:
-    """The flags that were given, as the YAML would have them."""
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of the command line, as the YAML would have them."""
     import yaml
 
     flags = {
-        k: v for k, v in vars(given).items() if v is not None and k not in ("sweep", "command", "dry_run", "launcher")
+        k: v for k, v in vars(args).items() if v is not None and k not in ("sweep", "command", "dry_run", "launcher")
     }
     for name in ("fair", "ratios"):
         if name in flags:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _LONGEST = 1200  # characters of a stretch of a prompt that are shown
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("task", nargs="*", help="tasks or groups, any of the harness too (default: all of ours)")
     parser.add_argument("--check", action="store_true", help="find what is wrong with them; exit status 1 if anything")
     parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
@@ -30,14 +30,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     for name, least in (("docs", 1), ("show", 0)):
-        if getattr(given, name) < least:
-            raise UsageError(f"--{name} {getattr(given, name)} is not allowed; it takes a whole number from {least}")
+        if getattr(args, name) < least:
+            raise UsageError(f"--{name} {getattr(args, name)} is not allowed; it takes a whole number from {least}")
     from fairkv_eval.harness.task_check import Shelf
 
-    shelf = Shelf(given.task, given.include_path)
-    return _check(shelf, given) if given.check else _list(shelf, given.json)
+    shelf = Shelf(args.task, args.include_path)
+    return _check(shelf, args) if args.check else _list(shelf, args.json)
 
 
 def _list(shelf: Shelf, as_json: bool) -> int:
@@ -71,21 +71,21 @@ def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
     }
 
 
-def _check(shelf: Shelf, given: argparse.Namespace) -> int:
+def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     from fairkv_eval.harness.task_check import check
     from fairkv_eval.pretrained import load_tokenizer
     from fairkv_eval.prompts.prompt import Parts
     from fairkv_eval.prompts.prompter import Prompter
 
-    prompter = Prompter(load_tokenizer(given.pretrained), Parts())
+    prompter = Prompter(load_tokenizer(args.pretrained), Parts())
     to, results = console(), []
-    for result in check(shelf, prompter, given.docs):
+    for result in check(shelf, prompter, args.docs):
         results.append(result)
-        if not given.json and (result.name or result.findings):
-            show(to, _report(result, given.show, to))
+        if not args.json and (result.name or result.findings):
+            show(to, _report(result, args.show, to))
     findings = [finding for result in results for finding in result.findings]
     wrong = sum(finding.wrong for finding in findings)
-    if given.json:
+    if args.json:
         tasks = [
             {"task": r.name, "documents": r.documents, "declared": sorted(r.declared), "given": sorted(r.given)}
             for r in results

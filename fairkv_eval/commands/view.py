@@ -15,7 +15,7 @@ from fairkv_eval.errors import UsageError
 _PIPED = 140  # columns where nobody says how many
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a task, or a finished run: its results_*.json or a samples_*.jsonl")
     parser.add_argument("--doc", type=int, default=0, help="the document's number (default: 0)")
     parser.add_argument("--model_args", help="as for lm_eval: press=snapkv,ratio=0.5,… (of a run: its own)")
@@ -29,31 +29,31 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
-def run(given: argparse.Namespace) -> None:
-    for path in (given.html, given.png):
+def run(args: argparse.Namespace) -> None:
+    for path in (args.html, args.png):
         if path and not path.absolute().parent.is_dir():
             raise UsageError(f"{path}: there is no folder {str(path.parent)!r} to write it into")
     from fairkv_eval.view.source import request_of
 
-    source = _source(given)
+    source = _source(args)
     lm = _model(dict(source.model_args))
     from fairkv_eval.view.view import look
 
-    request, answer = request_of(source, given.doc, lm, given.include_path)
+    request, answer = request_of(source, args.doc, lm, args.include_path)
     view = look(lm, request, answer)
-    if given.html:
+    if args.html:
         from fairkv_eval.view.html import render as page
 
         text = page(view)
-        _write(given.html, lambda path: path.write_text(text, encoding="utf-8"))
-    if given.png:
+        _write(args.html, lambda path: path.write_text(text, encoding="utf-8"))
+    if args.png:
         from fairkv_eval.view.png import draw
 
-        _write(given.png, lambda path: draw(view, path))
-    if given.json:
+        _write(args.png, lambda path: draw(view, path))
+    if args.json:
         print(json.dumps(view.describe(), indent=1, ensure_ascii=False))
-    elif given.html or given.png:
-        print("\n".join(str(path) for path in (given.html, given.png) if path))
+    elif args.html or args.png:
+        print("\n".join(str(path) for path in (args.html, args.png) if path))
     else:
         from fairkv_eval.view.terminal import render
 
@@ -61,29 +61,29 @@ def run(given: argparse.Namespace) -> None:
         show(to, render(view, to.width if to.is_terminal else _PIPED, to.is_terminal))
 
 
-def _source(given: argparse.Namespace) -> Any:
+def _source(args: argparse.Namespace) -> Any:
     from fairkv_eval.view.source import Source, of_run, read_arguments
 
-    path = Path(given.source)
+    path = Path(args.source)
     if path.suffix not in (".json", ".jsonl"):
-        if given.task:
-            raise UsageError(f"--task {given.task} is for the files of a run, and {given.source!r} is none")
+        if args.task:
+            raise UsageError(f"--task {args.task} is for the files of a run, and {args.source!r} is none")
         try:
-            metadata = json.loads(given.metadata or "{}")
+            metadata = json.loads(args.metadata or "{}")
         except ValueError as error:
-            raise UsageError(f"--metadata {given.metadata!r} is not JSON: {error}") from error
-        chat, arguments_ = given.apply_chat_template, read_arguments(given.model_args or "")
-        return Source(given.source, arguments_, metadata, given.num_fewshot, chat)
+            raise UsageError(f"--metadata {args.metadata!r} is not JSON: {error}") from error
+        chat, model_args = args.apply_chat_template, read_arguments(args.model_args or "")
+        return Source(args.source, model_args, metadata, args.num_fewshot, chat)
     told = ("model_args", "metadata", "num_fewshot", "apply_chat_template")
     for name in told:
-        if getattr(given, name):
+        if getattr(args, name):
             raise UsageError(f"--{name} is what a run says itself; it goes with a task only")
     if not path.is_file():
-        raise UsageError(f"{given.source} does not exist")
-    return of_run(path, given.task)
+        raise UsageError(f"{args.source} does not exist")
+    return of_run(path, args.task)
 
 
-def _model(arguments_: dict[str, Any]) -> Any:
+def _model(model_args: dict[str, Any]) -> Any:
     import logging
 
     import torch
@@ -93,7 +93,7 @@ def _model(arguments_: dict[str, Any]) -> Any:
 
     # As the harness's command line does; its model class takes it for granted that there is a CUDA device.
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return FairKV(**{"device": device, **arguments_})
+    return FairKV(**{"device": device, **model_args})
 
 
 def _write(path: Path, make: Callable[[Path], Any]) -> None:

@@ -108,7 +108,7 @@ def test_strongest_that_passes_in_its_sequence(tmp_path):
 
 def test_none_says_how_close_and_what_it_would_take(tmp_path, capsys):
     results(tmp_path, {("tova", 0.2, 0.0): 1})
-    assert main(["recommend", str(tmp_path), "--max-drop", "0.005"]) == 0
+    assert main(["recommend", str(tmp_path), "--max_drop", "0.005"]) == 0
     out = capsys.readouterr().out
     assert "none has a loss of at most 0.005" in out
     needed = recommend([tmp_path], max_drop=0.005).families[0][0].losses[0].needed
@@ -117,11 +117,11 @@ def test_none_says_how_close_and_what_it_would_take(tmp_path, capsys):
 
 def test_command_says_what_it_assumes_and_json(tmp_path, capsys):
     results(tmp_path, CELLS)
-    assert main(["recommend", str(tmp_path), "--max-drop", "0.05"]) == 0
+    assert main(["recommend", str(tmp_path), "--max_drop", "0.05"]) == 0
     out = capsys.readouterr().out
     assert "snapkv ratio=0.4 fair=1 (40% evicted)" in out
     assert "drawn independently" in out and "metric lies in 0 to 1" in out and "2110.01052" in out
-    assert main(["recommend", str(tmp_path), "--max-drop", "0.05", "--json"]) == 0
+    assert main(["recommend", str(tmp_path), "--max_drop", "0.05", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["best"]["label"] == "snapkv ratio=0.4 fair=1"
 
 
@@ -181,7 +181,7 @@ def test_the_metric_that_stands_for_a_task():
         ({"tasks": ["made_tsk"]}, "unknown task with results 'made_tsk'. Did you mean 'made_task'"),
         ({"model": "someone/small"}, "unknown model with results 'someone/small'. Did you mean 'someone/small-model'"),
         ({"alpha": 1.0}, "alpha=1 is not allowed"),
-        ({"max_drop": 1.0}, "max-drop=1 is not allowed"),
+        ({"max_drop": 1.0}, "max_drop=1 is not allowed"),
         ({"between": (0.2, 1.0)}, "outside 0.2 to 1"),
         ({"between": (1.0, 0.0)}, "a range of 1 to 0"),
     ],
