@@ -12,24 +12,29 @@ PACKAGING := pyproject.toml constraints.txt autoload/fairkv_eval.pth
 # Benchmark data beside the checkout is used where it exists; elsewhere the tests that need it say so and skip.
 ifeq ($(origin FAIRKV_DATA),undefined)
 ifneq ($(wildcard ../shared/data),)
-test check: export FAIRKV_DATA := $(abspath ../shared/data)
+test test-all check: export FAIRKV_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help demo test check lint clean
+.PHONY: help demo test test-all check lint clean
 
 help:
-	@echo "make demo    a real model under a half-evicted KV cache, two small tasks, one table"
-	@echo "make test    the tests"
-	@echo "make check   lint, format, types, then the tests"
-	@echo "make clean   remove the virtual environment and build outputs"
+	@echo "make demo        a real model under a half-evicted KV cache, two small tasks, one table"
+	@echo "make test        the tests, a few minutes on two cores"
+	@echo "make test-all    those and the long ones: wide matrices, a sweep killed at random, the real model at length"
+	@echo "make check       lint, format, types, then the tests"
+	@echo "make clean       remove the virtual environment and build outputs"
 
 demo: $(VENV)/.installed
 	$(BIN)/lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true \
 		--tasks sys_ifeval_demo,raccoon_demo --batch_size 32
 
+# As many processes as cores (tests/conftest.py), each with one thread: the models are tiny.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not long" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -196,7 +196,7 @@ def test_tasks_are_indexed_beside_builtin_ones(python, few_builtins):
     assert names == plain | our_names()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_builtin_task_is_still_there(python):
     names = python(NAMES.format(""))
     plain = python(NAMES.format(""), FAIRKV_AUTOLOAD="0")
@@ -321,7 +321,7 @@ def test_resource_dir_names_what_is_missing():
         resource_dir("recipes")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_wheel_works_without_the_checkout(python, run, tmp_path):
     pytest.importorskip("hatchling", reason="comes with the dev extra")
     build = f"import os; os.chdir({str(CHECKOUT)!r}); from hatchling.build import build_wheel; build_wheel({{!r}})"

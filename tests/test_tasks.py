@@ -138,7 +138,7 @@ def test_demo_tasks_load_without_data(name: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (PUBLISHED[name] > 5000)) for name in sorted(PUBLISHED)]
+    "name", [pytest.param(name, marks=[pytest.mark.long] * (PUBLISHED[name] > 5000)) for name in sorted(PUBLISHED)]
 )
 def test_published_tasks_load(name: str) -> None:
     task = manager(press="tova", ratio=0.5).load([name])["tasks"][name]

@@ -67,7 +67,7 @@ def test_every_instruction_stands_equally_often_at_every_position(seed: int, blo
 SECRET = {"secret": "last", "defense": "first", "ask": True, "filler": 256}
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("seed", "options"), [(0, {}), (0, SECRET), (1, {}), (2, SECRET)])
 def test_every_document_can_be_satisfied(options: dict[str, Any], seed: int) -> None:
     for doc in documents(Options(seed=seed, **options)):
@@ -84,7 +84,7 @@ def _until_followed(doc: dict[str, Any]) -> list[str]:
     return tried
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_documents_are_the_same_in_every_process() -> None:
     here = hashlib.sha256(json.dumps(list(documents(Options()))).encode()).hexdigest()
     for seed in ("0", "12345"):

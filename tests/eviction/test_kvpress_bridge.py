@@ -424,7 +424,7 @@ class TestView:
             assert told in str(error.value)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_in_an_interpreter_that_has_kvpress() -> None:
     python = os.environ.get("KVPRESS_PYTHON")
     if not python:

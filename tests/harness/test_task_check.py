@@ -149,7 +149,7 @@ def test_metrics_of_a_shared_list_need_one_task_that_gives_them(tmp_path: Path) 
     assert [(f.what, f.wrong) for f in results[-1].findings] == [(told, False)], "the other task was not looked at"
 
 
-@pytest.mark.slow  # the index of all of the harness's tasks
+@pytest.mark.long  # the index of all of the harness's tasks
 def test_unknown_names_and_folders(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"unknown task 'sys_ifeval_dmo'. Did you mean 'sys_ifeval_demo'"):
         Shelf(["sys_ifeval_dmo"])

@@ -16,7 +16,7 @@ import worker
 import yaml
 from tiny_sweeps import assert_same, numbers
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -84,7 +84,7 @@ def test_divided_over_parts_it_is_the_same_sweep(folder: Path, tmp_path: Path, m
     assert len(list((tmp_path / "there" / ".sweep").glob("journal-*.jsonl"))) == 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_workers_give_the_cells_of_one_process(
     folder: Path, tmp_path: Path, workers, capfd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
