@@ -22,6 +22,10 @@ class RequestError(RuntimeError):
     """A request that failed, with its task and document, so that nothing is dropped in silence."""
 
 
+class DataError(RuntimeError):
+    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""
+
+
 class Interrupted(SystemExit, KeyboardInterrupt):
     """Ctrl-C, after what was done has been told: ends a command with exit status 130 and no traceback, and is still a
     KeyboardInterrupt to whoever calls from Python."""
@@ -38,11 +42,18 @@ def interruptible(told: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def naming(label: str, doing: str = "") -> Iterator[None]:
-    """Name a request in every error: a user's stays one, any other becomes a RequestError that says what was done."""
+def naming(label: str, doing: str = "", bad_input: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Begin the message of every error with ``label``: what it is about.
+
+    A UsageError or DataError keeps its type. A type in ``bad_input``, which the body raises for wrong input, becomes a
+    UsageError. Any other becomes a RequestError whose message says, with ``doing``, what was being done.
+    """
+    wrong: tuple[type[Exception], ...] = (UsageError, *bad_input)
     try:
         yield
-    except UsageError as error:
+    except DataError as error:
+        raise DataError(f"{label}: {error}") from error
+    except wrong as error:
         raise UsageError(f"{label}: {error}") from error
     except Exception as error:
         raise RequestError(f"{label}: {doing}{error}") from error
@@ -59,7 +70,3 @@ def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "
     others = f" Also near: {', '.join(near[1:])}." if near[1:] else ""
     all_of_them = f"; {listed_by!r} lists them" if listed_by else ""
     return UsageError(f"unknown {what} {value!r}.{hint}{others} {len(names):,} names are allowed{all_of_them}.")
-
-
-class DataError(RuntimeError):
-    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""

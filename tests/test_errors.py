@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fairkv_eval.errors import unknown
+import pytest
+
+from fairkv_eval.errors import DataError, RequestError, UsageError, naming, unknown
 
 
 def test_few_names_are_all_listed_after_the_nearest() -> None:
@@ -20,3 +22,19 @@ def test_of_thousands_the_nearest_and_where_all_are() -> None:
         "14,002 names are allowed; 'lm_eval ls tasks' lists them."
     )
     assert str(unknown("task", "###", names)) == "unknown task '###'. 14,002 names are allowed."
+
+
+@pytest.mark.parametrize(
+    ("raised", "named"),
+    [
+        (UsageError("oh"), UsageError("row 3: oh")),
+        (DataError("oh"), DataError("row 3: oh")),
+        (TypeError("oh"), UsageError("row 3: oh")),
+        (OSError("oh"), RequestError("row 3: reading failed: oh")),
+    ],
+)
+def test_every_error_begins_with_its_label(raised: Exception, named: Exception) -> None:
+    with pytest.raises(type(named)) as caught, naming("row 3", "reading failed: ", bad_input=(TypeError,)):
+        raise raised
+    assert str(caught.value) == str(named)
+    assert caught.value.__cause__ is raised

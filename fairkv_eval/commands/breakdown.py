@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
+from fairkv_eval.files import write_whole
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -108,14 +108,8 @@ def _cell(row: Row | None) -> str:
     return f"{row.value:.3f} ± {row.stderr:.3f}" if row.stderr is not None else f"{row.value:.3f}"
 
 
-def _write(path: Path, found: dict[str, list[Row]]) -> None:
-    """Whole or not at all."""
+def _write(path: Path, tables: dict[str, list[Row]]) -> None:
     import pandas as pd
 
-    lines: list[dict[str, Any]] = [{"samples": name, **asdict(row)} for name, own in found.items() for row in own]
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        pd.DataFrame(lines).to_csv(draft, index=False)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    lines: list[dict[str, Any]] = [{"samples": name, **asdict(row)} for name, rows in tables.items() for row in rows]
+    write_whole(path, lambda draft: pd.DataFrame(lines).to_csv(draft, index=False))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
+from fairkv_eval.files import write, write_whole
 
 _PIPED = 140  # columns where nobody says how many
 
@@ -44,12 +43,11 @@ def run(args: argparse.Namespace) -> None:
     if args.html:
         from fairkv_eval.view.html import render as page
 
-        text = page(view)
-        _write(args.html, lambda path: path.write_text(text, encoding="utf-8"))
+        write(args.html, page(view))
     if args.png:
         from fairkv_eval.view.png import draw
 
-        _write(args.png, lambda path: draw(view, path))
+        write_whole(args.png, lambda path: draw(view, path))
     if args.json:
         print(json.dumps(view.describe(), indent=1, ensure_ascii=False))
     elif args.html or args.png:
@@ -94,13 +92,3 @@ def _model(model_args: dict[str, Any]) -> Any:
     # As the harness's command line does; its model class takes it for granted that there is a CUDA device.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return FairKV(**{"device": device, **model_args})
-
-
-def _write(path: Path, make: Callable[[Path], Any]) -> None:
-    """Whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        make(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -6,8 +6,7 @@ in any task. The harness hands a task's class the whole YAML and tells where it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from fairkv_eval import metrics
 from fairkv_eval.declared.rows import read_rows
 from fairkv_eval.declared.scorers import SCORERS, TELEMETRY, aggregation
 from fairkv_eval.declared.templates import Templates
-from fairkv_eval.errors import DataError, UsageError, unknown
+from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.prompts.chat import plain_text
 
 OWN = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
@@ -35,7 +34,7 @@ class DeclaredTask(ConfigurableTask):
     """A harness task made of the keys OWN; UsageError or DataError, with the task's name, for what is wrong."""
 
     def __init__(self, config: dict[str, Any]) -> None:
-        with _naming(f"task {config.get('task')}"):
+        with naming(f"task {config.get('task')}"):
             _check_keys(config)
             own = {key: config[key] for key in OWN if key in config}
             rest = {key: value for key, value in config.items() if key not in (*OWN, "class")}
@@ -123,7 +122,7 @@ def _documents(own: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
     templates = Templates.of(own)
     docs = []
     for number, row in enumerate(read_rows(own["data"], folder), start=1):
-        with _naming(f"row {number}"):
+        with naming(f"row {number}"):
             docs.append(templates.document(row))
     return docs
 
@@ -144,11 +143,3 @@ def _metrics(names: Any, listed: Any) -> tuple[list[str], list[dict[str, Any]] |
     entries += [{"metric": name} for name in names if name not in SCORERS]
     scorers = [name for name in names if name in SCORERS]
     return scorers, entries if entries or scorers else None
-
-
-@contextmanager
-def _naming(label: str) -> Iterator[None]:
-    try:
-        yield
-    except (UsageError, DataError) as error:
-        raise type(error)(f"{label}: {error}") from error

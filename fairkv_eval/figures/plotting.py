@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.figures.data import Figure, Panel, Series
+from fairkv_eval.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,11 +73,8 @@ def save(figure: Figure, folder: Path, dpi: int = 150) -> list[Path]:
         canvas.set_layout_engine("none")
         folder.mkdir(parents=True, exist_ok=True)
         for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            path = folder / f"{figure.name}.{ending}"
-            part = path.with_name(f".{path.name}.part")
-            canvas.savefig(part, format=ending, dpi=dpi, metadata=metadata)
-            os.replace(part, path)
-            paths.append(path)
+            draw = partial(canvas.savefig, format=ending, dpi=dpi, metadata=metadata)
+            paths.append(write_whole(folder / f"{figure.name}.{ending}", draw))
     return paths
 
 

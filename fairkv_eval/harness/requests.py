@@ -11,7 +11,7 @@ from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, po
 
 from fairkv_eval.engine.jobs import Generate, Job, Result, Score
 from fairkv_eval.engine.sampling import Sampling, request_seed
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.harness.processes import Processes
@@ -59,21 +59,19 @@ class Requests(Processes):
     ) -> tuple[list[Job], list[str]]:
         label = label_of(request)
         settings, until, max_gen_toks = self._generation_settings(request)
-        try:
+        with naming(label, bad_input=(ValueError, TypeError)):
             seed = request_seed(self._seed, request.task_name, request.doc_id, request.idx, repeat)
             entropy = _flag(settings, "entropy")
             sampling = Sampling.of(settings, getattr(self.model, "generation_config", None), seed)
             prompt = self._prompter.prompt(self._prompter.divide(request.args[0], request.doc, _task(request)))
             prompts = [self._fit(prompt, max_gen_toks, label, policy) for policy in policies]
-        except (UsageError, ValueError, TypeError) as error:
-            raise UsageError(f"{label}: {error}") from error
         want = Generate(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
         return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)], until
 
     def _scoring_jobs(self, request: Instance, policies: Sequence[Policy]) -> list[Job]:
         context, continuation = request.args[:2]
         label = label_of(request)
-        try:
+        with naming(label):
             if not continuation:
                 raise UsageError("the continuation to score is empty")
             if context == "":
@@ -88,8 +86,6 @@ class Requests(Processes):
                 if list(prompt.tokens) != head:
                     raise UsageError("the tokenizer reads the context differently with offsets than without")
             prompts = [self._fit(prompt, len(tokens) - 1, label, policy) for policy in policies]
-        except UsageError as error:
-            raise UsageError(f"{label}: {error}") from error
         want = Score(tuple(tokens))
         return [Job(prompt, policy, want, label) for prompt, policy in zip(prompts, policies, strict=True)]
 
