@@ -193,7 +193,10 @@ class TestFiles:
             (GOOD + "decode:\n", "decode must name a function"),
             (GOOD + "budgets: 3\n", "unknown key 'budgets'. Did you mean 'budget'?"),
             (GOOD + "collect: true\n", "unknown key 'collect'. Did you mean 'collects'?"),
-            (GOOD + "budget: !function fairkv_eval.eviction.budgets.pyramidkv\n", "missing a required argument: 'window'"),
+            (
+                GOOD + "budget: !function fairkv_eval.eviction.budgets.pyramidkv\n",
+                "missing a required argument: 'window'",
+            ),
             (GOOD + "decode: !function fairkv_eval.scores.h2o_decoding\n", "missing a required argument: 'recent'"),
             (GOOD + "replay: !function fairkv_eval.eviction.replays.kvzip\n", "missing a required argument: 'chunk'"),
             (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
