@@ -1,4 +1,4 @@
-"""``fairkv presses``: what each press keeps, its parameters, where it can be used."""
+"""``fairkv presses``: what each press keeps, its parameters, and what it can be combined with."""
 
 from __future__ import annotations
 
@@ -6,28 +6,32 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval.commands.terminal import console, show
+from fairkv_eval.commands.terminal import console, plain_table, show
 from fairkv_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
     from fairkv_eval.eviction.press import Parameter, Press
 
 _WIDE = 120  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
+_MARKDOWN_HEADERS = ("press", "aliases", "what it keeps", "parameters", "observes", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "press",
         nargs="*",
-        help="a name or alias, a path to a .yaml, or kvpress:<Class>, each told in full (default: a table of all)",
+        help="print these in full: names or aliases, paths of .yaml files, kvpress:<Class> (default: a table of all)",
     )
-    parser.add_argument("--json", action="store_true", help="machine-readable output")
+    formats = parser.add_mutually_exclusive_group()
+    formats.add_argument("--json", action="store_true", help="machine-readable output")
+    formats.add_argument("--markdown", action="store_true", help="the table of presses/README.md")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,8 +42,12 @@ def run(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(entries, indent=2, allow_nan=False))
         return
-    to = console()
-    show(to, [_in_full(entry) for entry in entries] if args.press or to.width < _WIDE else [_table(entries)])
+    if args.markdown:
+        print("\n".join(_markdown(entries)))
+        return
+    screen = console()
+    in_full = args.press or screen.width < _WIDE
+    show(screen, [_in_full(entry) for entry in entries] if in_full else [_table(entries)])
 
 
 def _load(name: str) -> Press:
@@ -47,15 +55,16 @@ def _load(name: str) -> Press:
 
     press = load_press(name)
     if press is None:
-        raise UsageError(f"{name!r} is the plain model; there is nothing to tell about it")
+        raise UsageError(f"{name!r} is the plain model, not a press")
     return press
 
 
 def describe(press: Press) -> dict[str, Any]:
-    """A press as plain values, for JSON. A wrapper comes with its base, whose parameters are ``of`` it.
+    """A press as plain values, for JSON.
 
-    ``decode_budget`` and ``contiguous``: whether it can be used with decode_budget=N and positions=contiguous as long
-    as its parameters are the defaults.
+    A wrapper's parameters include those of its base; ``of`` names the press that a parameter belongs to.
+    ``decode_budget`` and ``contiguous``: whether the press, with its default parameters, can be used with
+    decode_budget=N and positions=contiguous.
     """
     inner = press.base.parameters if press.base else {}
     return {
@@ -91,76 +100,97 @@ def _usable(press: Press, **policy: Any) -> bool:
     return True
 
 
-def _table(entries: Sequence[dict[str, Any]]) -> RenderableType:
-    """One row a press; in a pipe, one line."""
-    from rich.table import Table
-
+def _table(entries: Sequence[dict[str, Any]]) -> Table:
+    """One row per press; in a pipe, one line per press."""
     terminal = sys.stdout.isatty()
-    lines = "\n" if terminal else ", "
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 1 if terminal else 0, 0), header_style="bold")
+    separator = "\n" if terminal else ", "
+    table = plain_table(padding=(0, 2, 1 if terminal else 0, 0))
     for header in ("press", "keeps", "parameters", "observes", "decode_budget", "contiguous", "paper"):
         table.add_column(header, overflow="fold", no_wrap=header in ("press", "parameters", "paper"))
     for entry in entries:
-        own = [p for p in entry["parameters"] if p["of"] == entry["press"]]
-        settings = [f"base={entry['base']}"] * bool(entry["base"]) + [f"{_setting(p)}{_brackets(p)}" for p in own]
         table.add_row(
-            lines.join([entry["press"], *entry["aliases"]]),
+            separator.join([entry["press"], *entry["aliases"]]),
             entry["summary"] or "-",
-            lines.join(settings) or "-",
+            separator.join([*_base(entry), *(f"{_setting(p)}{_bounds(p)}" for p in _parameters(entry))]) or "-",
             entry["observes"] or "-",
-            _yes(entry["decode_budget"]),
-            _yes(entry["contiguous"]),
-            _paper(entry).replace(_ARXIV, "arXiv "),
+            _yes_or_no(entry["decode_budget"]),
+            _yes_or_no(entry["contiguous"]),
+            (entry["paper"] or "-").replace(_ARXIV, "arXiv "),
         )
     return table
 
 
+def _markdown(entries: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The lines of a Markdown table with one row per press."""
+    rows = [_MARKDOWN_HEADERS, ["---"] * len(_MARKDOWN_HEADERS), *map(_markdown_row, entries)]
+    yield from (f"| {' | '.join(row)} |" for row in rows)
+
+
+def _markdown_row(entry: dict[str, Any]) -> list[str]:
+    paper = entry["paper"]
+    cells = [
+        f"`{entry['press']}`",
+        ", ".join(f"`{alias}`" for alias in entry["aliases"]),
+        entry["summary"],
+        ", ".join(f"`{setting}`" for setting in [*_base(entry), *map(_setting, _parameters(entry))]),
+        entry["observes"],
+        f"[{paper.removeprefix(_ARXIV)}]({paper})" if paper else "",
+    ]
+    return [cell.replace("|", "\\|") or "–" for cell in cells]
+
+
 def _in_full(entry: dict[str, Any]) -> RenderableType:
-    """A heading, then a line a fact and a parameter."""
+    """A heading, then one line per fact and parameter."""
     from rich.console import Group
     from rich.padding import Padding
-    from rich.table import Table
     from rich.text import Text
 
-    facts = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    facts = plain_table(show_header=False)
     facts.add_column(no_wrap=True)
     facts.add_column(overflow="fold")
-    facts.add_row("keeps", entry["summary"] or "-")
-    facts.add_row("observes", entry["observes"] or "-")
-    if entry["base"]:
-        facts.add_row("base", f"{entry['base']}, unless base=<press> names another")
-    for parameter in entry["parameters"]:
-        of = "" if parameter["of"] == entry["press"] else f" ({parameter['of']}'s)"
-        text = f"{_setting(parameter)}{_brackets(parameter)}: {parameter['help']}".removesuffix(": ")
-        facts.add_row("parameter", text + of)
-    facts.add_row("decode_budget", _yes(entry["decode_budget"]))
-    facts.add_row("contiguous", _yes(entry["contiguous"]))
-    facts.add_row("paper", _paper(entry))
+    for fact, text in _facts(entry):
+        facts.add_row(fact, text)
     heading = Text(entry["press"], style="bold")
     if entry["aliases"]:
         heading.append(f" ({', '.join(entry['aliases'])})", style="not bold")
     return Group(heading, Padding(facts, (0, 0, 1, 2)))
 
 
+def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    yield "keeps", entry["summary"] or "-"
+    yield "observes", entry["observes"] or "-"
+    if entry["base"]:
+        yield "base", f"{entry['base']}, unless base=<press> names another"
+    for parameter in entry["parameters"]:
+        of = "" if parameter["of"] == entry["press"] else f" ({parameter['of']}'s)"
+        text = f"{_setting(parameter)}{_bounds(parameter)}: {parameter['help']}".removesuffix(": ")
+        yield "parameter", text + of
+    yield "decode_budget", _yes_or_no(entry["decode_budget"])
+    yield "contiguous", _yes_or_no(entry["contiguous"])
+    yield "paper", entry["paper"] or "-"
+
+
+def _base(entry: dict[str, Any]) -> list[str]:
+    return [f"base={entry['base']}"] if entry["base"] else []
+
+
+def _parameters(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The press's parameters without those of its base."""
+    return [parameter for parameter in entry["parameters"] if parameter["of"] == entry["press"]]
+
+
 def _setting(parameter: dict[str, Any]) -> str:
-    """As it is written among the model's arguments."""
+    """A parameter's default as it is written among the model's arguments."""
     default = parameter["default"]
     return f"{parameter['name']}={str(default).lower() if isinstance(default, bool) else default}"
 
 
-def _brackets(parameter: dict[str, Any]) -> str:
+def _bounds(parameter: dict[str, Any]) -> str:
     low, high = parameter["min"], parameter["max"]
-    parts = ["odd"] * parameter["odd"]
-    if low is not None or high is not None:
-        parts.append(
-            " ".join(f"{word} {bound:g}" for word, bound in (("from", low), ("to", high)) if bound is not None)
-        )
+    limits = [f"{word} {bound:g}" for word, bound in (("from", low), ("to", high)) if bound is not None]
+    parts = [*(["odd"] if parameter["odd"] else []), *([" ".join(limits)] if limits else [])]
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _yes(value: bool) -> str:
+def _yes_or_no(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def _paper(entry: dict[str, Any]) -> str:
-    return entry["paper"] or "-"

@@ -1,4 +1,4 @@
-"""What the ``fairkv`` command prints for people: as wide as a terminal, plain and uncut in a pipe."""
+"""Output of the ``fairkv`` command for people: as wide as the terminal; in a pipe plain and uncut."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
+    from rich.table import Table
 
-_UNBOUNDED = 10_000  # wider than any line, so that nothing is wrapped or cut in a pipe
+_UNBOUNDED = 10_000  # wider than any line, so that a pipe gets every line whole
 
 
 def console() -> Console:
-    """A console that writes as wide as the terminal is; without colours, and without an edge, where there is none."""
+    """A console as wide as the terminal; without a terminal it has no colours and no right edge."""
     from rich.console import Console
 
     plain: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
@@ -22,8 +23,16 @@ def console() -> Console:
     return Console(**plain, width=_UNBOUNDED, force_terminal=False, color_system=None)
 
 
-def show(to: Console, parts: Iterable[RenderableType]) -> None:
-    with to.capture() as capture:
+def show(screen: Console, parts: Iterable[RenderableType]) -> None:
+    """Print parts one below the other, without blanks at the ends of lines."""
+    with screen.capture() as capture:
         for part in parts:
-            to.print(part)
+            screen.print(part)
     sys.stdout.write("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()) + "\n")
+
+
+def plain_table(**options: Any) -> Table:
+    """A table without lines: bold headers, two blanks between columns. ``options`` are rich's own."""
+    from rich.table import Table
+
+    return Table(**{"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "header_style": "bold", **options})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -18,6 +19,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
+from fairkv_eval.files import resource_dir
 
 NAMES = list(dict.fromkeys(press.name for press in built_in_presses().values()))
 LONGEST = max((press.summary for press in built_in_presses().values()), key=len)
@@ -181,6 +183,30 @@ class TestJson:
         assert [e["contiguous"] for e in entries.values()] == [True, True, False]
 
 
+class TestMarkdown:
+    README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")
+
+    def test_the_table_of_the_readme_is_what_it_prints(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert f"\n\n{piped(capsys, 'presses', '--markdown')}\n" in self.README
+
+    def test_the_readme_lists_them(self) -> None:
+        rows = {row.split("`")[1]: row for row in self.README.splitlines() if row.startswith("| `")}
+        assert list(rows) == NAMES
+        for name, row in rows.items():
+            rule = press(name)  # a wrapper's row leaves out the parameters of what it wraps
+            own = rule.parameters if rule.base is None else rule.parameters.keys() - rule.base.parameters.keys()
+            settings = [f"base={rule.base.name}"] if rule.base else []
+            settings += [
+                f"{key}={value.default}".replace("=F", "=f") for key, value in rule.parameters.items() if key in own
+            ]
+            assert re.findall(r"`([^`]+)`", row) == [name, *rule.aliases, *settings]
+            assert f"| {rule.summary} |" in row and f"| {rule.observes} |" in row and rule.paper in row
+
+    def test_of_a_file_with_little_in_it(self, mine: str, capsys: pytest.CaptureFixture[str]) -> None:
+        *_, row = piped(capsys, "presses", "--markdown", mine).splitlines()
+        assert row.startswith("| `mine` | – | [bold]small") and row.endswith("| `part=0.5`, `size=3` | – | – |")
+
+
 class TestMistakes:
     @pytest.mark.parametrize(
         "argv, told",
@@ -192,6 +218,7 @@ class TestMistakes:
             (["presses", "--jsn"], "unknown option of 'fairkv presses' '--jsn'. Did you mean '--json'?"),
             (["--versoin"], "unknown option of 'fairkv' '--versoin'. Did you mean '--version'?"),
             (["presses", "--json=3"], "--json"),
+            (["presses", "--json", "--markdown"], "--markdown: not allowed with argument --json"),
             (["--json", "presses"], "unknown option of 'fairkv' '--json'"),
         ],
     )

@@ -94,15 +94,6 @@ class TestBuiltIn:
         with pytest.raises(UsageError, match="unknown press '3'"):
             load_press(simple_parse_args_string("press=3")["press"])
 
-    def test_the_readme_lists_them(self) -> None:
-        rows = {row.split("`")[1]: row for row in README.splitlines() if row.startswith("| `")}
-        assert rows.keys() == PRESSES
-        for name, row in rows.items():
-            rule = built_in_presses()[name]  # a wrapper's row leaves out the parameters of what it wraps
-            parameters = [f"{key}={value.default}" for key, value in rule.parameters.items()]
-            assert re.findall(r"`([^`]+)`", row) == [name, *rule.aliases, *parameters]
-            assert f"| {rule.summary} |" in row and f"| {rule.observes} |" in row and rule.paper in row
-
 
 class TestParameters:
     def test_defaults_are_filled_in(self) -> None:
