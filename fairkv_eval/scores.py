@@ -2,7 +2,7 @@
 
 A rule is a pure function ``rule(layer, span, **parameters) -> Tensor[kv_heads, len(span)]`` in float32. It sees one
 layer of one context and one span of it: the whole context when eviction is plain, one segment when it is fair.
-A score of ``+inf`` protects a pair: it is kept before any other, the latest first where the budget is short of them.
+A score of ``+inf`` protects a pair: it is kept before any other, the latest first if the budget is too small for all.
 
 Notation: a layer holds q ``[heads, n, dim]`` and k, v ``[kv_heads, n, dim]`` after RoPE, and
 ``A = causal softmax(q·kᵀ·scaling)`` over all keys a query sees, those outside the span included.
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import PROTECTED, Layer, Span, attention_weights
+from fairkv_eval.eviction.quotas import floor_of
 
 
 def streaming_llm(layer: Layer, span: Span, *, sinks: int) -> Tensor:
@@ -46,11 +47,11 @@ def snapkv(layer: Layer, span: Span, *, window: int, kernel: int) -> Tensor:
 def h2o(layer: Layer, span: Span, *, recent: float = 0.0) -> Tensor:
     """Attention a key collects from the span's queries, divided by their number (arXiv 2306.14048).
 
-    ``recent`` is the part of the span's budget that its last tokens take, protected.
+    ``recent`` is the part of the span's budget that goes to its last tokens, which are protected.
     """
     total = layer.column_sums(span.start, span.stop)
     observers = torch.arange(len(span), 0, -1, device=layer.k.device)
-    newest = observers <= int(recent * span.budget + 1e-6)
+    newest = observers <= floor_of(span.budget, recent)
     return layer.per_kv_head(total / observers).masked_fill(newest, PROTECTED)
 
 
@@ -70,15 +71,16 @@ def keydiff(layer: Layer, span: Span) -> Tensor:
     """How little the key points the way the span's keys do on average (arXiv 2504.15364)."""
     keys = layer.k[:, span.start : span.stop].float()
     mean = F.normalize(keys, dim=-1).mean(1, keepdim=True)
-    return -F.cosine_similarity(keys, mean, dim=-1)
+    similarity: Tensor = F.cosine_similarity(keys, mean, dim=-1)
+    return -similarity
 
 
 def lagkv(layer: Layer, span: Span, *, sinks: int, lag: int) -> Tensor:
     """Rank, among the ``lag`` tokens of its partition, of how unevenly a pair's channels lie in the range that those of
     the next partition span, keys and values averaged (arXiv 2504.04704).
 
-    The context's first ``sinks`` tokens, the last whole partition and what is left behind it are protected. A span
-    with less than two partitions after its sinks goes by recency.
+    The context's first ``sinks`` tokens, the last whole partition and the tokens after it are protected. A span with
+    less than two partitions after its sinks is scored by recency.
     """
     first = min(max(sinks, span.start), span.stop)
     scored = (span.stop - first) // lag * lag - lag
@@ -93,19 +95,19 @@ def _lag_spread(partitions: Tensor) -> Tensor:
     """``[kv_heads, m, lag, dim]`` to ``[kv_heads, m - 1, lag]``: deviation over the channels, relative to the next
     partition's smallest and largest value of each, as a softmax over the partition."""
     low, high = partitions[:, 1:].aminmax(dim=-2, keepdim=True)
-    # A channel that is constant in the next partition says nothing: 0 and not 0/0.
+    # A channel that is constant in the next partition carries no information: 0 and not 0/0.
     width = (high - low).masked_fill(high == low, float("inf"))
     return ((partitions[:, :-1] - low) / width).std(-1).softmax(-1)
 
 
 def expected_attention(layer: Layer, span: Span, *, sinks: int, horizon: int) -> Tensor:
-    """Attention that queries like the span's would give a key from the context's next ``horizon`` positions, times the
-    norm of its value (arXiv 2510.00636).
+    """Attention that a key would get from queries like the span's at the context's next ``horizon`` positions, times
+    the norm of its value (arXiv 2510.00636).
 
-    Queries are taken for Gaussian: E[exp(q·k·scaling)] = exp(μ·k·scaling + kᵀΣk·scaling²/2). μ and Σ are those of the
+    Queries are modelled as Gaussian: E[exp(q·k·scaling)] = exp(μ·k·scaling + kᵀΣk·scaling²/2). μ and Σ are those of the
     span's queries without their rotation, turned on by the mean rotation of the positions to come. The context's
-    first ``sinks`` tokens have no part in that and are protected. A bound on the logits (softcap) is left out: the
-    expectation has no closed form under it. UsageError where the layer's rotation is not known.
+    first ``sinks`` tokens are left out and protected. A bound on the logits (softcap) is left out: the
+    expectation has no closed form under it. UsageError if the layer's rotation is not known.
     """
     if layer.rotation is None:
         raise UsageError(
@@ -132,10 +134,10 @@ def expected_attention(layer: Layer, span: Span, *, sinks: int, horizon: int) ->
 def chunkkv(layer: Layer, span: Span, base: Callable[[Span], Tensor], *, chunk: int) -> Tensor:
     """Runs of ``chunk`` tokens by their mean base score over tokens and heads, whole runs first (arXiv 2502.00299).
 
-    A position's score is how many of the span's are worth less: those of worse runs, and in its own run those of lower
-    base score (mean over the heads); later runs and later positions win ties. So the one run that a budget cuts loses
-    its worst tokens, and all heads keep the same. A pair that the base protects stays protected by itself, and in the
-    means it counts one more than the highest other score.
+    A position's score is the number of the span's positions that are worth less: those of worse runs, and in its own
+    run those of lower base score (mean over the heads); later runs and later positions win ties. So the one run that a
+    budget cuts loses its worst tokens, and all heads keep the same. A pair that the base protects stays protected, and
+    counts in the means as one more than the highest other score.
     """
     scores = base(span).float()
     protected = scores == PROTECTED
@@ -153,7 +155,7 @@ def chunkkv(layer: Layer, span: Span, base: Callable[[Span], Tensor], *, chunk: 
 def kvzip(layer: Layer, span: Span) -> Tensor:
     """The most attention a key got from any query of a replay of the context, in any head (arXiv 2505.23416).
 
-    ValueError where the context was not replayed.
+    ValueError if the context was not replayed.
     """
     if layer.replayed is None:
         raise ValueError("kvzip scores what a replay of the context attends to, and this context was not replayed")
@@ -176,6 +178,7 @@ def tova_decoding(layer: Layer, span: Span) -> Tensor:
 
 def h2o_decoding(layer: Layer, span: Span, *, recent: float) -> Tensor:
     """Attention a key has received so far, divided by the number of queries that saw it (arXiv 2306.14048)."""
-    assert layer.received is not None
-    newest = torch.arange(len(span), device=layer.k.device) >= len(span) - int(recent * span.budget + 1e-6)
+    if layer.received is None:
+        raise ValueError("h2o scores the attention that pairs received while decoding, and none was collected")
+    newest = torch.arange(len(span), device=layer.k.device) >= len(span) - floor_of(span.budget, recent)
     return layer.received.masked_fill(newest, PROTECTED)

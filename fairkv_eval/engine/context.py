@@ -12,6 +12,7 @@ from torch import Tensor
 from fairkv_eval.engine.cache import ContextCache, Pairs
 from fairkv_eval.engine.survivors import consecutive, survivors
 from fairkv_eval.errors import naming
+from fairkv_eval.eviction.keep_rates import KeepRates
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
@@ -32,7 +33,7 @@ class Watcher(Protocol):
     def computed(self, layer: Layer, window: int | None) -> None: ...
 
     def kept(self, layer: Layer, index: Sequence[Tensor]) -> None:
-        """index: kept positions as `Plan.kept` gives them."""
+        """index: kept positions as `Plan.choose` returns them."""
 
 
 class Context:
@@ -60,6 +61,7 @@ class Context:
         self.full = ContextCache(len(tokens))
         self._waiting: list[tuple[Layer, int | None]] = []
         self._plans: dict[Variant, Plan] = {}
+        self._rates = {variant: KeepRates(variant.segments, len(tokens)) for variant in self.caches}
         evicting = [layer for layer, window in enumerate(windows) if window is None]
         for variant in self.caches if tokens else ():
             with naming(self.label):
@@ -104,7 +106,8 @@ class Context:
             if window is not None:  # a sliding window forgets by itself: it keeps its window and is not compressed
                 held = min(n, window)
             if window is None and plan is not None:
-                index = plan.kept(layer)
+                index = plan.choose(layer)
+                self._rates[variant].count(index)
             else:
                 index = [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
             if self.watcher:
@@ -119,7 +122,7 @@ class Context:
         cache.full_bytes += held * _entry_bytes(layer)
         cache.full_pairs += held * layer.kv_heads
         if plan is not None and layer.index == layer.count - 1:
-            cache.segments = plan.segment_rates()
+            cache.segments = self._rates[variant].by_segment()
 
     def _observe(self, variant: Variant, layer: Layer, index: Tensor) -> None:
         """Note positions of the kept pairs, and attention received, both ``[kv_heads, m]``, for a decode budget."""

@@ -14,7 +14,7 @@ from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.layer import Layer, Span, attention_weights
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
-from fairkv_eval.eviction.quotas import kept
+from fairkv_eval.eviction.quotas import rank
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Rolling:
         scores = self.press.decode(seen_from, span, **taken(self.press.decode, self.parameters))
         # The whitelist goes before what the press protects.
         scores = scores.float().clamp(max=torch.finfo(torch.float32).max).masked_fill(held.listed, float("inf"))
-        index = kept(lambda _: scores, [span], self.budget, 0, None)
+        index = rank(scores, span, None)[:, : self.budget].sort(-1).values
         self._held[layer.index] = held.picked(index)
         return index
 

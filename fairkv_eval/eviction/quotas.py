@@ -1,4 +1,4 @@
-"""Scores to kept indices: budgets, quotas, whitelists and the top of the scores. One rule for plain and fair."""
+"""Scores to kept positions: quotas, whitelists and the top of the scores. One rule for plain and fair."""
 
 from __future__ import annotations
 
@@ -13,21 +13,28 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import Span
 
-Score = Callable[[Span], Tensor]
+ScoreSpan = Callable[[Span], Tensor]  # a press's rule on one layer: a span to its scores [kv_heads, len(span)]
+
+_ROUNDING = 1e-9  # by which two sums of the same shares may differ
+
+
+def floor_of(total: int, share: float) -> int:
+    """floor(total·share), immune to binary fractions: 100·(1−0.9) is 10."""
+    return math.floor(total * share + 1e-6)
 
 
 def n_kept(n: int, ratio: float) -> int:
-    """KV pairs that survive of n: floor(n·(1−ratio)), immune to binary fractions (100·(1−0.9) is 10), at least 1."""
-    return min(n, max(1, math.floor(n * (1 - ratio) + 1e-6)))
+    """KV pairs that survive of n: floor(n·(1−ratio)), at least 1."""
+    return min(n, max(1, floor_of(n, 1 - ratio)))
 
 
 def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
     """Whole numbers that add up to ``total`` in proportion to ``weights``; ties go to the later one."""
     scale = total / sum(weights) if total else 0.0
-    shares = [weight * scale for weight in weights]
-    counts = [math.floor(share + 1e-9) for share in shares]
-    remainder = sorted(range(len(shares)), key=lambda i: (round(shares[i] - counts[i], 9), i), reverse=True)
-    for i in remainder[: total - sum(counts)]:
+    exact = [weight * scale for weight in weights]
+    counts = [math.floor(share + _ROUNDING) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda i: (round(exact[i] - counts[i], 9), i), reverse=True)
+    for i in by_remainder[: total - sum(counts)]:
         counts[i] += 1
     return counts
 
@@ -35,7 +42,7 @@ def largest_remainder(weights: Sequence[float], total: int) -> list[int]:
 def shares(lengths: Sequence[int], floors: Sequence[int], total: int) -> list[float]:
     """``total`` in proportion to the lengths of spans, none below its floor (its whitelisted tokens).
 
-    A span whose share falls below its floor gets the floor; the others share what is left in proportion.
+    A span whose share falls below its floor gets the floor; the others divide the rest in proportion.
     Needs sum(floors) <= total <= sum(lengths). No share exceeds its span's length.
     """
     fixed: set[int] = set()
@@ -43,7 +50,7 @@ def shares(lengths: Sequence[int], floors: Sequence[int], total: int) -> list[fl
         free = sum(n for i, n in enumerate(lengths) if i not in fixed)
         scale = (total - sum(floors[i] for i in fixed)) / free if free else 0.0
         result = [floors[i] if i in fixed else n * scale for i, n in enumerate(lengths)]
-        short = {i for i, share in enumerate(result) if share < floors[i] - 1e-9}
+        short = {i for i, share in enumerate(result) if share < floors[i] - _ROUNDING}
         if not short:
             return result
         fixed |= short
@@ -59,51 +66,52 @@ def ranges(starts: Sequence[int], n: int) -> list[Span]:
     return [Span(a, b, i, len(pairs)) for i, (a, b) in enumerate(pairs)]
 
 
-def kept(score: Score, spans: Sequence[Span], budget: int, fair: float, keep: Tensor | None) -> Tensor:
+def choose(score: ScoreSpan, spans: Sequence[Span], budget: int, fair: float, whitelisted: Tensor | None) -> Tensor:
     """Kept positions of one layer, ascending: int64 ``[kv_heads, budget]``.
 
-    ``spans`` cover the context. ``fair`` in [0, 1] moves each span's quota from what the plain press keeps there,
-    head by head, to its proportional share. ``keep`` is a boolean ``[n]`` of whitelisted positions, counted inside the
-    budget, or None.
+    ``spans`` cover the context. ``fair`` in [0, 1] moves each span's quota, head by head, from what the plain press
+    keeps there to the span's proportional share. ``whitelisted``: the positions that must stay, boolean ``[n]``, or
+    None; they count inside the budget.
     """
     n = spans[-1].stop
     if fair == 0:
-        return plain_ranking(score, n, budget, keep)[:, :budget].sort(-1).values
+        return plain_ranking(score, n, budget, whitelisted)[:, :budget].sort(-1).values
     if fair == 1:
-        proportional = _proportional(spans, budget, keep)
-        rankings = _span_rankings(score, spans, proportional, keep)
-        quota = largest_remainder(proportional, budget)
-        return torch.cat([r[:, :q] for r, q in zip(rankings, quota, strict=True)], -1).sort(-1).values
-    plain = plain_ranking(score, n, budget, keep)
-    return torch.cat(kept_by_head(score, spans, [budget] * len(plain), fair, keep))
+        proportional = _proportional(spans, budget, whitelisted)
+        rankings = _span_rankings(score, spans, proportional, whitelisted)
+        quotas = largest_remainder(proportional, budget)
+        return torch.cat([r[:, :quota] for r, quota in zip(rankings, quotas, strict=True)], -1).sort(-1).values
+    plain = plain_ranking(score, n, budget, whitelisted)
+    return torch.cat(choose_by_head(score, spans, [budget] * len(plain), fair, whitelisted))
 
 
-def kept_by_head(
-    score: Score, spans: Sequence[Span], budgets: Sequence[int], fair: float, keep: Tensor | None
+def choose_by_head(
+    score: ScoreSpan, spans: Sequence[Span], budgets: Sequence[int], fair: float, whitelisted: Tensor | None
 ) -> list[Tensor]:
-    """Kept positions of one layer whose heads have budgets of their own, ascending: int64 ``[1, budgets[h]]`` a head.
+    """Kept positions of one layer whose heads have different budgets, ascending: int64 ``[1, budgets[h]]`` per head.
 
-    A head's budget is the press's and stays what it is; fairness divides it. So `fair` moves each span's quota from
-    what the plain press keeps there in this head to the span's proportional share of this head's budget.
+    The press sets a head's budget, and fairness divides it: `fair` moves each span's quota from what the plain press
+    keeps there in this head to the span's proportional share of this head's budget.
     """
     n, mean = spans[-1].stop, round(sum(budgets) / len(budgets))
-    plain = plain_ranking(score, n, mean, keep)
+    plain = plain_ranking(score, n, mean, whitelisted)
     if fair == 0:
-        return [ranked[:budget].sort().values[None] for ranked, budget in zip(plain, budgets, strict=True)]
-    rankings = _span_rankings(score, spans, _proportional(spans, mean, keep), keep)
-    rows = []
+        return [ranking[:budget].sort().values[None] for ranking, budget in zip(plain, budgets, strict=True)]
+    rankings = _span_rankings(score, spans, _proportional(spans, mean, whitelisted), whitelisted)
+    heads = []
     for head, budget in enumerate(budgets):
         positions = plain[head, :budget]
         counts = [int(((positions >= s.start) & (positions < s.stop)).sum()) for s in spans]
-        proportional = _proportional(spans, budget, keep)
+        proportional = _proportional(spans, budget, whitelisted)
         mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, proportional, strict=True)]
-        quota = largest_remainder(mixed, budget)
-        rows.append(torch.cat([r[head, :q] for r, q in zip(rankings, quota, strict=True)]).sort().values[None])
-    return rows
+        quotas = largest_remainder(mixed, budget)
+        best = [ranking[head, :quota] for ranking, quota in zip(rankings, quotas, strict=True)]
+        heads.append(torch.cat(best).sort().values[None])
+    return heads
 
 
 def pooled(worth: Tensor, total: int, floor: int) -> list[int]:
-    """Budgets of lanes (heads of a layer, or of all layers) that share ``total`` pairs by the worth of what they hold.
+    """Budgets of lanes (heads of a layer, or of all layers) that share ``total`` pairs by the worth of their pairs.
 
     worth: ``[lanes, n]``, each lane's scores from the best down. Each lane first gets ``floor`` pairs, the rest go to
     the best of all lanes; among equals to the lane that has fewer so far. Needs lanes·floor <= total <= lanes·n.
@@ -115,27 +123,29 @@ def pooled(worth: Tensor, total: int, floor: int) -> list[int]:
     return [floor + count for count in torch.bincount(best % lanes, minlength=lanes).tolist()]
 
 
-def plain_ranking(score: Score, n: int, budget: int, keep: Tensor | None) -> Tensor:
-    """All positions of a context from the most to the least worth keeping: int64 ``[kv_heads, n]``."""
+def rank(scores: Tensor, span: Span, whitelisted: Tensor | None) -> Tensor:
+    """Positions of a span from the most to the least worth keeping, by its scores: int64 ``[kv_heads, len(span)]``.
+
+    Whitelisted positions come first, then higher scores; among equals the later position wins. ValueError unless there
+    is one number per position.
+    """
+    if scores.shape[-1] != len(span) or scores.isnan().any():
+        raise ValueError(f"a press must give one number for each of {len(span)} positions, got {tuple(scores.shape)}")
+    order = len(span) - 1 - scores.float().flip(-1).argsort(dim=-1, descending=True, stable=True)
+    if whitelisted is not None:
+        must_stay = whitelisted[span.start : span.stop][order]
+        order = order.gather(-1, must_stay.to(torch.int8).argsort(dim=-1, descending=True, stable=True))
+    return order + span.start
+
+
+def plain_ranking(score: ScoreSpan, n: int, budget: int, whitelisted: Tensor | None) -> Tensor:
+    """All positions of a context from the most to the least worth keeping, the context being one span: see `rank`."""
     whole = Span(0, n, budget=budget)
-    return _ranking(score(whole), whole, keep)
-
-
-def _span_rankings(
-    score: Score, spans: Sequence[Span], proportional: Sequence[float], keep: Tensor | None
-) -> list[Tensor]:
-    quota = largest_remainder(proportional, round(sum(proportional)))
-    told = [replace(s, budget=b) for s, b in zip(spans, quota, strict=True)]
-    return [_ranking(score(span), span, keep) for span in told]
-
-
-def _proportional(spans: Sequence[Span], budget: int, keep: Tensor | None) -> list[float]:
-    floors = [0 if keep is None else int(keep[span.start : span.stop].sum()) for span in spans]
-    return shares([len(span) for span in spans], floors, budget)
+    return rank(score(whole), whole, whitelisted)
 
 
 def check_keep(whitelisted: int, n: int, budget: int, by_ratio: bool = True) -> None:
-    """Refuse a whitelist that does not fit its budget, with the numbers a person needs to mend it."""
+    """Refuse a whitelist of more tokens than the budget, with the numbers a person needs to mend it."""
     if whitelisted <= budget:
         return
     scale = 10 ** max(3, len(str(n)))  # digits enough to tell one token more from one less
@@ -146,15 +156,14 @@ def check_keep(whitelisted: int, n: int, budget: int, by_ratio: bool = True) -> 
     )
 
 
-def _ranking(scores: Tensor, span: Span, keep: Tensor | None) -> Tensor:
-    """Positions of a span from the most to the least worth keeping: ``[kv_heads, len(span)]``.
+def _span_rankings(
+    score: ScoreSpan, spans: Sequence[Span], proportional: Sequence[float], whitelisted: Tensor | None
+) -> list[Tensor]:
+    budgets = largest_remainder(proportional, round(sum(proportional)))
+    budgeted = [replace(span, budget=budget) for span, budget in zip(spans, budgets, strict=True)]
+    return [rank(score(span), span, whitelisted) for span in budgeted]
 
-    Whitelisted positions come first, then higher scores; among equals the later position wins.
-    """
-    if scores.shape[-1] != len(span) or scores.isnan().any():
-        raise ValueError(f"a press must give one number for each of {len(span)} positions, got {tuple(scores.shape)}")
-    order = len(span) - 1 - scores.float().flip(-1).argsort(dim=-1, descending=True, stable=True)
-    if keep is not None:
-        listed = keep[span.start : span.stop][order]
-        order = order.gather(-1, listed.to(torch.int8).argsort(dim=-1, descending=True, stable=True))
-    return order + span.start
+
+def _proportional(spans: Sequence[Span], budget: int, whitelisted: Tensor | None) -> list[float]:
+    floors = [0 if whitelisted is None else int(whitelisted[span.start : span.stop].sum()) for span in spans]
+    return shares([len(span) for span in spans], floors, budget)

@@ -7,7 +7,8 @@ import tiny
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from fairkv_eval.attention import sdpa, seam
+from fairkv_eval.attention import sdpa
+from fairkv_eval.attention.backend import NO_OPTIONS
 from fairkv_eval.engine import check
 from fairkv_eval.errors import UnsupportedModelError
 
@@ -85,7 +86,7 @@ def _unscaled(self, q, k, v, scaling, options):
 
 
 def _without_window(original):
-    return lambda q, k, v, scaling, options: original(q, k, v, scaling, seam.NO_OPTIONS)
+    return lambda q, k, v, scaling, options: original(q, k, v, scaling, NO_OPTIONS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -96,7 +97,7 @@ def test_a_packed_sequence_that_sees_its_neighbour_is_refused(monkeypatch, dtype
 
 
 def test_a_window_that_is_not_honoured_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr("fairkv_eval.attention.flash.causal", _without_window(sdpa.causal))
+    monkeypatch.setattr("fairkv_eval.attention.sdpa.causal", _without_window(sdpa.causal))
     with pytest.raises(UnsupportedModelError, match="logits differ from its own attention's"):
         check.attach_checked(tiny.model("mistral", sliding_window=5))
 

@@ -10,7 +10,7 @@ import reference
 import torch
 from running import attached, check, policy, positions_run, prompt, run
 
-from fairkv_eval.attention import flash
+from fairkv_eval.attention import sdpa
 from fairkv_eval.attention.sdpa import masked
 from fairkv_eval.engine import engine as engine_module
 from fairkv_eval.engine.batch import Batch
@@ -195,7 +195,7 @@ def test_keys_that_move_at_every_step_do_not_wear_off(monkeypatch) -> None:
         shown[:] = [k.clone()]
         return masked(q, k, *rest)
 
-    monkeypatch.setattr(flash, "masked", spy)
+    monkeypatch.setattr(sdpa, "masked", spy)
     own = rolling("streaming_llm", 0.0, 200, 1, positions="contiguous")
     p = prompt(17, 24, 18)
     (result,), _ = run((model, windows), [Job(p, own, Generate(380), "")])

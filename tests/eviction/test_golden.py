@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.eviction.quotas import kept, n_kept, ranges
+from fairkv_eval.eviction.quotas import choose, n_kept, ranges
 from fairkv_eval.scores import Layer
 
 REFERENCE = dict(np.load(Path(__file__).parents[1] / "golden" / "eviction_reference.npz"))
@@ -29,7 +29,7 @@ def keep_pairs(press: str, ratio: float, fair: float) -> Tensor:
     rule = load_press(press)
     assert rule is not None
     policy = Policy(rule, rule.configure({"window": 16} if press == "snapkv" else {}), ratio, fair)
-    return kept(policy.scorer(layer), ranges([FIRST, SECOND], N), n_kept(N, ratio), policy.fair, None)
+    return choose(policy.scorer(layer), ranges([FIRST, SECOND], N), n_kept(N, ratio), policy.fair, None)
 
 
 def test_the_reference_is_complete() -> None:

@@ -107,7 +107,7 @@ def kept(rule: Press, given: dict, ratio: float, fair: float = 0.0, kind: str = 
     plan = Plan(Policy(rule, rule.configure(given), ratio, fair, **policy), SEGMENTS, N, range(LAYERS))
     masks = torch.zeros(LAYERS, KV_HEADS, N, dtype=torch.bool)
     for layer, mask in zip(layers(kind), masks, strict=True):
-        rows = [head for index in plan.kept(layer) for head in index]
+        rows = [head for index in plan.choose(layer) for head in index]
         for row, positions in zip(mask, rows, strict=True):
             row[positions] = True
     return masks

@@ -24,7 +24,7 @@ from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.eviction.quotas import kept
+from fairkv_eval.eviction.quotas import choose
 
 REFERENCE = dict(np.load(Path(__file__).parents[1] / "golden" / "kvpress_reference.npz"))
 ABOUT = json.loads(str(REFERENCE["about"]))
@@ -71,7 +71,7 @@ def policy(case: str, ratio: float) -> Policy:
 def ours(kind: str, case: str, ratio: float) -> Tensor:
     """Boolean ``[layers, kv_heads, n]``."""
     plan = Plan(policy(case, ratio), (), N, range(LAYERS))
-    return torch.stack([marked(plan.kept(layer)) for layer in run(kind).layers])
+    return torch.stack([marked(plan.choose(layer)) for layer in run(kind).layers])
 
 
 def marked(chosen: list[Tensor]) -> Tensor:
@@ -161,7 +161,7 @@ def test_pyramidkv_apart_from_budgets(kind: str, case: str, ratio: float) -> Non
     assert mine.sum(-1).tolist() == [[budget] * KV_HEADS for budget in own]
     assert sum(own) == LAYERS * policy(case, ratio).n_kept(N)
     for layer, budget, positions in zip(run(kind).layers, budgets, other, strict=True):
-        at_theirs = kept(policy(case, ratio).scorer(layer), [Span(0, N)], budget, 0, None)
+        at_theirs = choose(policy(case, ratio).scorer(layer), [Span(0, N)], budget, 0, None)
         assert torch.equal(marked([at_theirs]), positions)
 
 
@@ -180,7 +180,7 @@ def test_chunkkv_apart_from_the_run_that_is_cut(kind: str, case: str, ratio: flo
         assert len(whole) == int((runs.max() + 1) * (1 - ratio))
         assert torch.equal(b, torch.isin(runs, whole).expand(KV_HEADS, -1))
         count = int(b[0].sum())
-        at_theirs = kept(policy(case, ratio).scorer(layer), [Span(0, N, budget=count)], count, 0, None)
+        at_theirs = choose(policy(case, ratio).scorer(layer), [Span(0, N, budget=count)], count, 0, None)
         assert torch.equal(marked([at_theirs]), b)
 
         more = a & ~b

@@ -187,7 +187,7 @@ def kept_of(policy: Policy, segments: tuple[Segment, ...], layers: list[Layer]) 
     """Kept positions by layer and head."""
     plan = Plan(policy, segments, layers[0].k.shape[1], range(len(layers)))
     plan.divide(layers)
-    return [[row for index in plan.kept(layer) for row in index.tolist()] for layer in layers]
+    return [[row for index in plan.choose(layer) for row in index.tolist()] for layer in layers]
 
 
 @cache

@@ -64,9 +64,9 @@ class TestKeep:
         layer = make_layer(uneven=False)
         layer.k[:, sorted(listed)] *= 100
         plan = Plan(policy(ratio=0.4, fair=fair, keep=parse_keep(entries)), SEGMENTS, N, [0], MARKS)
-        kept = rows(plan.kept(layer))
+        kept = rows(plan.choose(layer))
         assert all(listed <= set(row) and len(row) == 12 for row in kept)
-        without = rows(Plan(policy(ratio=0.4), SEGMENTS, N, [0], MARKS).kept(layer))
+        without = rows(Plan(policy(ratio=0.4), SEGMENTS, N, [0], MARKS).choose(layer))
         assert all(not listed <= set(row) for row in without)
 
     @pytest.mark.parametrize("name, base", [("adakv", "knorm"), ("kvzip", None)])
@@ -75,12 +75,14 @@ class TestKeep:
         plan = Plan(policy(name, base, ratio=0.5, fair=fair, keep=("text:two words", "11:14")), SEGMENTS, N, [0], MARKS)
         layer = make_layer()
         plan.divide([layer])
-        kept = rows(plan.kept(layer))
+        kept = rows(plan.choose(layer))
         assert all({3, 4, 11, 12, 13} <= set(row) for row in kept)
         assert [len(row) for row in kept] == [5, 15]  # the weaker head is left with the whitelist
 
     def test_positions_the_context_does_not_have_are_nothing(self) -> None:
-        kept = [Plan(policy(ratio=0.5, keep=keep), SEGMENTS, N, [0]).kept(make_layer()) for keep in ((), ("500:600",))]
+        kept = [
+            Plan(policy(ratio=0.5, keep=keep), SEGMENTS, N, [0]).choose(make_layer()) for keep in ((), ("500:600",))
+        ]
         assert rows(kept[0]) == rows(kept[1])
 
     def test_more_than_the_budget_is_an_error_that_names_both(self) -> None:
@@ -88,11 +90,13 @@ class TestKeep:
             Plan(policy(ratio=0.7, keep=("a",)), SEGMENTS, N, [0])
         with pytest.raises(UsageError, match=r"keep holds 8 tokens.*of 20 tokens is 7"):
             Plan(policy(budget=7, keep=("a",)), SEGMENTS, N, [0])
-        assert Plan(policy(budget=8, keep=("a",)), SEGMENTS, N, [0]).kept(make_layer())[0].tolist() == [[*range(8)]] * 2
+        assert (
+            Plan(policy(budget=8, keep=("a",)), SEGMENTS, N, [0]).choose(make_layer())[0].tolist() == [[*range(8)]] * 2
+        )
 
     def test_overlaps_count_once(self) -> None:
         plan = Plan(policy(budget=8, keep=("a", "2:6", "special")), SEGMENTS, N, [0], MARKS[:1])
-        assert rows(plan.kept(make_layer())) == [[*range(8)]] * 2
+        assert rows(plan.choose(make_layer())) == [[*range(8)]] * 2
 
     def test_a_name_that_is_not_there_is_an_error(self) -> None:
         with pytest.raises(UsageError, match=r"unknown segment in keep 'c'\. .*Allowed: a, b, special"):
@@ -100,7 +104,7 @@ class TestKeep:
 
     def test_a_pyramid_has_room_for_it_in_every_layer(self) -> None:
         plan = Plan(policy("pyramidkv", None, {"window": 1}, ratio=0.4, keep=("a",)), SEGMENTS, N, [0, 1, 2])
-        kept = [rows(plan.kept(make_layer(index=i))) for i in range(3)]
+        kept = [rows(plan.choose(make_layer(index=i))) for i in range(3)]
         assert [len(layer[0]) for layer in kept] == [20, 8, 8]
         assert all(set(range(8)) <= set(row) for layer in kept for row in layer)
 
@@ -117,7 +121,7 @@ class TestBudget:
         plan = Plan(policy(name, base, budget=12, fair=fair), segments, n, range(3))
         layers = [make_layer(n, i) for i in range(3)]
         plan.divide(layers)
-        assert [rows(plan.kept(layer)) for layer in layers] == [[[*range(n)]] * KV_HEADS] * 3
+        assert [rows(plan.choose(layer)) for layer in layers] == [[[*range(n)]] * KV_HEADS] * 3
 
     @pytest.mark.parametrize("name, base", PRESSES)
     @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
@@ -125,14 +129,15 @@ class TestBudget:
         plan = Plan(policy(name, base, budget=12, fair=fair), SEGMENTS, N, range(3))
         layers = [make_layer(index=i) for i in range(3)]
         plan.divide(layers)
-        counts = [[len(row) for row in rows(plan.kept(layer))] for layer in layers]
+        counts = [[len(row) for row in rows(plan.choose(layer))] for layer in layers]
         assert sum(map(sum, counts)) == 12 * KV_HEADS * 3
         if name == "knorm":
             assert counts == [[12, 12]] * 3
 
     def test_is_what_the_ratio_to_it_is(self) -> None:
         kept = [
-            Plan(policy(fair=0.5, **by), SEGMENTS, N, [0]).kept(make_layer()) for by in ({"budget": 5}, {"ratio": 0.75})
+            Plan(policy(fair=0.5, **by), SEGMENTS, N, [0]).choose(make_layer())
+            for by in ({"budget": 5}, {"ratio": 0.75})
         ]
         assert rows(kept[0]) == rows(kept[1])
 
@@ -140,67 +145,34 @@ class TestBudget:
 class TestHeads:
     @pytest.mark.parametrize("name, base", [("knorm", None), ("pyramidkv", None), ("chunkkv", "knorm")])
     def test_of_equal_length_share_a_tensor(self, name: str, base: str | None) -> None:
-        (index,) = Plan(policy(name, base, ratio=0.5), SEGMENTS, N, [0]).kept(make_layer())
+        (index,) = Plan(policy(name, base, ratio=0.5), SEGMENTS, N, [0]).choose(make_layer())
         assert index.shape == (KV_HEADS, 10) and index.dtype == torch.int64
 
     def test_also_by_chance_or_by_safeguard(self) -> None:
-        (index,) = Plan(policy("adakv", "knorm", {"safeguard": 1}, ratio=0.5), SEGMENTS, N, [0]).kept(make_layer())
+        (index,) = Plan(policy("adakv", "knorm", {"safeguard": 1}, ratio=0.5), SEGMENTS, N, [0]).choose(make_layer())
         assert index.shape == (KV_HEADS, 10)
         same = make_layer()
         same.k[1] = same.k[0]  # equal scores are served in turn
-        (index,) = Plan(policy("adakv", "knorm", ratio=0.5), SEGMENTS, N, [0]).kept(same)
+        (index,) = Plan(policy("adakv", "knorm", ratio=0.5), SEGMENTS, N, [0]).choose(same)
         assert index.shape == (KV_HEADS, 10)
 
     @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
     def test_of_other_lengths_have_one_each(self, fair: float) -> None:
-        index = Plan(policy("adakv", "knorm", ratio=0.6, fair=fair), SEGMENTS, N, [0]).kept(make_layer())
+        index = Plan(policy("adakv", "knorm", ratio=0.6, fair=fair), SEGMENTS, N, [0]).choose(make_layer())
         assert [tuple(row.shape) for row in index] == [(1, 1), (1, 15)]
         assert all(row.dtype == torch.int64 for row in index)
 
     @pytest.mark.parametrize("safeguard, least", [(0, 0), (0.01, 1), (0.2, 2), (0.5, 5), (1, 10)])
     def test_a_safeguard_is_a_part_of_the_even_share(self, safeguard: float, least: int) -> None:
-        index = Plan(policy("adakv", "knorm", {"safeguard": safeguard}, budget=10), SEGMENTS, N, [0]).kept(make_layer())
+        index = Plan(policy("adakv", "knorm", {"safeguard": safeguard}, budget=10), SEGMENTS, N, [0]).choose(
+            make_layer()
+        )
         assert [len(row) for row in rows(index)] == [least, 20 - least]
 
     def test_a_head_may_lose_everything_to_the_model(self) -> None:
         plan = Plan(policy("kvzip", ratio=0.5), SEGMENTS, N, [0])
         plan.divide([make_layer()])
-        assert [tuple(row.shape) for row in plan.kept(make_layer())] == [(1, 0), (1, 20)]
-
-
-def segment_rates_by_loops(segments: tuple[Segment, ...], kept: list[list[int]]) -> dict[str, float]:
-    inside: dict[str, list[bool]] = {}
-    for name, start, stop in segments:
-        inside.setdefault(name, []).extend(p in row for row in kept for p in range(start, stop))
-    return {name: sum(found) / len(found) for name, found in inside.items()}
-
-
-class TestSegmentRates:
-    @pytest.mark.parametrize("name, base", PRESSES)
-    @pytest.mark.parametrize("fair", [0.0, 1.0])
-    def test_are_over_all_layers_and_heads(self, name: str, base: str | None, fair: float) -> None:
-        # Two of one name count as one, one token has a rate too, and no segment holds all positions.
-        segments = (Segment("a", 1, 4), Segment("b", 4, 5), Segment("a", 9, 14), Segment("c", 14, 18))
-        plan = Plan(policy(name, base, ratio=0.4, fair=fair), segments, N, range(3))
-        layers = [make_layer(index=i) for i in range(3)]
-        plan.divide(layers)
-        kept = [row for layer in layers for row in rows(plan.kept(layer))]
-        assert plan.segment_rates() == pytest.approx(segment_rates_by_loops(segments, kept))
-
-    def test_before_any_layer_all_is_there(self) -> None:
-        assert Plan(policy(ratio=0.5), SEGMENTS, N, [0]).segment_rates() == {"a": 1.0, "b": 1.0}
-
-    def test_no_segments_no_rates(self) -> None:
-        plan = Plan(policy(ratio=0.5), (), N, [0])
-        plan.kept(make_layer())
-        assert plan.segment_rates() == {}
-
-    def test_an_empty_segment_does_not_stop_the_others(self) -> None:
-        segments = (Segment("a", 0, 8), Segment("empty", 8, 8), Segment("b", 8, 20))
-        plan = Plan(policy(ratio=0.5), segments, N, [0])
-        kept = rows(plan.kept(make_layer()))
-        rates = plan.segment_rates()
-        assert {name: rates[name] for name in "ab"} == pytest.approx(segment_rates_by_loops(segments[::2], kept))
+        assert [tuple(row.shape) for row in plan.choose(make_layer())] == [(1, 0), (1, 20)]
 
 
 class TestLayersThatDoNotEvict:
@@ -242,9 +214,13 @@ class TestLayersThatDoNotEvict:
     def test_the_rates_are_of_the_others(self) -> None:
         _, context, variant = self.lengths(policy(ratio=0.5, fair=1.0))
         # 10 pairs over ranges of 8 and 12 tokens; the second segment is 10 of its 12.
-        kept = [Plan(variant.policy, SEGMENTS, N, (0, 2)).kept(make_layer(index=i)) for i in (0, 2)]
-        flat = [row for index in kept for row in rows(index)]
-        assert context.caches[variant].segments == pytest.approx(segment_rates_by_loops(SEGMENTS, flat))
+        index = [Plan(variant.policy, SEGMENTS, N, (0, 2)).choose(make_layer(index=i)) for i in (0, 2)]
+        heads = [row for layer in index for row in rows(layer)]
+        loops = {
+            name: sum(p in row for row in heads for p in range(start, stop)) / len(heads) / (stop - start)
+            for name, start, stop in SEGMENTS
+        }
+        assert context.caches[variant].segments == pytest.approx(loops)
         assert context.caches[variant].segments["a"] == 0.5
 
     def test_a_press_that_fails_names_the_document(self) -> None:

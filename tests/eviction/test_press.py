@@ -19,7 +19,7 @@ from fairkv_eval.eviction import budgets
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Parameter, Press, taken
 from fairkv_eval.eviction.press_files import built_in_presses, load_press, read_press
-from fairkv_eval.eviction.quotas import kept, n_kept, ranges
+from fairkv_eval.eviction.quotas import choose, n_kept, ranges
 from fairkv_eval.files import resource_dir
 from fairkv_eval.scores import PROTECTED, Layer
 
@@ -361,7 +361,7 @@ class TestFromOutside:
         results = {}
         for fair in (0.0, 1.0):
             policy = Policy(rule, rule.configure({"recent": arguments["recent"]}), 0.5, fair)
-            results[fair] = kept(policy.scorer(layer), ranges([0, 8], n), budget, policy.fair, None).tolist()
+            results[fair] = choose(policy.scorer(layer), ranges([0, 8], n), budget, policy.fair, None).tolist()
         assert arguments["fair"] is True
         assert results[0.0] == [[0, 1, 2, 3, 4, 5, 16, 17, 18, 19]] * 2
         assert results[1.0] == [[4, 5, 6, 7, 8, 9, 16, 17, 18, 19]] * 2

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.eviction.quotas import check_keep, kept, kept_by_head, largest_remainder, n_kept, ranges, shares
+from fairkv_eval.eviction.quotas import check_keep, choose, choose_by_head, largest_remainder, n_kept, ranges, shares
 from fairkv_eval.scores import PROTECTED, Span
 
 RATIOS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
@@ -166,7 +166,7 @@ class TestKept:
         tables, spans, budget, keep = case
         n = len(keep)
         whitelist = torch.tensor(keep) if any(keep) else None
-        result = kept(scorer(tables, n), spans, budget, fair, whitelist)
+        result = choose(scorer(tables, n), spans, budget, fair, whitelist)
         assert result.dtype == torch.int64 and result.shape == (len(tables[0]), budget)
         for row in result.tolist():
             assert row == sorted(set(row)) and row[0] >= 0 and row[-1] < n
@@ -182,7 +182,7 @@ class TestKept:
     @settings(max_examples=30, deadline=None)
     def test_inside_each_span_the_highest_scores_are_kept(self, case: tuple) -> None:
         tables, spans, budget, keep = case
-        result = kept(scorer(tables, len(keep)), spans, budget, 1.0, torch.tensor(keep))
+        result = choose(scorer(tables, len(keep)), spans, budget, 1.0, torch.tensor(keep))
         for head, row in enumerate(result.tolist()):
             for span in spans:
                 table = tables[0 if len(span) == len(keep) else 1][head].tolist()
@@ -193,37 +193,39 @@ class TestKept:
     def test_ties_go_to_the_later_position(self) -> None:
         flat = torch.zeros(2, 6)
         spans = ranges([0, 3], 6)
-        assert kept(scorer((flat, flat), 6), spans, 3, 0, None).tolist() == [[3, 4, 5]] * 2
-        assert kept(scorer((flat, flat), 6), spans, 3, 1, None).tolist() == [[2, 4, 5]] * 2
+        assert choose(scorer((flat, flat), 6), spans, 3, 0, None).tolist() == [[3, 4, 5]] * 2
+        assert choose(scorer((flat, flat), 6), spans, 3, 1, None).tolist() == [[2, 4, 5]] * 2
 
     def test_protected_pairs_beyond_the_budget_go_from_the_front(self) -> None:
         table = torch.tensor([[9.0, PROTECTED, PROTECTED, 1.0, PROTECTED]])
-        assert kept(scorer((table, table), 5), ranges([], 5), 2, 0, None).tolist() == [[2, 4]]
+        assert choose(scorer((table, table), 5), ranges([], 5), 2, 0, None).tolist() == [[2, 4]]
 
     def test_the_whitelist_comes_before_protection(self) -> None:
         table = torch.tensor([[-5.0, PROTECTED, PROTECTED, 1.0]])
         keep = torch.tensor([True, False, False, False])
-        assert kept(scorer((table, table), 4), ranges([], 4), 2, 0, keep).tolist() == [[0, 2]]
+        assert choose(scorer((table, table), 4), ranges([], 4), 2, 0, keep).tolist() == [[0, 2]]
 
     def test_a_whitelist_is_paid_for_by_its_own_segment(self) -> None:
         table = torch.arange(8.0)[None]
         keep = torch.tensor([True, True] + [False] * 6)
-        assert kept(scorer((table, table), 8), ranges([0, 4], 8), 4, 1, keep).tolist() == [[0, 1, 6, 7]]
+        assert choose(scorer((table, table), 8), ranges([0, 4], 8), 4, 1, keep).tolist() == [[0, 1, 6, 7]]
 
     def test_half_fair_lies_between(self) -> None:
         table = torch.tensor([[0.0] * 8 + [1.0] * 8])
         spans = ranges([0, 8], 16)
-        first = [int((kept(scorer((table, table), 16), spans, 8, fair, None) < 8).sum()) for fair in (0, 0.25, 0.5, 1)]
+        first = [
+            int((choose(scorer((table, table), 16), spans, 8, fair, None) < 8).sum()) for fair in (0, 0.25, 0.5, 1)
+        ]
         assert first == [0, 1, 2, 4]
 
     def test_a_wide_dynamic_range_and_minus_infinity_are_scores_too(self) -> None:
         table = torch.tensor([[-math.inf, 1e-30, 1e30, -math.inf]])
-        assert kept(scorer((table, table), 4), ranges([], 4), 3, 0, None).tolist() == [[1, 2, 3]]
+        assert choose(scorer((table, table), 4), ranges([], 4), 3, 0, None).tolist() == [[1, 2, 3]]
 
     @pytest.mark.parametrize("scores", [torch.zeros(2, 3), torch.tensor([[0.0, math.nan, 0.0, 1.0]])])
     def test_a_press_that_gives_no_number_for_a_position_is_refused(self, scores: Tensor) -> None:
         with pytest.raises(ValueError, match="one number for each of 4 positions"):
-            kept(lambda span: scores, ranges([], 4), 2, 0, None)
+            choose(lambda span: scores, ranges([], 4), 2, 0, None)
 
 
 class TestKeptByHead:
@@ -235,7 +237,7 @@ class TestKeptByHead:
         n, heads = len(keep), len(tables[0])
         own = [data.draw(st.integers(sum(keep), n), label="budget") for _ in range(heads)]
         whitelist = torch.tensor(keep) if any(keep) else None
-        result = kept_by_head(scorer(tables, n), spans, own, fair, whitelist)
+        result = choose_by_head(scorer(tables, n), spans, own, fair, whitelist)
         assert [tuple(row.shape) for row in result] == [(1, budget) for budget in own]
         for head, budget in enumerate(own):
             alone = (tables[0][head : head + 1], tables[1][head : head + 1])
@@ -245,13 +247,13 @@ class TestKeptByHead:
     def test_equal_budgets_are_the_even_rule(self, fair: float) -> None:
         table = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
         spans, keep = ranges([0, 11, 30], 40), torch.arange(40) % 9 == 0
-        rows = kept_by_head(scorer((table, -table), 40), spans, [13] * 3, fair, keep)
-        assert torch.cat(rows).tolist() == kept(scorer((table, -table), 40), spans, 13, fair, keep).tolist()
+        rows = choose_by_head(scorer((table, -table), 40), spans, [13] * 3, fair, keep)
+        assert torch.cat(rows).tolist() == choose(scorer((table, -table), 40), spans, 13, fair, keep).tolist()
 
     def test_a_head_without_a_budget_keeps_nothing(self) -> None:
         table = torch.zeros(2, 6)
         for fair in (0, 0.5, 1):
-            rows = kept_by_head(scorer((table, table), 6), ranges([0, 3], 6), [0, 6], fair, None)
+            rows = choose_by_head(scorer((table, table), 6), ranges([0, 3], 6), [0, 6], fair, None)
             assert [row.tolist() for row in rows] == [[[]], [[0, 1, 2, 3, 4, 5]]]
 
     def test_spans_are_told_their_share_of_the_mean(self) -> None:
@@ -261,7 +263,7 @@ class TestKeptByHead:
             told.append(span)
             return torch.zeros(2, len(span))
 
-        kept_by_head(score, ranges([0, 6], 18), [2, 10], 0.5, None)
+        choose_by_head(score, ranges([0, 6], 18), [2, 10], 0.5, None)
         assert told == [Span(0, 18, budget=6), Span(0, 6, 0, 2, 2), Span(6, 18, 1, 2, 4)]
 
 
