@@ -43,12 +43,15 @@ class Ours:
     def texts(self) -> list[dict[str, str]]:
         """Each prompt as rendered text, in two parts."""
         chats = [self.model._prompter.render(request.doc["messages"]) for request in self.requests]
-        return [{"context": c.text[: c.context], "question": c.text[c.context :]} for c in chats]
+        return [{"context": c.text[: c.context_end], "question": c.text[c.context_end :]} for c in chats]
 
     def tokens(self) -> list[dict[str, list[int]]]:
         """Each prompt as the engine gets it."""
         prompts = [self.model._generation_job(request, 0)[0].prompt for request in self.requests]
-        return [{"context": list(p.tokens[: p.context]), "question": list(p.tokens[p.context :])} for p in prompts]
+        return [
+            {"context": list(p.tokens[: p.context_length]), "question": list(p.tokens[p.context_length :])}
+            for p in prompts
+        ]
 
     def run(self, count: int) -> dict[str, Any]:
         """Answer the first ``count`` prompts: seconds, those spent answering, tokens and texts."""

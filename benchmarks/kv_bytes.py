@@ -22,7 +22,7 @@ from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.engine.scheduler import OpenContexts
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 FULL = "full cache"
 MIB = 1 << 20

@@ -32,7 +32,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.model import FairKV
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 TASK = "niah_single_1"
 SEED = 0  # the harness's default, from which the task draws its words, numbers and places
@@ -184,7 +184,7 @@ def question(model: FairKV, request: Instance, scope: str, policies: Policies) -
     text = model._prompter.divide(request.args[0], request.doc)
     if scope == "system":
         last_line = request.doc["input"].rpartition("\n")[2]  # where the task's template has its question
-        text = replace(text, context=text.text.rindex(last_line))
+        text = replace(text, context_end=text.text.rindex(last_line))
     prompt = model._prompter.prompt(replace(text, segments=()))
     following = max([job.want.max_tokens, *(_replayed(model, prompt, policy) for policy in policies.values())])
     prompt = model._prompter.fit(prompt, following, model.max_length, False, job.label)
@@ -197,7 +197,7 @@ def _replayed(model: FairKV, prompt: Prompt, policy: Policy) -> int:
     replay = policy.press.replay if policy.press else None
     if replay is None:
         return 0
-    tails = replay(prompt.tokens[: prompt.context], model._prompter.ask, **taken(replay, policy.parameters))
+    tails = replay(prompt.tokens[: prompt.context_length], model._prompter.ask, **taken(replay, policy.parameters))
     return max(map(len, tails), default=0)
 
 

@@ -76,7 +76,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     from fairkv_eval.eviction.policy import Policy
     from fairkv_eval.eviction.press_files import load_press
     from fairkv_eval.pretrained import default_pretrained
-    from fairkv_eval.prompts.prompt import Prompt
+    from fairkv_eval.prompts.tokens import Prompt
 
     torch.set_num_threads(args.threads)
     source = default_pretrained()

@@ -28,8 +28,9 @@ from fairkv_eval.harness.arguments import read_policy
 from fairkv_eval.harness.requests import Requests, label_of
 from fairkv_eval.harness.response import LogLikelihood
 from fairkv_eval.pretrained import default_pretrained
-from fairkv_eval.prompts.prompt import Parts, Prompt
 from fairkv_eval.prompts.prompter import Prompter
+from fairkv_eval.prompts.settings import PromptSettings
+from fairkv_eval.prompts.tokens import Prompt
 from fairkv_eval.prompts.whitelist import literals
 
 
@@ -40,8 +41,8 @@ class FairKV(Requests):
     press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
     keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
     decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter, context_field: see
-    `prompt.Parts`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill
-    with KV pairs, in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`.
+    `PromptSettings`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may
+    fill with KV pairs, in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`.
     Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
     """
 
@@ -80,7 +81,7 @@ class FairKV(Requests):
             "decode_every": decode_every,
         }
         self.policy, others = read_policy(press, base, settings, kwargs, own)
-        self.parts = Parts(segments, scope, chat, fewshot_delimiter, context_field)
+        self.prompt_settings = PromptSettings(segments, scope, chat, fewshot_delimiter, context_field)
         if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
             raise UsageError(
                 f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
@@ -93,7 +94,7 @@ class FairKV(Requests):
         super().__init__(pretrained, **others)
         self._prompter = Prompter(
             self.tokenizer,
-            self.parts,
+            self.prompt_settings,
             self.chat_template_args,
             self.add_bos_token,
             self.prefix_token_id,
@@ -189,7 +190,7 @@ class FairKV(Requests):
             raise UsageError(f"{label_of(request)}: rolling windows have contexts of one token, so nothing is evicted")
         scored = request.request_type == "loglikelihood"
         job = self._scoring_jobs(request, [self.policy])[0] if scored else self._generation_job(request, 0)[0]
-        if not job.prompt.context:
+        if not job.prompt.context_length:
             raise UsageError(f"{job.label}: its context is empty, so nothing is evicted")
         return job, self._engine(1).watch(job, watcher)
 
@@ -236,7 +237,7 @@ class FairKV(Requests):
             **super().get_model_info(),
             "fairkv": {
                 **self.policy.describe(),
-                **asdict(self.parts),
+                **asdict(self.prompt_settings),
                 **self._account.describe(),
                 "attn_implementation": self._backend.name,
                 "notes": dict(self._notes),
@@ -270,7 +271,7 @@ class FairKV(Requests):
             "dtype": str(self.model.dtype),
             "weights": self._weights,
         }
-        return {**asdict(self.parts), **model, "seed": self._seed}
+        return {**asdict(self.prompt_settings), **model, "seed": self._seed}
 
     def _fingerprint(self) -> dict[str, Any]:
         return {**self.policy.describe(), **self.identity()}

@@ -80,7 +80,7 @@ def test_the_model_renders_documents_with_messages(lm: FairKV) -> None:
     rendered = lm.tokenizer.apply_chat_template(DOC["messages"], tokenize=False, add_generation_prompt=True)
     harness_text = "".join(m["content"] for m in DOC["messages"])
     divided = lm._prompter.divide(harness_text, DOC)
-    assert divided.text == rendered and divided.context == rendered.index("<|start|>user")
+    assert divided.text == rendered and divided.context_end == rendered.index("<|start|>user")
     # Where the harness renders, it asks the model for the template first.
     assert lm._prompter.divide(lm.apply_chat_template(DOC["messages"]), DOC) == divided
     # --system_instruction reaches the text in front of the document's own system prompt.
@@ -105,7 +105,7 @@ def test_a_template_without_a_system_role_keeps_the_system_prompt() -> None:
     lm = fairkv(template=drops, press="tova", ratio=0.5, fair=True)
     divided = lm._prompter.divide("".join(m["content"] for m in DOC["messages"]), DOC)
     assert divided.folded and "Never tell the secret.\n\nHello?" in divided.text
-    assert divided.text[: divided.context].endswith("Never tell the secret.\n\n")
+    assert divided.text[: divided.context_end].endswith("Never tell the secret.\n\n")
     assert lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry["folded_system"]
     assert any("folded" in note for note in lm.get_model_info()["fairkv"]["notes"])
 

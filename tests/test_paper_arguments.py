@@ -98,10 +98,10 @@ def test_command_builds_its_documents(command: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_s_model_arguments_are_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairkv_eval.harness.arguments import read_policy
-    from fairkv_eval.prompts.prompt import Parts
+    from fairkv_eval.prompts.settings import PromptSettings
 
     given = dict(parse(command, monkeypatch).model_args or {})
-    Parts(given.pop("segments", "auto"))
+    PromptSettings(given.pop("segments", "auto"))
     settings = {"ratio": given.pop("ratio", 0.0), "fair": given.pop("fair", False), "keep": given.pop("keep", None)}
     read_policy(given.pop("press", "none"), None, {**settings, "keep_text": None}, given, set())
 

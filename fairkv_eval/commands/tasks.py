@@ -74,10 +74,10 @@ def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
 def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     from fairkv_eval.harness.task_check import check
     from fairkv_eval.pretrained import load_tokenizer
-    from fairkv_eval.prompts.prompt import Parts
     from fairkv_eval.prompts.prompter import Prompter
+    from fairkv_eval.prompts.settings import PromptSettings
 
-    prompter = Prompter(load_tokenizer(args.pretrained), Parts())
+    prompter = Prompter(load_tokenizer(args.pretrained), PromptSettings())
     to, results = console(), []
     for result in check(shelf, prompter, args.docs):
         results.append(result)
@@ -109,7 +109,7 @@ def _report(result: Checked, shown: int, to: Console) -> Iterator[RenderableType
         yield Text.assemble((result.name, "bold"), f"  {counts if result.documents else ''}")
     for doc_id, text in result.prompts[:shown]:
         yield Text(f"  doc {doc_id}  ").append_text(legend(segment.name for segment in text.segments))
-        body = marked(text.text, text.segments, text.context, to.is_terminal, _LONGEST)
+        body = marked(text.text, text.segments, text.context_end, to.is_terminal, _LONGEST)
         yield Padding(body, (0, 0, 0, 4))
     for finding in result.findings:
         yield Text(f"{'wrong' if finding.wrong else 'note '}  {finding}", style="red" if finding.wrong else "yellow")

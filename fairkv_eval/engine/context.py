@@ -16,7 +16,7 @@ from fairkv_eval.eviction.keep_rates import KeepRates
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 
 
 class Variant(NamedTuple):

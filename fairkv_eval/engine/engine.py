@@ -35,7 +35,7 @@ from fairkv_eval.engine.sampling import Sampler, entropy
 from fairkv_eval.engine.scheduler import OpenContexts, by_context, context_tokens
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.replays import Ask
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 from fairkv_eval.prompts.whitelist import whitelist
 
 
@@ -294,7 +294,7 @@ class Engine:
 def _rolling(job: Job, cache: ContextCache) -> Rolling:
     prompt = job.prompt
     with naming(job.label):
-        listed = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context)
+        listed = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context_length)
         return Rolling(job.policy, cache, listed, job.label)
 
 
@@ -319,8 +319,8 @@ def _telemetry(prompt: Prompt, cache: ContextCache) -> dict[str, Any]:
     """What eviction did to a prompt's context, as plain values."""
     rate = cache.pairs / cache.full_pairs if cache.full_pairs else 1.0
     return {
-        "context_tokens": prompt.context,
-        "kept_tokens": prompt.context * rate,
+        "context_tokens": prompt.context_length,
+        "kept_tokens": prompt.context_length * rate,
         "keep_rate": rate,
         "segments": cache.segments or {segment.name: 1.0 for segment in prompt.segments},
         "kv_bytes_full": cache.full_bytes,

@@ -8,7 +8,7 @@ from typing import Any
 from fairkv_eval.engine.fidelity import Lead
 from fairkv_eval.engine.sampling import GREEDY, Sampling
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Job:
     @property
     def tail(self) -> tuple[int, ...]:
         """The tokens that run against what is left of the context, the last of a continuation apart."""
-        tail = self.prompt.tokens[self.prompt.context :]
+        tail = self.prompt.tokens[self.prompt.context_length :]
         return tail + self.want.continuation[:-1] if isinstance(self.want, Score) else tail
 
 

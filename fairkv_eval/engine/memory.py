@@ -40,8 +40,8 @@ def rows_that_fit(jobs: Sequence[Job], entry_bytes: int, budget: int, most: int)
 def _row_tokens(job: Job) -> int:
     """Tokens a row of this job holds at the end, layer by layer on average."""
     prompt, policy = job.prompt, job.policy
-    kept = policy.n_kept(prompt.context) if policy.evicts and prompt.context else prompt.context
-    begun = kept + len(prompt.tokens) - prompt.context
+    kept = policy.n_kept(prompt.context_length) if policy.evicts and prompt.context_length else prompt.context_length
+    begun = kept + len(prompt.tokens) - prompt.context_length
     if not isinstance(job.want, Generate):
         return begun + len(job.want.continuation)
     if policy.decode_budget is not None:

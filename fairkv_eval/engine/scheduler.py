@@ -62,7 +62,7 @@ class OpenContexts:
 
 def context_tokens(job: Job) -> tuple[int, ...]:
     """The tokens of a job's prompt that may be evicted."""
-    return job.prompt.tokens[: job.prompt.context]
+    return job.prompt.tokens[: job.prompt.context_length]
 
 
 def _variant(job: Job) -> Variant:

@@ -16,8 +16,8 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihood, Response
-from fairkv_eval.prompts.prompt import Prompt
 from fairkv_eval.prompts.prompter import Prompter
+from fairkv_eval.prompts.tokens import Prompt
 from fairkv_eval.prompts.whitelist import literals, whitelist
 
 
@@ -104,10 +104,10 @@ class Requests(Processes):
         """The prompt, if it fits and has the parts the policy names."""
         following = max(following, self._replayed_tokens(prompt, policy))
         prompt = self._prompter.fit(prompt, following, self.max_length, bool(self.truncation), label)
-        if prompt.context and policy.evicts:
+        if prompt.context_length and policy.evicts:
             if policy.fair and not prompt.segments:
                 raise UsageError("fair eviction needs segments, and none were found in this prompt (see segments=)")
-            whitelist(prompt.segments, prompt.marks, policy.keep, prompt.context)
+            whitelist(prompt.segments, prompt.marks, policy.keep, prompt.context_length)
         return prompt
 
     def _replayed_tokens(self, prompt: Prompt, policy: Policy) -> int:
@@ -115,7 +115,7 @@ class Requests(Processes):
         press = policy.press
         if press is None or press.replay is None or not policy.evicts:
             return 0
-        context = prompt.tokens[: prompt.context]
+        context = prompt.tokens[: prompt.context_length]
         replays = press.replay(context, self._prompter.ask, **taken(press.replay, policy.parameters))
         return max((len(tail) for tail in replays), default=0)
 

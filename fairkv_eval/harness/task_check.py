@@ -16,7 +16,7 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.files import resource_dir
 from fairkv_eval.harness.response import LogLikelihood, Response
 from fairkv_eval.harness.task_files import Finding, TaskFile, read_folder
-from fairkv_eval.prompts.prompt import Text
+from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
 
 _ANSWER = "I can't assist with that request."

@@ -11,28 +11,29 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.prompts.segments import Segment, search
 
 Message = Mapping[str, str]
-# (messages, add_generation_prompt) -> text. None in place of a boolean: closed turns and nothing after them, where
-# False may leave the last turn open for a continuation, as the harness asks for.
+# (messages, add_generation_prompt) -> text. None instead of a boolean: closed turns and nothing after them. False may
+# leave the last turn open for a continuation, as the harness asks for.
 Template = Callable[[Sequence[Message], bool | None], str]
 
 
 @dataclass(frozen=True)
 class Chat:
-    """Messages rendered by a chat template. ``folded``: the system prompt had to move into the first user turn.
+    """Messages rendered by a chat template.
 
-    ``turns``: where the words of each message are, named by its role and number; one for each message, or none where
-    the template changes words.
+    context_end: characters before the last user turn; with a folded system prompt, before the question. system:
+    whether a system message has words. folded: whether it had to move into the first user turn. turns: where the words
+    of each message are, named by its role and number; empty if the template changes words.
     """
 
     text: str
     messages: tuple[Message, ...]
-    context: int  # characters before the last user turn; with a folded system prompt, before the question
+    context_end: int
     system: bool
     folded: bool
     turns: tuple[Segment, ...] = ()
 
     def located_turns(self) -> Sequence[Segment]:
-        """The words of each message; searched one after the other where the template changes some of them."""
+        """The words of each message; searched one after the other if the template changes some of them."""
         contents = [m["content"] for m in self.messages]
         return self.turns or list(search(self.text, zip(_turn_names(self.messages), contents, strict=True)))
 
@@ -40,24 +41,24 @@ class Chat:
 def render(messages: Sequence[Message], template: Template, add_generation_prompt: bool = True) -> Chat:
     """Render messages and find where their context ends.
 
-    A template that has no system role loses nothing: the system prompt is folded into the first user turn.
+    If the template has no system role, the system prompt is folded into the first user turn, so that nothing is lost.
     """
     system = any(m["role"] == "system" and m["content"].strip() for m in messages)
     folded = system and not _has_system_role(messages, template, add_generation_prompt)
     shown = _fold(messages) if folded else list(messages)
     text = template(shown, add_generation_prompt)
-    context = _before_last_user(messages, shown, folded, text, template, add_generation_prompt)
+    context_end = _end_before_last_user(messages, shown, folded, text, template, add_generation_prompt)
     turns = _turn_ranges(shown, text, template, add_generation_prompt)
-    return Chat(text, tuple(shown), context, system, folded, turns)
+    return Chat(text, tuple(shown), context_end, system, folded, turns)
 
 
 def _turn_ranges(
     messages: Sequence[Message], text: str, template: Template, add_generation_prompt: bool
 ) -> tuple[Segment, ...]:
-    """Where the words of each message are in ``text``, without white space around them; () if that cannot be told.
+    """Where the words of each message are in ``text``, without white space around them; () if it cannot be found out.
 
-    The same chat with a mark for the words of each message shows what the template puts between them. So words that
-    stand elsewhere too, in the template's own text or in another message, are not taken for the message's.
+    The same chat with a mark instead of the words of each message shows what the template puts between them. So words
+    that stand elsewhere too, in the template's own text or in another message, are not taken for the message's.
     """
     marks = [f"\x00{i}\x00" for i in range(len(messages))]
     marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
@@ -67,8 +68,8 @@ def _turn_ranges(
         return ()
     between = []
     for mark in marks:
-        piece, found, rest = rest.partition(mark)
-        if not found:
+        piece, separator, rest = rest.partition(mark)
+        if not separator:
             return ()
         between.append(piece)
     between.append(rest)
@@ -78,8 +79,8 @@ def _turn_ranges(
     for name, message, after in zip(_turn_names(messages), messages, between[1:], strict=True):
         content = message["content"]
         # Templates that trim do it on both sides or on one.
-        shown = (content, content.strip(), content.lstrip(), content.rstrip())
-        words = next((w for w in shown if text.startswith(w + after, at)), None)
+        variants = (content, content.strip(), content.lstrip(), content.rstrip())
+        words = next((w for w in variants if text.startswith(w + after, at)), None)
         if words is None:
             return ()
         start = at + len(words) - len(words.lstrip())
@@ -94,8 +95,8 @@ def _has_system_role(messages: Sequence[Message], template: Template, add_genera
         text = template(messages, add_generation_prompt)
         for i, message in enumerate(messages):
             other = _with_content(messages, i, message["content"] + "\x00")
-            says_something = message["role"] == "system" and message["content"].strip()
-            if says_something and template(other, add_generation_prompt) == text:
+            has_words = message["role"] == "system" and message["content"].strip()
+            if has_words and template(other, add_generation_prompt) == text:
                 return False
     except jinja2.exceptions.TemplateError:
         return False
@@ -114,14 +115,16 @@ def _fold(messages: Sequence[Message]) -> Sequence[Message]:
         if message["role"] == "user":
             message["content"] = f"{system}\n\n{message['content']}"
             return [*rest]
-    raise UsageError("the chat template has no system role and there is no user turn to fold the system prompt into")
+    raise UsageError("the chat template has no system role, and there is no user turn to fold the system prompt into")
 
 
-def _before_last_user(
+def _end_before_last_user(
     messages: Sequence[Message], shown: Sequence[Message], folded: bool, text: str, template: Template, generation: bool
 ) -> int:
-    """Characters of ``text`` before the last user turn; where the system prompt was folded into that very turn, before
-    the question in it. ``shown`` are the messages as rendered."""
+    """Characters of ``text`` before the last user turn, or before its question if the system prompt is in that turn.
+
+    ``shown`` are the messages as rendered.
+    """
     users = [i for i, m in enumerate(messages) if m["role"] == "user"]
     if not folded or len(users) > 1:
         last = max((i for i, m in enumerate(shown) if m["role"] == "user"), default=0)
@@ -145,5 +148,5 @@ def _turn_names(messages: Sequence[Message]) -> list[str]:
 
 
 def plain_text(messages: Sequence[Message]) -> str:
-    """Messages as plain text, one paragraph a turn, for models without a chat template."""
+    """Messages as plain text, one paragraph per turn, for models without a chat template."""
     return "\n\n".join(message["content"] for message in messages)

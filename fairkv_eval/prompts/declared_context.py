@@ -1,7 +1,7 @@
-"""Declared contexts: the text up to whose end a prompt is compressed, where turns do not tell (``scope=context``).
+"""Declared contexts (``scope=context``): a prompt is compressed up to the end of a text that its document declares.
 
-A document of our own tasks declares its context under DECLARED. The harness's long-context tasks are known by name,
-and for any other task the model argument ``context_field`` names the field of its documents that holds the context.
+A document of our own tasks declares its context under DECLARED. The harness's long-context tasks are known by name.
+For any other task the model argument ``context_field`` names the field of its documents that holds the context.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ KNOWN: dict[str, tuple[str, Callable[[str], str]]] = {
 
 
 def declared_context(doc: Mapping[str, Any], task: str, field: str | None, scope: str) -> str | None:
-    """The context a document declares, or None: nothing is declared, or the scope does not ask.
+    """The context that a document declares; None if it declares none or the scope does not use it.
 
     ``field`` (context_field) goes before what the document declares, and that before what is known of the task, which
-    counts with scope=context only. UsageError: scope=context and none is declared, or no text is where it should be.
+    counts with scope=context only. Raises UsageError if scope=context and nothing is declared, or a field is not text.
     """
     if scope not in ("auto", "context"):
         return None
@@ -49,7 +49,8 @@ def declared_context(doc: Mapping[str, Any], task: str, field: str | None, scope
 def end_of_context(text: str, context: str) -> int:
     """Where a context ends in a prompt: at its last occurrence, since few-shot examples stand before the document.
 
-    White space around it does not count, which chat templates trim. UsageError: empty, or not in the prompt.
+    White space around it does not count, since chat templates trim it. Raises UsageError for a context that is empty
+    or not in the prompt.
     """
     words = context.strip()
     if not words:
@@ -64,7 +65,7 @@ def _text(doc: Mapping[str, Any], field: str) -> str:
     if field not in doc:
         raise unknown("context_field", field, _texts(doc))
     if not isinstance(doc[field], str):
-        raise UsageError(f"the document's {field!r} is no text, so it cannot be its context: {str(doc[field])[:60]}")
+        raise UsageError(f"the document's {field!r} is not text, so it cannot be its context: {str(doc[field])[:60]}")
     return str(doc[field])
 
 

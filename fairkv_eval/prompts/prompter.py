@@ -1,4 +1,4 @@
-"""From a request's text and document to a prompt: chats rendered and remembered, parts found, lengths checked."""
+"""A prompt from a harness request: render its document, divide the text, make tokens of it, check its length."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from transformers import PreTrainedTokenizerBase
 from fairkv_eval.errors import UsageError
 from fairkv_eval.prompts.chat import Chat, Message, plain_text, render
 from fairkv_eval.prompts.declared_context import declared_context
-from fairkv_eval.prompts.prompt import Parts, Prompt, Text, tokenize, truncate
+from fairkv_eval.prompts.division import Declaration, Text, divide_chat, divide_text
+from fairkv_eval.prompts.settings import PromptSettings
+from fairkv_eval.prompts.tokens import Prompt, tokenize, truncate
 
 log = logging.getLogger(__name__)
 
 
 class Prompter:
-    """Makes prompts for one model.
+    """Makes the prompts of one model.
 
-    parts: how they are divided and rendered. template_arguments: for the chat template. add_bos_token, prefix_token: as
-    in `hf`. texts: literals that `keep` names, marked in every prompt. ``notes`` counts what a result should say.
+    template_arguments: for the chat template. add_bos_token, prefix_token: as in `hf`. texts: literals that `keep`
+    names, marked in every prompt. ``notes`` counts what a result should say.
     """
 
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        parts: Parts,
+        settings: PromptSettings,
         template_arguments: Mapping[str, Any] | None = None,
         add_bos_token: bool | None = None,
         prefix_token: int | None = None,
         texts: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
-        self.parts = parts
+        self.settings = settings
         self.template_arguments = dict(template_arguments or {})
         self.add_bos_token = add_bos_token
         self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
@@ -44,7 +46,7 @@ class Prompter:
         self._chats: dict[str, Chat] = {}
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Chat:
-        """Render a chat and remember it, so that its parts are known when its text comes back in a request."""
+        """Render a chat and store it, so that its turns are known when its text comes back in a request."""
         chat = render(messages, self._template, add_generation_prompt)
         if chat.folded:
             self.notes["system prompts folded into the first user turn"] += 1
@@ -52,41 +54,46 @@ class Prompter:
         return chat
 
     def divide(self, text: str, doc: Any, task: str = "") -> Text:
-        """A request's text with its context and segments, rendered as a chat where that is wanted. ``task``: its name,
-        by which the context of the harness's long-context documents is known."""
+        """A request's text, rendered as a chat if the settings ask for it, with its context and segments.
+
+        ``task``: its name, which decides the context of the harness's long-context documents.
+        """
         fields = doc if isinstance(doc, Mapping) else {}
-        passage = declared_context(fields, task, self.parts.context_field, self.parts.scope)
-        declared, messages = fields.get("segments") or (), fields.get("messages") or ()
+        context = declared_context(fields, task, self.settings.context_field, self.settings.scope)
+        declared = Declaration(fields.get("segments") or (), context)
+        messages = fields.get("messages") or ()
         chat = self._chats.get(text)
         if chat is None and messages:
             messages = _with_instruction(messages, text)
-            if self.parts.chat == "off" or (self.parts.chat == "auto" and self.tokenizer.chat_template is None):
-                return self.parts.of_text(plain_text(messages), declared, passage)
+            if self.settings.chat == "off" or (self.settings.chat == "auto" and self.tokenizer.chat_template is None):
+                return divide_text(plain_text(messages), self.settings, declared)
             chat = self.render(messages, messages[-1]["role"] != "assistant")
-        elif chat is None and self.parts.chat == "on":
+        elif chat is None and self.settings.chat == "on":
             chat = self.render([{"role": "user", "content": text}])
         if chat is None:
-            return self.parts.of_text(text, declared, passage)
-        return self.parts.of_chat(chat, declared, passage)
+            return divide_text(text, self.settings, declared)
+        return divide_chat(chat, self.settings, declared)
 
     def prompt(self, text: Text) -> Prompt:
-        """A divided text in tokens, with its special tokens and the texts that `keep` names marked."""
+        """A divided text as tokens, with its special tokens and the texts that `keep` names marked."""
         return tokenize(text, self.encode, self.texts, self.special)
 
     def ask(self, request: str) -> list[int]:
-        """Tokens of a request to the model that follows a context: a user turn and the header of the answer, or a
-        paragraph of its own where prompts have no turns."""
+        """Tokens of a request to the model that follows a context.
+
+        It is a user turn and the header of the answer, or a paragraph of its own if prompts have no turns.
+        """
         text = f"\n\n{request}\n\n"
-        if self.parts.chat != "off" and self.tokenizer.chat_template is not None:
+        if self.settings.chat != "off" and self.tokenizer.chat_template is not None:
             # What goes after a closed exchange: some templates put a system prompt of their own before the first turn.
             before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
             closed = self._template(before, None)
-            asked = self._template([*before, {"role": "user", "content": request}], True)
-            text = asked[len(closed) :] if asked.startswith(closed) else text
+            longer = self._template([*before, {"role": "user", "content": request}], True)
+            text = longer[len(closed) :] if longer.startswith(closed) else text
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens as `hf` makes them, with the characters each covers."""
+        """Tokens as `hf` makes them, with the characters that each covers."""
         if not self.tokenizer.is_fast:
             raise UsageError("the model's tokenizer gives no character offsets; use a fast tokenizer")
         special: dict[str, bool] = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
@@ -96,7 +103,7 @@ class Prompter:
         return encoding["input_ids"], encoding["offset_mapping"]
 
     def fit(self, prompt: Prompt, following: int, longest: int, truncation: bool, label: str) -> Prompt:
-        """Refuse a prompt that does not fit into ``longest`` tokens with what follows it, or cut it where asked to."""
+        """The prompt, if it fits into ``longest`` tokens with the ``following``; else cut it, or refuse it."""
         room = longest - following
         if len(prompt.tokens) <= room:
             return prompt
@@ -115,7 +122,7 @@ class Prompter:
         return cut
 
     def _template(self, messages: Sequence[Message], add_generation_prompt: bool | None) -> str:
-        """Render messages: open an answer (True), go on with the last message (False), or end with it (None)."""
+        """Render messages: open an answer (True), continue the last message (False), or end with it (None)."""
         if self.tokenizer.chat_template is None:
             raise UsageError("the model has no chat template; chat=off renders documents as plain text")
         text = self.tokenizer.apply_chat_template(
@@ -129,14 +136,16 @@ class Prompter:
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of the special tokens: those with a role (BOS, EOS …), and those that a chat template puts around turns,
-    which some models only flag."""
+    """Ids of the special tokens: those with a role (BOS, EOS …) and those that are only flagged as special.
+
+    Some models only flag the tokens that their chat template puts around turns.
+    """
     flagged = (token for token, added in tokenizer.added_tokens_decoder.items() if added.special)
     return frozenset(flagged) | frozenset(tokenizer.all_special_ids)
 
 
 def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]]:
-    """A document's messages, with what the harness put before them (``--system_instruction``) in the system turn."""
+    """A document's messages, with the harness's ``--system_instruction`` before them in the system turn."""
     # As the harness joins a system prompt and a user turn, or as a declared task joins its messages.
     joined = ("".join(m["content"] for m in messages), plain_text(messages))
     rendered = next((words for words in joined if text.endswith(words)), None)
@@ -152,7 +161,7 @@ def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, 
 
 
 def _shortened(before: Prompt, after: Prompt) -> list[str]:
-    """Names of the segments of which truncation took something."""
+    """Names of the segments that truncation shortened."""
     lengths: Counter[str] = Counter()
     for segment in before.segments:
         lengths[segment.name] += segment.stop - segment.start

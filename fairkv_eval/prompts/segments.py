@@ -18,9 +18,9 @@ class Segment(NamedTuple):
 
 
 def locate(text: str, parts: Iterable[tuple[str, str]]) -> Iterator[Segment]:
-    """Ranges of named parts, each searched after the one before it. UsageError if one is not there.
+    """Ranges of named parts, each searched after the one before it. Raises UsageError for one that is absent.
 
-    Parts are compared without surrounding white space, which chat templates trim; empty ones are skipped.
+    White space around a part does not count, since chat templates trim it; empty parts are skipped.
     """
     return (segment for segment in search(text, parts) if segment.stop > segment.start)
 
@@ -57,41 +57,40 @@ def sentences(text: str) -> Iterator[Segment]:
 def shots(text: str, delimiter: str) -> list[Segment]:
     """Few-shot examples of a plain text, named shot_1, shot_2 …, and the question, which comes last.
 
-    What stands between two delimiters is a shot, without surrounding white space; blank ones are skipped. A plain
-    text does not tell more: a description before the first shot belongs to it, or counts as a shot of its own where
-    the delimiter follows it, and a delimiter inside a shot splits it.
+    A shot is the text between two delimiters, without surrounding white space; blank ones are skipped. A plain text
+    holds no more: a description before the first shot belongs to it, or is a shot of its own if the delimiter follows
+    it, and a delimiter inside a shot splits it.
     """
-    found, at = [], 0
+    ranges, at = [], 0
     for piece in text.split(delimiter):
         if words := piece.strip():
             start = at + piece.index(words)
-            found.append((start, start + len(words)))
+            ranges.append((start, start + len(words)))
         at += len(piece) + len(delimiter)
-    return _name_shots(found)
+    return _name_shots(ranges)
 
 
 def chat_shots(text: str, roles: Sequence[str], turns: Sequence[Segment], delimiter: str) -> list[Segment]:
-    """Few-shot examples of a chat with these turns, one for each role.
+    """Few-shot examples of a chat with these turns, one turn for each role.
 
-    A user turn with the answer to it is a shot and the last user turn, with an answer that is begun for it, the
-    question. Where there is one user turn, it holds all shots and is divided as `shots` does. What comes
-    before the first user turn keeps its name.
+    A user turn with its answer is a shot; the last user turn, with an answer begun for it, is the question. A single
+    user turn holds all shots and is divided as `shots` does. Turns before the first user turn keep their names.
     """
     users = [i for i, role in enumerate(roles) if role == "user"]
     if not users:
         return list(turns)
     blocks = [(turns[a].start, turns[b - 1].stop) for a, b in zip(users, [*users[1:], len(turns)], strict=True)]
-    found = _name_shots(blocks)
+    named = _name_shots(blocks)
     if len(blocks) == 1:
         (begin, end), turn = blocks[0], turns[users[0]]
         inside = shots(text[turn.start : turn.stop], delimiter)
-        found = [Segment(name, begin + start, begin + stop) for name, start, stop in inside]
-        if found:
-            found[-1] = found[-1]._replace(stop=end)
-    return [*turns[: users[0]], *found]
+        named = [Segment(name, begin + start, begin + stop) for name, start, stop in inside]
+        if named:
+            named[-1] = named[-1]._replace(stop=end)
+    return [*turns[: users[0]], *named]
 
 
-def _name_shots(found: Sequence[tuple[int, int]]) -> list[Segment]:
-    """All but the last are shots."""
-    names = [*(f"shot_{i}" for i in range(1, len(found))), "question"]
-    return [Segment(name, start, stop) for name, (start, stop) in zip(names, found, strict=False)]
+def _name_shots(ranges: Sequence[tuple[int, int]]) -> list[Segment]:
+    """Shots but for the last range, which is the question."""
+    names = [*(f"shot_{i}" for i in range(1, len(ranges))), "question"]
+    return [Segment(name, start, stop) for name, (start, stop) in zip(names, ranges, strict=False)]

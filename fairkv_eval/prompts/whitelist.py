@@ -21,14 +21,14 @@ _ALLOWED = "segment names, special, positions such as 5, 0:12 or 12:, or several
 
 
 def parse_keep(keep: object = None, keep_text: object = None) -> tuple[str, ...]:
-    """Entries in one form each, in the given order and without repeats; those of ``keep_text`` come last.
+    """Entries in one form each, in their order and without repeats; those of ``keep_text`` come last.
 
     keep: entries joined by ``+``, a list of entries, one position (the harness reads ``keep=5`` as a number) or None.
     keep_text: a text, which may hold a ``+``, a list of texts or None. White space around entries and texts does not
-    count. Raises UsageError for an empty entry, a negative or an empty range, or a value of another type.
+    count. Raises UsageError for an empty entry, a negative or empty range, or a value of another type.
     """
-    given = keep.split("+") if isinstance(keep, str) else keep if isinstance(keep, (list, tuple)) else [keep]
-    entries = [_entry(value) for value in given if keep is not None]
+    values = keep.split("+") if isinstance(keep, str) else keep if isinstance(keep, (list, tuple)) else [keep]
+    entries = [_entry(value) for value in values if keep is not None]
     texts = keep_text if isinstance(keep_text, (list, tuple)) else [keep_text]
     entries += [_text_entry(value) for value in texts if keep_text is not None]
     return tuple(dict.fromkeys(entries))
@@ -53,10 +53,10 @@ def _entry(value: object) -> str:
 
 
 def _range_entry(entry: str) -> str:
-    """``007`` as ``7``, ``:12`` as ``0:12``, and no range that is empty, negative or of another shape."""
+    """One form per range: ``7`` for ``007``, ``0:12`` for ``:12``. Raises UsageError for a range of another shape."""
     match = re.fullmatch(r"(\d*)\s*(?:(:)\s*(\d*))?", entry)
     if match is None or not (match[1] or match[3]):
-        raise UsageError(f"keep={entry!r} is no range of positions; write 5, 0:12, 12: or :12, from 0 up")
+        raise UsageError(f"keep={entry!r} is not a range of positions; write 5, 0:12, 12: or :12, from 0 up")
     start = int(match[1] or 0)
     if not match[3]:
         return f"{start}{match[2] or ''}"
@@ -68,8 +68,8 @@ def _range_entry(entry: str) -> str:
 
 def _text_entry(value: object) -> str:
     if not isinstance(value, str):
-        # The harness's argument parser makes numbers and truth values of what is not quoted.
-        raise UsageError(f"keep_text={value!r} is no text; put quotes around a number or a truth value")
+        # The harness's argument parser turns unquoted words into numbers and truth values.
+        raise UsageError(f"keep_text={value!r} is not text; put quotes around a number or a truth value")
     if not value.strip():
         raise UsageError("keep_text is empty; it takes a text of the context")
     return TEXT + value.strip()
@@ -85,10 +85,10 @@ def mark_special(tokens: Iterable[int], special: Container[int]) -> Iterator[Seg
 
 
 def mark_texts(text: str, texts: Iterable[str], offsets: Sequence[tuple[int, int]]) -> Iterator[Segment]:
-    """Every occurrence of every one of ``texts`` in ``text``, as ranges of the tokens that touch it.
+    """Every occurrence of each of ``texts`` in ``text``, as ranges of the tokens that touch it.
 
-    ``offsets`` are the characters of each token of the context. A token that holds a part of an occurrence is
-    in its range, so that a whitelisted text survives whole.
+    ``offsets`` are the characters of each token of the context. A token that holds a part of an occurrence is in its
+    range, so that a whitelisted text survives whole.
     """
     # A token without characters goes with the one before it; a BOS that the tokenizer adds goes before all text.
     starts = list(accumulate((start if stop > start else -1 for start, stop in offsets), max))
@@ -105,21 +105,21 @@ def mark_texts(text: str, texts: Iterable[str], offsets: Sequence[tuple[int, int
 def whitelist(
     segments: Sequence[Segment], marks: Sequence[Segment], entries: Iterable[str], n: int
 ) -> list[tuple[int, int]]:
-    """Ranges of tokens [start, stop) that the entries stand for, inside a context of n tokens.
+    """Ranges of tokens [start, stop) that the entries stand for, in a context of n tokens.
 
-    ``segments`` and ``marks`` are those of the prompt. Positions that the context does not have are left out, because
-    contexts differ in length. Raises UsageError for a name or a text that the context does not have.
+    ``segments`` and ``marks`` are those of the prompt. Positions beyond the context are left out, because contexts
+    differ in length. Raises UsageError for a name or a text that is not in the context.
     """
     ranges = []
     for entry in entries:
-        found = [(s.start, s.stop) for s in (*segments, *marks) if s.name == entry]
-        if entry.startswith(TEXT) and not found:
+        named = [(s.start, s.stop) for s in (*segments, *marks) if s.name == entry]
+        if entry.startswith(TEXT) and not named:
             raise UsageError(f"keep: this text is not in the context: {entry[len(TEXT) :][:60]!r}")
         if re.fullmatch(r"\d+(:\d*)?", entry):
             start, colon, stop = entry.partition(":")
-            found.append((int(start), int(stop) if stop else n if colon else int(start) + 1))
-        elif not found and entry != SPECIAL:
+            named.append((int(start), int(stop) if stop else n if colon else int(start) + 1))
+        elif not named and entry != SPECIAL:
             raise unknown("segment in keep", entry, {SPECIAL, *(s.name for s in segments)})
-        ranges += found
+        ranges += named
     clipped = ((start, min(stop, n)) for start, stop in ranges)
     return [(start, stop) for start, stop in clipped if stop > start]

@@ -199,7 +199,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
     """UsageError for an argument that fairkv would refuse once the model is loaded, or that belongs to a policy."""
     from fairkv_eval.harness.arguments import read_policy
     from fairkv_eval.model import FairKV
-    from fairkv_eval.prompts.prompt import Parts
+    from fairkv_eval.prompts.settings import PromptSettings
 
     own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
     for name in ("press", "base", "ratio", "budget", "fair", *_POLICY):
@@ -211,7 +211,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
     plain = {"ratio": 0.0, "budget": None, "fair": False, "keep": None, "keep_text": None}
     with naming("model arguments"):
         read_policy("none", None, plain, {k: v for k, v in given.items() if k not in own or k == "pretrained"}, own)
-        Parts(**{k: v for k, v in given.items() if k in inspect.signature(Parts).parameters})
+        PromptSettings(**{k: v for k, v in given.items() if k in inspect.signature(PromptSettings).parameters})
 
 
 # --- policies

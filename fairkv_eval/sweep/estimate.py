@@ -39,7 +39,7 @@ class Tokens:
 def tokens_of(jobs: Sequence[Job]) -> Tokens:
     """Of one engine run. Contexts that only begin alike share a prefill too; that is not counted."""
     prefill = sum(map(len, {context_tokens(job) for job in jobs}))
-    tail = sum(len(job.prompt.tokens) - job.prompt.context for job in jobs)
+    tail = sum(len(job.prompt.tokens) - job.prompt.context_length for job in jobs)
     tail += sum(len(job.want.continuation) - 1 for job in jobs if isinstance(job.want, Score))
     return Tokens(prefill, tail, sum(job.want.max_tokens for job in jobs if isinstance(job.want, Generate)))
 

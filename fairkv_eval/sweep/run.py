@@ -315,7 +315,7 @@ def _groups(said: Mapping[tuple[int, int], Sequence[int]]) -> Iterator[list[tupl
 def answer_of(model: FairKV, entry: Open, result: Result) -> Answer:
     """What the journal keeps of a result."""
     prompt = entry.job.prompt
-    context = digest([prompt.tokens[: prompt.context], prompt.segments, prompt.marks])[:16]
+    context = digest([prompt.tokens[: prompt.context_length], prompt.segments, prompt.marks])[:16]
     told = model.answer(entry.request, result)
     if isinstance(told, tuple):
         return Answer(result.telemetry, context, logprob=told[0], greedy=told[1])

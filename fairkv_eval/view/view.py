@@ -145,7 +145,7 @@ def look(lm: FairKV, request: Instance, answer: str | None = None) -> View:
         int(request.doc_id or 0),
         job.policy.describe(),
         words(prompt.tokens, lambda tokens: lm.tok_decode(tokens, skip_special_tokens=False)),
-        prompt.context,
+        prompt.context_length,
         list(prompt.segments),
         layers,
         cache.pairs / cache.full_pairs,

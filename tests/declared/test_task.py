@@ -80,7 +80,7 @@ def test_a_declared_context_is_where_compression_ends(folder: Path) -> None:
     lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), press="knorm", ratio=0.5, batch_size=2)
     for request in task.instances:
         text = lm._prompter.divide(request.args[0], request.doc, "mine")
-        assert text.context is not None and text.text[text.context :].startswith("\nHow old?")
+        assert text.context_end is not None and text.text[text.context_end :].startswith("\nHow old?")
         assert task.process_results(request.doc, ["very"]) == {"exact_match": 1.0}
 
 

@@ -19,7 +19,7 @@ from fairkv_eval.engine.cache import Pairs
 from fairkv_eval.engine.jobs import Generate, Job
 from fairkv_eval.engine.sampling import GREEDY, Sampler
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 HEADS, DIM = 2, 3
 

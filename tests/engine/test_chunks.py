@@ -17,7 +17,7 @@ from fairkv_eval.engine.phases import Prefill
 from fairkv_eval.errors import RequestError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import n_kept
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 KINDS = ["llama", "qwen2", "qwen3", "mistral", "phi3", "gemma2"]
 
@@ -206,7 +206,7 @@ def test_jobs_on_one_context_prefill_it_once(llama) -> None:
     jobs = [Job(p, policy("tova", r), Generate(2), "") for r in (0.2, 0.5, 0.8)]
     jobs += [Job(p, policy("tova", 0.5), Score((i,)), "") for i in range(5)]
     _, engine = run(llama, jobs, rows=2)
-    assert engine.totals.prefill_tokens == p.context
+    assert engine.totals.prefill_tokens == p.context_length
 
 
 def test_generation_stops_at_eos_at_a_stop_string_and_at_its_length(llama) -> None:

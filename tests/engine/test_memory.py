@@ -15,7 +15,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.model import FairKV
-from fairkv_eval.prompts.prompt import Prompt
+from fairkv_eval.prompts.tokens import Prompt
 
 TOVA = load_press("tova")
 ENTRY = 3 * 2 * (16 + 16) * 4  # layers, KV heads, key and value dims, float32

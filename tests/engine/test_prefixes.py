@@ -15,7 +15,8 @@ from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.engine.prefixes import Part, common, tree
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.prompts.prompt import Prompt, Segment
+from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.tokens import Prompt
 
 
 @pytest.fixture(autouse=True)

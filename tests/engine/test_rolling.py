@@ -18,7 +18,7 @@ from fairkv_eval.engine.jobs import Generate, Job, Score
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 
 ENTRY = 2 * 16 * 4  # bytes of one pair
 PRESSES = ["streaming_llm", "knorm", "keydiff", "tova", "h2o", "h2o recent"]

@@ -36,7 +36,8 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import largest_remainder
-from fairkv_eval.prompts.prompt import Prompt, Segment
+from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.tokens import Prompt
 
 needs_kvpress = pytest.mark.skipif(find_spec("kvpress") is None, reason="kvpress is not installed here")
 

@@ -23,7 +23,7 @@ from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 
 # Press, what it wraps, parameters. Defaults, and windows that are small beside the budgets met here.
 PRESSES: dict[str, tuple[str, str | None, dict[str, Any]]] = {

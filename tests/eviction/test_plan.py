@@ -14,7 +14,7 @@ from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.whitelist import parse_keep
 
 N, KV_HEADS = 20, 2

@@ -49,7 +49,7 @@ def model() -> FairKV:
 def test_a_failing_request_leaves_the_answers_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = str(tmp_path / "answers.db")
     lm = model()
-    lengths = [job.prompt.context for job, _ in (lm._generation_job(r, 0) for r in requests())]
+    lengths = [job.prompt.context_length for job, _ in (lm._generation_job(r, 0) for r in requests())]
     monkeypatch.setenv("LENGTH_THAT_FAILS", str(lengths[4]))
     with pytest.raises(RequestError, match="task tiny, doc 4: evicting layer 0 failed: oh"):
         CachingLM(lm, database).generate_until(requests())

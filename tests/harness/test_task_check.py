@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.task_check import Shelf, check
-from fairkv_eval.prompts.prompt import Parts
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.view.segment_text import marked, pieces
 
 DOCS = """
@@ -76,7 +76,7 @@ def folder(path: Path, text: str = GOOD, readme: str | None = "* `mine`: a task\
 
 
 def findings(path: Path, names: tuple[str, ...] = (), docs: int = 2) -> list[str]:
-    prompter = Prompter(tiny.tokenizer(), Parts())
+    prompter = Prompter(tiny.tokenizer(), PromptSettings())
     results = list(check(Shelf(names, [path]), prompter, docs))
     assert results[-1].name == ""
     return [str(finding) for result in results for finding in result.findings]
@@ -145,7 +145,7 @@ def test_metrics_of_a_shared_list_need_one_task_that_gives_them(tmp_path: Path) 
         f"include: _base.yaml\ntask: other\nprocess_results: !function mine_docs.more\n{meta}"
     )
     assert findings(path) == []
-    results = list(check(Shelf(["mine"], [path]), Prompter(tiny.tokenizer(), Parts()), 2))
+    results = list(check(Shelf(["mine"], [path]), Prompter(tiny.tokenizer(), PromptSettings()), 2))
     assert [(f.what, f.wrong) for f in results[-1].findings] == [(told, False)], "the other task was not looked at"
 
 

@@ -13,7 +13,7 @@ import tiny
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.declared_context import declared_context, end_of_context
-from fairkv_eval.prompts.prompt import Parts
+from fairkv_eval.prompts.settings import PromptSettings
 
 SIZES = {"max_position_embeddings": 16384}
 STAND_INS = ["longbench/qasper", "longbench/2wikimqa", "babilong/babilong_qa1"]
@@ -48,8 +48,8 @@ def check(task: Any, question: str, chat: bool) -> None:
     agnostic, aware = fairkv("context"), fairkv("prompt")
     for request, response in run(agnostic, task, chat):
         text = agnostic._prompter.divide(request.args[0], request.doc, request.task_name)
-        assert text.context is not None and text.text == request.args[0]
-        context, tail = text.text[: text.context], text.text[text.context :]
+        assert text.context_end is not None and text.text == request.args[0]
+        context, tail = text.text[: text.context_end], text.text[text.context_end :]
         asked = request.doc[question].strip().rpartition("\n")[2]
         assert asked in tail and not context.endswith(asked) and len(tail) < 700
         assert response.telemetry["context_tokens"] == len(context.encode()) - _special(context)
@@ -116,12 +116,12 @@ def test_the_question_of_other_ruler_tasks_is_their_last_line(name: str, monkeyp
             {"context_field": "pasage"},
             "Did you mean .passage.",
         ),
-        ({"n": 1}, "t", {"context_field": "n"}, "'n' is no text"),
+        ({"n": 1}, "t", {"context_field": "n"}, "'n' is not text"),
         ({}, "longbench_x", {"scope": "context"}, "unknown context_field 'context'"),
     ],
 )
 def test_wrong_contexts(doc: dict, task: str, arguments: dict[str, str], message: str) -> None:
-    parts = Parts(**arguments)
+    parts = PromptSettings(**arguments)
     with pytest.raises(UsageError, match=message):
         declared_context(doc, task, parts.context_field, parts.scope)
 
@@ -133,7 +133,7 @@ def test_where_a_context_ends() -> None:
     with pytest.raises(UsageError, match="not in the prompt: 'b'"):
         end_of_context("a", "b")
     with pytest.raises(UsageError, match=r"context_field='x' needs scope=context, and scope is 'prompt'"):
-        Parts(scope="prompt", context_field="x")
+        PromptSettings(scope="prompt", context_field="x")
 
 
 def test_auto_takes_what_a_document_declares_and_nothing_else() -> None:
@@ -144,8 +144,8 @@ def test_auto_takes_what_a_document_declares_and_nothing_else() -> None:
     assert declared_context(doc, "mine", "context", "auto") == "d"
     assert declared_context(doc, "mine", None, "prompt") is None
     lm = fairkv("auto")
-    assert lm._prompter.divide("c\nq", {"context": "c"}).context is None
-    assert lm._prompter.divide("c\nq", {"declared_context": "c"}).context == 1
+    assert lm._prompter.divide("c\nq", {"context": "c"}).context_end is None
+    assert lm._prompter.divide("c\nq", {"declared_context": "c"}).context_end == 1
     doc = tiny.chat_doc("Be brief.", "A long text. And a question?")
     text = lm._prompter.divide("Be brief.A long text. And a question?", {**doc, "declared_context": "A long text."})
-    assert text.context is not None and text.text[: text.context].endswith("user\nA long text.")
+    assert text.context_end is not None and text.text[: text.context_end].endswith("user\nA long text.")

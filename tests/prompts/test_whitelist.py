@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from lm_eval.utils import simple_parse_args_string
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompts.prompt import Parts, Prompt, truncate
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.settings import PromptSettings
+from fairkv_eval.prompts.tokens import Prompt, truncate
 from fairkv_eval.prompts.whitelist import literals, mark_special, mark_texts, parse_keep, whitelist
 
 
@@ -74,7 +75,7 @@ class TestParse:
 
     @pytest.mark.parametrize("keep", [-5, "-5", "-3:5", "3:-1", "0:12:2", ":", "1 2", "1-2"])
     def test_a_malformed_range(self, keep: object) -> None:
-        with pytest.raises(UsageError, match=r"is no range of positions; write 5, 0:12, 12: or :12, from 0 up"):
+        with pytest.raises(UsageError, match=r"is not a range of positions; write 5, 0:12, 12: or :12, from 0 up"):
             parse_keep(keep)
 
     @pytest.mark.parametrize("keep", ["", " ", "a+", "+a", "a++b", [""]])
@@ -96,7 +97,7 @@ class TestParse:
 
     @pytest.mark.parametrize("text", [42, True, 0.5, ["a", 1]])
     def test_a_text_that_the_harness_took_for_a_number(self, text: object) -> None:
-        with pytest.raises(UsageError, match=r"keep_text=.* is no text; put quotes around"):
+        with pytest.raises(UsageError, match=r"keep_text=.* is not text; put quotes around"):
             parse_keep(None, text)
 
 
@@ -202,9 +203,9 @@ class TestOfPrompts:
 
     def kept(self, keep: object = None, keep_text: object = None, doc: dict | None = None) -> list[str]:
         entries = parse_keep(keep, keep_text)
-        prompter = Prompter(tiny.tokenizer(), Parts(), texts=literals(entries))
+        prompter = Prompter(tiny.tokenizer(), PromptSettings(), texts=literals(entries))
         prompt = prompter.prompt(prompter.divide("Be kind. Say é. Be kind.Be kind?", doc or self.DOC))
-        found = whitelist(prompt.segments, prompt.marks, entries, prompt.context)
+        found = whitelist(prompt.segments, prompt.marks, entries, prompt.context_length)
         return [prompter.tokenizer.decode(list(prompt.tokens[start:stop])) for start, stop in found]
 
     def test_every_occurrence_in_the_context_and_none_in_the_tail(self) -> None:
@@ -219,19 +220,23 @@ class TestOfPrompts:
         assert self.kept("special") == ["<|start|>", "<|end|>"]
 
     def test_special_tokens_of_the_tail_are_not_marked(self) -> None:
-        prompter = Prompter(tiny.tokenizer(), Parts())
+        prompter = Prompter(tiny.tokenizer(), PromptSettings())
         prompt = prompter.prompt(prompter.divide("a<|end|><|end|>", {}))
-        assert prompt.context == 2 and prompt.marks == (("special", 1, 2),)
+        assert prompt.context_length == 2 and prompt.marks == (("special", 1, 2),)
 
     def test_neighbouring_special_tokens_and_positions(self) -> None:
         tokenizer = tiny.tokenizer()
-        prompter = Prompter(tokenizer, Parts())
+        prompter = Prompter(tokenizer, PromptSettings())
         prompt = prompter.prompt(prompter.divide("<|bos|><|start|>a<|end|>b", {}))
         assert prompt.marks == (("special", 0, 2), ("special", 3, 4))
-        assert whitelist(prompt.segments, prompt.marks, ["1:3", "special"], prompt.context) == [(1, 3), (0, 2), (3, 4)]
+        assert whitelist(prompt.segments, prompt.marks, ["1:3", "special"], prompt.context_length) == [
+            (1, 3),
+            (0, 2),
+            (3, 4),
+        ]
 
     def test_the_last_token_is_never_of_the_context(self) -> None:
-        prompter = Prompter(tiny.tokenizer(), Parts(), texts=["bc", "c"])
+        prompter = Prompter(tiny.tokenizer(), PromptSettings(), texts=["bc", "c"])
         assert prompter.prompt(prompter.divide("abc", {})).marks == (("text:bc", 1, 2),)
 
     def test_tokens_that_a_model_only_flags_as_special(self) -> None:
@@ -240,7 +245,7 @@ class TestOfPrompts:
         tokenizer.add_tokens(["<|header|>"], special_tokens=True)
         header = tokenizer.convert_tokens_to_ids("<|header|>")
         assert header not in tokenizer.all_special_ids
-        prompter = Prompter(tokenizer, Parts())
+        prompter = Prompter(tokenizer, PromptSettings())
         assert prompter.prompt(prompter.divide("a<|header|>bc", {})).marks == (("special", 1, 2),)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.quotas import n_kept, ranges
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 
 Kept = list[list[list[int]]]  # ascending positions, of each layer and KV head
 

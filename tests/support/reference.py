@@ -23,7 +23,7 @@ from fairkv_eval.engine.jobs import Job, Score
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.replays import Ask, kvzip
-from fairkv_eval.prompts.prompt import Segment
+from fairkv_eval.prompts.segments import Segment
 
 
 class Epoch(NamedTuple):
@@ -179,7 +179,7 @@ class Sequencing:
 
     def __init__(self, model: PreTrainedModel, job: Job, ask: Ask | None = None) -> None:
         prompt, policy = job.prompt, job.policy
-        n = prompt.context
+        n = prompt.context_length
         self.model, self.job, self.policy = model, job, policy
         self.moves = policy.positions == "contiguous"
         self.epochs: list[Epoch] = []

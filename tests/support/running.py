@@ -12,7 +12,8 @@ from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Job, Result, Score
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.prompts.prompt import Prompt, Segment
+from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.tokens import Prompt
 
 # Every press, with parameters small enough for small contexts to show them.
 PRESSES: dict[str, dict] = {
