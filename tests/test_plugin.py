@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from few_builtins import START_UP, write
 
 import fairkv_eval
 from fairkv_eval.files import resource_dir
@@ -22,16 +23,6 @@ from fairkv_eval.plugin import HarnessFinder, _with_ours
 CHECKOUT = Path(__file__).resolve().parents[1]
 PTH = CHECKOUT / "autoload" / "fairkv_eval.pth"
 DEMOS = {"sys_ifeval_demo", "raccoon_demo"}
-
-# The harness needs 20 s to index its 14,000 tasks and a minute to list them. Where these are not what is tested, this
-# start-up file leaves a few of them; it is read after every .pth.
-FEW_BUILTINS = """
-from lm_eval.tasks import _index
-every = _index.TaskIndex._iter_yaml_files
-def few(root):
-    return every(root / "gsm8k" if root.parts[-2:] == ("lm_eval", "tasks") else root)
-_index.TaskIndex._iter_yaml_files = staticmethod(few)
-"""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -44,9 +35,7 @@ def installed() -> None:
 
 @pytest.fixture(scope="session")
 def few_builtins(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("few_builtins")
-    (folder / "sitecustomize.py").write_text(FEW_BUILTINS)
-    return folder
+    return write(tmp_path_factory.mktemp("few_builtins"))
 
 
 @pytest.fixture
@@ -343,7 +332,7 @@ def test_wheel_works_without_the_checkout(python, run, tmp_path):
 import site
 site.addsitedir({str(site)!r})
 sys.path.append({str(harness)!r})
-exec({FEW_BUILTINS!r})
+exec({START_UP!r})
 from lm_eval.tasks import TaskManager
 index = TaskManager().task_index
 import fairkv_eval.files

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import few_builtins
 import pytest
 import tiny
 import yaml
@@ -56,6 +57,7 @@ def test_the_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     tiny.model().save_pretrained(tmp_path / "model")
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
+    few_builtins.patch(monkeypatch)
     command = shlex.split(blocks[2][1])
     command[command.index("--model_args") + 1] += ",pretrained=model"
     monkeypatch.setattr("sys.argv", [*command, "--output_path", "out", "--log_samples"])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import few_builtins
 import pytest
 import tiny
 from hypothesis import given
@@ -149,8 +150,8 @@ def test_metrics_of_a_shared_list_need_one_task_that_gives_them(tmp_path: Path) 
     assert [(f.what, f.wrong) for f in results[-1].findings] == [(told, False)], "the other task was not looked at"
 
 
-@pytest.mark.long  # the index of all of the harness's tasks
-def test_unknown_names_and_folders(tmp_path: Path) -> None:
+def test_unknown_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few_builtins.patch(monkeypatch)
     with pytest.raises(UsageError, match=r"unknown task 'sys_ifeval_dmo'. Did you mean 'sys_ifeval_demo'"):
         Shelf(["sys_ifeval_dmo"])
     with pytest.raises(UsageError, match=r"unknown task 'mine'.*Files that cannot be read: mine.yaml: cannot be read"):
