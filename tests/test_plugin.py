@@ -310,7 +310,6 @@ def test_resource_dir_names_what_is_missing():
         resource_dir("recipes")
 
 
-@pytest.mark.long
 def test_wheel_works_without_the_checkout(python, run, tmp_path):
     pytest.importorskip("hatchling", reason="comes with the dev extra")
     build = f"import os; os.chdir({str(CHECKOUT)!r}); from hatchling.build import build_wheel; build_wheel({{!r}})"
