@@ -24,7 +24,7 @@ from fairkv_eval.engine.jobs import Job, Result, Score, Totals
 from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.harness.arguments import read_policy
+from fairkv_eval.harness.arguments import read_policy, with_policy_arguments
 from fairkv_eval.harness.requests import Requests, label_of
 from fairkv_eval.harness.response import LogLikelihood
 from fairkv_eval.pretrained import default_pretrained
@@ -37,28 +37,17 @@ from fairkv_eval.prompts.whitelist import literals
 class FairKV(Requests):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
-    press: name, alias or YAML path; its parameters are arguments of their own (``window=16``). base: what a wrapper
-    press wraps. ratio in [0, 1): the fraction of a context's KV pairs to evict; or budget: how many a layer and head
-    keeps. fair: true, false or a degree in [0, 1]. keep, keep_text: what must survive (see `keep`). positions,
-    decode_budget, decode_every: see `policy.Policy`. segments, scope, chat, fewshot_delimiter, context_field: see
-    `PromptSettings`. max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may
-    fill with KV pairs, in GiB, or below 1 as a part of the free memory. attn_implementation: see `backend_choice`.
-    Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
+    press, base, ratio, budget, fair, keep, keep_text, positions, decode_budget, decode_every: the policy, see
+    `policy_arguments`; the press's parameters are arguments of their own (``window=16``). segments, scope, chat,
+    fewshot_delimiter, context_field: see `PromptSettings`. max_prefill_tokens: tokens of one packed forward pass.
+    kv_memory: what ``batch_size=auto`` may fill with KV pairs, in GiB, or below 1 as a part of the free memory.
+    attn_implementation: see `attach`. Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
     """
 
+    @with_policy_arguments
     def __init__(
         self,
         pretrained: Any = None,
-        press: str = "none",
-        base: str | None = None,
-        ratio: float = 0.0,
-        budget: int | None = None,
-        fair: bool | float = False,
-        keep: str | Sequence[str] | None = None,
-        keep_text: str | Sequence[str] | None = None,
-        positions: str = "original",
-        decode_budget: int | None = None,
-        decode_every: int = 16,
         segments: str = "auto",
         scope: str = "auto",
         chat: str = "auto",
@@ -69,18 +58,8 @@ class FairKV(Requests):
         attn_implementation: str = "auto",
         **kwargs: Any,
     ) -> None:
-        own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
-        settings = {
-            "ratio": ratio,
-            "budget": budget,
-            "fair": fair,
-            "keep": keep,
-            "keep_text": keep_text,
-            "positions": positions,
-            "decode_budget": decode_budget,
-            "decode_every": decode_every,
-        }
-        self.policy, others = read_policy(press, base, settings, kwargs, own)
+        names = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
+        self.policy, others = read_policy(kwargs, names)
         self.prompt_settings = PromptSettings(segments, scope, chat, fewshot_delimiter, context_field)
         if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
             raise UsageError(

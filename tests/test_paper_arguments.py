@@ -102,8 +102,7 @@ def test_command_s_model_arguments_are_known(command: str, monkeypatch: pytest.M
 
     given = dict(parse(command, monkeypatch).model_args or {})
     PromptSettings(given.pop("segments", "auto"))
-    settings = {"ratio": given.pop("ratio", 0.0), "fair": given.pop("fair", False), "keep": given.pop("keep", None)}
-    read_policy(given.pop("press", "none"), None, {**settings, "keep_text": None}, given, set())
+    read_policy(given, ())
 
 
 @pytest.mark.usefixtures("published")

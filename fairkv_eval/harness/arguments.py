@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press_files import load_press
-from fairkv_eval.prompts.whitelist import parse_keep
+from fairkv_eval.eviction.policy_arguments import DEFAULTS, NAMES
+
+Init = TypeVar("Init", bound=Callable[..., None])
 
 log = logging.getLogger(__name__)
 
@@ -39,37 +40,32 @@ _FROM_PRETRAINED = {
 }
 
 
-def read_policy(
-    press: str, base: str | None, settings: Mapping[str, Any], rest: Mapping[str, Any], own: set[str]
-) -> tuple[Policy, dict[str, Any]]:
+def read_policy(arguments: Mapping[str, Any], names: Iterable[str]) -> tuple[Policy, dict[str, Any]]:
     """The policy, and the arguments that are for `hf`.
 
-    ``settings`` are the policy's own arguments, ``keep_text`` among them. ``rest`` mixes the press's parameters with
-    those of `hf`; ``own`` are the names this package takes itself. Raises UsageError for a name nobody knows and a
-    value out of bounds.
+    ``arguments`` mixes those of the policy, its press's parameters among them, with those of `hf`; ``names`` are the
+    other arguments that the model takes. Raises UsageError for an unknown name and a value that is not allowed.
     """
-    rule = load_press(press, base)
-    parameters = set(rule.parameters) if rule else set()
-    harness = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"}
-    for name in rest:
-        if name not in parameters | harness | _FROM_PRETRAINED:
-            raise unknown("model argument", name, parameters | harness | _FROM_PRETRAINED | own)
-    if rest.get("tp_plan") is not None:
+    policy, others = Policy.split(arguments)
+    harness = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"} | _FROM_PRETRAINED
+    for name in others:
+        if name not in harness:
+            raise unknown("model argument", name, {*harness, *NAMES, *policy.parameter_defaults, *names})
+    if others.get("tp_plan") is not None:
         raise UsageError(
-            f"tp_plan={rest['tp_plan']!r} is not supported: tensor parallelism splits the heads of a layer over "
+            f"tp_plan={others['tp_plan']!r} is not supported: tensor parallelism splits the heads of a layer over "
             "processes, and presses compare a layer's heads. parallelize=true spreads layers over devices, "
             "accelerate launch documents over processes"
         )
-    given = {k: v for k, v in rest.items() if k in parameters}
-    others = {k: v for k, v in settings.items() if k not in ("fair", "keep", "keep_text")}
-    fair = settings["fair"]
-    policy = Policy(
-        rule,
-        rule.configure(given) if rule else (),
-        fair=float(fair) if isinstance(fair, bool) else fair,
-        keep=parse_keep(settings["keep"], settings["keep_text"]),
-        **others,
-    )
-    if rule is not None and not policy.evicts and policy.decode_budget is None:
-        log.warning("press=%s with ratio=0 evicts nothing", rule.name)
-    return policy, {k: v for k, v in rest.items() if k not in parameters}
+    if policy.press is not None and not policy.evicts and policy.decode_budget is None:
+        log.warning("press=%s with ratio=0 evicts nothing", policy.press.name)
+    return policy, others
+
+
+def with_policy_arguments(init: Init) -> Init:
+    """Show the arguments of a policy, which a constructor takes among its ``**kwargs``, in its signature and help."""
+    signature = inspect.signature(init)
+    *others, kwargs = signature.parameters.values()
+    policy = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=DEFAULTS[name]) for name in NAMES]
+    init.__signature__ = signature.replace(parameters=[*others, *policy, kwargs])  # type: ignore[attr-defined]
+    return init

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -36,7 +36,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A folder's name: readable, and not another cell's."""
-        return f"{slug(self.policy)}-{self.id[:8]}"
+        return f"{self.policy.slug()}-{self.id[:8]}"
 
 
 def identity(
@@ -79,37 +79,3 @@ def without_addresses(value: Any) -> Any:
     """A configuration as text and numbers, without the places in memory that Python prints for an object."""
     text = json.dumps(value, sort_keys=True, default=handle_non_serializable)
     return json.loads(re.sub(r" at 0x[0-9a-fA-F]+", "", text))
-
-
-def slug(policy: Policy) -> str:
-    """A policy in a file name: ``full``, ``tova_ratio=0.5``, ``snapkv_window=16_ratio=0.5_fair=1``."""
-    if policy == Policy() or policy.press is None:
-        return "full"
-    parts = [re.split(r"[\\/]", policy.press.name)[-1]]
-    parts += [
-        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in changes(policy).items()
-        if name != "press"
-    ]
-    return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
-
-
-def changes(policy: Policy) -> dict[str, Any]:
-    """The policy as model arguments, as far as they are not the defaults."""
-    if policy.press is None:
-        return {}
-    press, plain = policy.press, Policy()
-    given: dict[str, Any] = {"press": press.name}
-    if press.base:
-        given["base"] = press.base.name
-    given |= {name: value for name, value in policy.parameters if value != press.parameters[name].default}
-    texts = [entry.removeprefix("text:") for entry in policy.keep if entry.startswith("text:")]
-    names = [entry for entry in policy.keep if not entry.startswith("text:")]
-    for name in (field.name for field in fields(policy) if field.name not in ("press", "parameters", "keep")):
-        if getattr(policy, name) != getattr(plain, name):
-            given[name] = getattr(policy, name)
-    if names:
-        given["keep"] = "+".join(names)
-    if texts:
-        given["keep_text"] = texts[0] if len(texts) == 1 else texts
-    return given

@@ -25,7 +25,7 @@ from fairkv_eval.engine.fidelity import METRICS
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import LogLikelihood, Response
 from fairkv_eval.pretrained import HUB_NAME
-from fairkv_eval.sweep.cell import Cell, changes
+from fairkv_eval.sweep.cell import Cell
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Answer
 from fairkv_eval.sweep.loggers import log_to_wandb, tracker
@@ -161,7 +161,7 @@ def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
     """The plain harness's command line for the same cell."""
     options = {
         "model": "fairkv",
-        "model_args": json.dumps({**arguments, **changes(cell.policy)}, ensure_ascii=False),
+        "model_args": json.dumps({**arguments, **cell.policy.arguments()}, ensure_ascii=False),
         "tasks": cell.task,
         "limit": sweep.limit,
         "num_fewshot": sweep.num_fewshot,
@@ -201,7 +201,7 @@ def _config(cell: Cell, answers: Answers, sweep: Sweep, source: Source, before: 
         run, speeds = before["sweep"]["run"], {name: before.get(name) for name in speeds}
     return {
         "model": "fairkv",
-        "model_args": {**arguments, **changes(cell.policy)},
+        "model_args": {**arguments, **cell.policy.arguments()},
         **source.info,
         "fairkv": {
             **{k: v for k, v in shared.items() if k in ("segments", "scope", "chat", "fewshot_delimiter", "notes")},

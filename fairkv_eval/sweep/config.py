@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 from fairkv_eval.errors import UsageError, naming, unknown
+from fairkv_eval.eviction.policy_arguments import AMOUNTS, NAMES
 
 SEEDS = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot examples: the harness's defaults
-_POLICY = ("keep", "keep_text", "positions", "decode_budget", "decode_every")
 _LOGGERS = ("wandb_args", "wandb_config_args", "hf_hub_log_args")
 _GRID = ("ratios", "budgets", "fair")
 
@@ -202,15 +202,14 @@ def _check_model(given: Mapping[str, Any]) -> None:
     from fairkv_eval.prompts.settings import PromptSettings
 
     own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
-    for name in ("press", "base", "ratio", "budget", "fair", *_POLICY):
+    for name in NAMES:
         if name in given:
             raise UsageError(f"{name}={given[name]!r} is no argument of a sweep's model; it goes under presses")
     for name, key in (("batch_size", "batch_size"), ("device", "device"), ("max_batch_size", "batch_size")):
         if name in given:
             raise UsageError(f"{name}={given[name]!r} goes beside the model's arguments: {key}: …")
-    plain = {"ratio": 0.0, "budget": None, "fair": False, "keep": None, "keep_text": None}
     with naming("model arguments"):
-        read_policy("none", None, plain, {k: v for k, v in given.items() if k not in own or k == "pretrained"}, own)
+        read_policy({k: v for k, v in given.items() if k not in own or k == "pretrained"}, own)
         PromptSettings(**{k: v for k, v in given.items() if k in inspect.signature(PromptSettings).parameters})
 
 
@@ -266,21 +265,13 @@ def _of_press(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[An
 
 def _policy(entry: dict[str, Any], amount: dict[str, Any], fair: Any) -> Any:
     from fairkv_eval.eviction.policy import Policy
-    from fairkv_eval.eviction.press_files import load_press
-    from fairkv_eval.prompts.whitelist import parse_keep
 
-    rule = load_press(entry.pop("press"), entry.pop("base", None))
-    if rule is None:
+    if entry["press"] == "none":
         raise UsageError("the full cache is no press: it is the cell of ratio 0")
-    own = {key: entry.pop(key) for key in _POLICY if key in entry}
-    keep = parse_keep(own.pop("keep", None), own.pop("keep_text", None))
-    for key in entry:
-        if key not in rule.parameters:
-            raise unknown(
-                f"parameter of press {rule.name!r}", key, {*rule.parameters, "press", "base", *_POLICY, *_GRID}
-            )
-    fair = float(fair) if isinstance(fair, bool) else fair
-    policy = Policy(rule, rule.configure(entry), fair=fair, keep=keep, **amount, **own)
+    policy, others = Policy.split({**entry, **amount, "fair": fair})
+    for name in (*others, *(name for name in AMOUNTS if name in entry)):
+        allowed = {*policy.parameter_defaults, *NAMES, *_GRID} - {*AMOUNTS}
+        raise unknown(f"parameter of press {policy.press_name!r}", name, allowed)
     return policy if policy.evicts or policy.decode_budget else Policy()
 
 
@@ -292,8 +283,8 @@ def _numbers(key: str, value: Any) -> list[float]:
     for number in found:
         if key == "ratios" and not 0 <= number < 1:
             raise UsageError(
-                f"ratio {number:g} is not allowed; it takes a number from 0 up to, not including, 1 (a range stands in "
-                'quotes: "0:0.9:0.1")'
+                f"ratio {number:g} is not allowed; it takes a number from 0 to below 1 (a range stands in quotes: "
+                '"0:0.9:0.1")'
             )
         if key == "budgets" and (number < 1 or number != int(number)):
             raise UsageError(f"budget {number:g} is not allowed; it takes a whole number from 1")

@@ -132,17 +132,14 @@ def rerun(folder: Path) -> list[str]:
 def test_the_command_gives_the_policy_back(tmp_path: Path) -> None:
     from lm_eval.utils import simple_parse_args_string
 
-    from fairkv_eval.harness.arguments import read_policy
+    from fairkv_eval.eviction.policy import Policy
 
     keep = {"keep": ["defense", "0:12"], "budget": 64, "ratio": 0.0, "segments": "sentences"}
     made.write(tmp_path, press="snapkv", parameters={"window": 16, "kernel": 5}, fair=0.5, fairkv=keep)
     words = rerun(tmp_path)
     given = simple_parse_args_string(words[words.index("--model_args") + 1])
     assert (given.pop("pretrained"), given.pop("segments")) == (made.MODEL, "sentences")
-    press = given.pop("press")
-    own = {n: given.pop(n) for n in list(given) if n in ("ratio", "budget", "fair", "keep")}
-    policy, rest = read_policy(press, None, {"ratio": 0.0, "keep_text": None, **own}, given, set())
-    assert not rest
+    policy = Policy.of(given)
     assert dict(policy.parameters) == {"window": 16, "kernel": 5}
     assert (policy.fair, policy.budget, policy.keep) == (0.5, 64, ("defense", "0:12"))
 

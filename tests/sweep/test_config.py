@@ -12,7 +12,6 @@ from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep.cell import changes, slug
 from fairkv_eval.sweep.config import _numbers, read_sweep, sweep_of
 
 BASE = {"tasks": ["sys_ifeval"], "output_path": "out", "presses": "tova", "ratios": "0:0.9:0.1"}
@@ -23,7 +22,7 @@ def of(**keys):
 
 
 def names(**keys) -> list[str]:
-    return [slug(policy) for policy in of(**keys).policies]
+    return [policy.slug() for policy in of(**keys).policies]
 
 
 def test_a_range_of_ratios_has_one_full_cache_whatever_the_press() -> None:
@@ -62,9 +61,9 @@ def test_a_policys_arguments_make_it_again() -> None:
         {"press": "tova", "keep_text": ["a, b"], "keep": "0:3"},
     ]
     for policy in of(presses=presses, ratios=[0.25, 0], fair=[False, 0.5]).policies:
-        settings = {k: v for k, v in changes(policy).items() if k in ("ratio", "fair")}
+        settings = {k: v for k, v in policy.arguments().items() if k in ("ratio", "fair")}
         again = of(
-            presses=[{k: v for k, v in changes(policy).items() if k not in settings} or "tova"],
+            presses=[{k: v for k, v in policy.arguments().items() if k not in settings} or "tova"],
             ratios=settings.get("ratio", 0),
             fair=settings.get("fair", False),
         )

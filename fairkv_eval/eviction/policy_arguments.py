@@ -1,0 +1,200 @@
+"""The arguments of a policy: one field each, from which all that is typed, checked, written and read back is made.
+
+Another argument is another field of `PolicyArguments`. The model and a sweep's press entries take it, results describe
+it and are read back with it, and labels, folder names and commands show it unless it is the default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fairkv_eval.eviction.argument import (
+    Argument,
+    argument,
+    count,
+    count_or_none,
+    fraction,
+    fraction_below_one,
+    one_of,
+    table,
+    unchecked,
+)
+from fairkv_eval.prompts.whitelist import TEXT, literals, parse_keep
+
+Parameters = tuple[tuple[str, Any], ...]
+
+AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
+POSITIONS = ("original", "contiguous")
+
+
+def _degree(fair: Any) -> Any:
+    return float(fair) if isinstance(fair, bool) else fair
+
+
+def _typed_keep(keep: tuple[str, ...]) -> tuple[Any, Any]:
+    names, texts = [entry for entry in keep if not entry.startswith(TEXT)], list(literals(keep))
+    return "+".join(names) or None, (texts[0] if len(texts) == 1 else texts) or None
+
+
+@dataclass(frozen=True)
+class PolicyArguments:
+    """What a policy and its record in a result share: the press with its parameters, and one field per argument."""
+
+    press: Any = None
+    parameters: Parameters = ()
+    ratio: float = argument(
+        0.0,
+        fraction_below_one,
+        "fraction of a context's KV pairs that is evicted, in [0, 1); floor(n·(1−ratio)) are kept, never below 1",
+        kw_only=False,
+    )
+    budget: int | None = argument(
+        None,
+        count_or_none,
+        "in place of a ratio: KV pairs a layer and head keeps (their mean if the press divides budgets unevenly); "
+        "contexts no longer than that stay whole",
+    )
+    fair: float = argument(
+        0.0,
+        fraction,
+        "`true`: every segment keeps its proportional share. A number in [0, 1] is a degree between plain and fair "
+        "(this interpolation is ours)",
+        read=_degree,
+        kw_only=False,
+    )
+    keep: tuple[str, ...] = argument(
+        (),
+        unchecked,
+        {
+            "keep": "what must survive, inside the budget: segment names, `special` (the model's special tokens), "
+            "positions `5`, `0:12`, `12:`, or several joined by `+`",
+            "keep_text": "a text of the context that must survive, every time it occurs",
+        },
+        read=parse_keep,
+        typed=_typed_keep,
+        kw_only=False,
+    )
+    positions: str = argument(
+        "original",
+        one_of(POSITIONS),
+        "`contiguous`: kept keys are turned to consecutive positions, and the tail continues from there "
+        "(StreamingLLM as published)",
+    )
+    decode_budget: int | None = argument(
+        None,
+        count_or_none,
+        "KV pairs a layer and head holds while decoding, context, tail and answer together; for presses that need only "
+        "what is in the cache",
+    )
+    decode_every: int = argument(16, count, "evict again after every this many generated tokens", needs="decode_budget")
+
+    # --- the press, which a policy holds and a record names
+
+    @property
+    def press_name(self) -> str:
+        """The press's name; "none" for the full cache."""
+        raise NotImplementedError
+
+    @property
+    def base_name(self) -> str | None:
+        """The press that a wrapper wraps."""
+        raise NotImplementedError
+
+    @property
+    def press_digest(self) -> str | None:
+        """The press's SHA-256 (see `press_digest`)."""
+        raise NotImplementedError
+
+    @property
+    def parameter_defaults(self) -> Mapping[str, Any]:
+        """The defaults of the press's parameters, as far as they are known."""
+        return {}
+
+    # --- the ways to write a policy
+
+    def describe(self) -> dict[str, Any]:
+        """The policy as plain values, for results and fingerprints."""
+        values = {entry.name: self._effective(entry) for entry in ARGUMENTS}
+        return {
+            "press": self.press_name,
+            "base": self.base_name,
+            "press_sha256": self.press_digest,
+            "parameters": dict(self.parameters),
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
+        }
+
+    def arguments(self) -> dict[str, Any]:
+        """The policy as typed among the model's arguments, without defaults."""
+        if self.press_name == "none":
+            return {}
+        typed: dict[str, Any] = {"press": self.press_name}
+        if self.base_name:
+            typed["base"] = self.base_name
+        defaults = self.parameter_defaults
+        typed |= {k: v for k, v in self.parameters if k not in defaults or v != defaults[k]}
+        for entry in ARGUMENTS:
+            typed |= entry.arguments(getattr(self, entry.name))
+        return typed
+
+    def name(self) -> str:
+        """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
+        base = [("base", self.base_name)] * bool(self.base_name)
+        inside = ",".join(f"{name}={value}" for name, value in (*base, *sorted(self.parameters)))
+        return f"{self.press_name}({inside})" if inside else self.press_name
+
+    def label(self) -> str:
+        """The policy in one line: press, ratio or budget, and every other argument that is not the default."""
+        if self.press_name == "none":
+            return "full cache"
+        amount = "ratio" if self.budget is None else "budget"
+        return " ".join([self.name(), f"{amount}={_text(getattr(self, amount))}", *self.settings()])
+
+    def settings(self) -> Iterator[str]:
+        """The label's parts behind the press and its ratio or budget."""
+        for entry in ARGUMENTS:
+            value = self._effective(entry)
+            if entry.name not in AMOUNTS and value not in (None, entry.default):
+                yield f"{entry.name}={_text(value)}"
+
+    def slug(self) -> str:
+        """The policy in a file name: ``full``, ``tova_ratio=0.5``, ``snapkv_window=16_ratio=0.5_fair=1``."""
+        if self.press_name == "none":
+            return "full"
+        typed = self.arguments()
+        # A press named by a path goes by its file's name.
+        press = re.split(r"[\\/]", str(typed.pop("press")))[-1]
+        rest = sorted(typed.items(), key=lambda item: _PLACES.get(item[0], 0))
+        parts = [press, *(f"{name}={value if isinstance(value, list) else _text(value)}" for name, value in rest)]
+        return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
+
+    def _effective(self, entry: Argument) -> Any:
+        """An argument's value; None if it has no effect without another."""
+        return None if entry.needs and not getattr(self, entry.needs) else getattr(self, entry.name)
+
+
+# Folders of finished cells are found by their names, so the order in these stays as it was first: fair before budget,
+# the whitelist last.
+_PLACES = {"budget": 1, "positions": 1, "decode_budget": 1, "decode_every": 1, "keep": 2, "keep_text": 2}
+
+ARGUMENTS = table(PolicyArguments)
+# What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.
+NAMES = {
+    "press": "scoring rule: a name, an alias, the path of a press YAML, or `kvpress:<class>` (`fairkv presses` lists "
+    "them; [presses/](presses/README.md))",
+    "base": "what a wrapper wraps: `press=adakv,base=knorm`",
+    **{name: text for entry in ARGUMENTS for name, text in entry.names.items()},
+}
+DEFAULTS = {
+    "press": "none",
+    "base": None,
+    **{name: value for entry in ARGUMENTS for name, value in entry.defaults().items()},
+}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
