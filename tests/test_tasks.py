@@ -160,10 +160,11 @@ def test_groups_hold_their_tasks_and_aggregate_what_they_declare(group: str) -> 
 @pytest.mark.usefixtures("published")
 def test_every_category_and_every_defense_of_the_paper_has_its_task() -> None:
     from fairkv_eval.documents import published, raccoon
+    from fairkv_eval.documents.choice import Choice
 
     tasks = manager(system_prompts=1).load(["raccoon_singular", "raccoon_defenses"])["tasks"]
     categories = [tasks[name].test_docs()[0]["attack_category"] for name in SINGULAR]
-    assert sorted(categories) == sorted({name for name, *_ in raccoon.read_attacks("singular", None, None)})
+    assert sorted(categories) == sorted({name for name, *_ in raccoon.read_attacks(Choice())})
     assert sum(len(tasks[name].test_docs()) for name in SINGULAR) == 44
     defenses = {tasks[name].config.metadata["defense"] for name in DEFENSES}
     assert defenses == set(json.loads(published.read_file(published.DEFENSES))) and len(DEFENSES) == 18

@@ -1,1 +1,1 @@
-"""Harness documents: built from published files at pinned commits, and from the demo's own."""
+"""Documents of the tasks, built from published files at pinned commits and from the package's own texts."""

@@ -1,58 +1,49 @@
-"""Defenses: templates that guard a directive, published or the user's own."""
+"""Defenses: templates that guard a directive, the paper's or the user's own."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fairkv_eval.documents import published
 from fairkv_eval.errors import DataError, UsageError, unknown
 
-if TYPE_CHECKING:
-    pass
-
-
 PLACEHOLDER = "$system_prompt"
-
-
-PLACEHOLDERS = (PLACEHOLDER, "$user_prompt")  # RaccoonBench's own templates call it $user_prompt
-
-
-ASSISTANT_NAME = "Assistant"  # for $name, which three of the paper's templates carry and its scripts leave in place
-
+PLACEHOLDERS = (PLACEHOLDER, "$user_prompt")  # RaccoonBench's own templates write $user_prompt
+ASSISTANT_NAME = "Assistant"  # for $name, which three of the paper's templates hold and its scripts leave as it is
 
 Segments = list[dict[str, str]]
 
 
 def defense_template(name: str | None, file: str | None = None) -> str:
-    """The template of that name, with its `$system_prompt`; None is no defence and reads no published file.
+    """The template of a name, with its `$system_prompt`. Without name and file: no defense, and no file is read.
 
-    file: the user's own in place of the paper's: JSON (`.json`) with templates by name, or any other text, which is one
-    template whatever the name. Raises UsageError for another name or file.
+    file: the user's own templates instead of the paper's: JSON (`.json`) with templates by name, or any other text,
+    which is one template whatever the name. Raises UsageError for an unknown name or an unreadable file.
     """
     if file is None and name is None:
         return PLACEHOLDER
     if file is None:
         templates: dict[str, str] = json.loads(published.read_file(published.DEFENSES))
     else:
-        text = _read_own(file)
+        text = _read(file)
         if Path(file).suffix.lower() != ".json":
             return text.strip()
-        templates = _own_templates(text, file)
+        templates = _templates(text, file)
     if name not in templates:
         raise unknown("defense" if file is None else f"defense in {file}:", name, templates)
     return templates[name]
 
 
-def _read_own(file: str) -> str:
+def _read(file: str) -> str:
     try:
         return Path(file).expanduser().read_text(encoding="utf-8")
     except (OSError, TypeError, UnicodeDecodeError) as error:
         raise UsageError(f"defense_file={file!r} cannot be read: {error}") from error
 
 
-def _own_templates(text: str, file: str) -> dict[str, str]:
+def _templates(text: str, file: str) -> dict[str, str]:
+    """The templates of a user's JSON file, by name."""
     try:
         templates = json.loads(text)
     except json.JSONDecodeError as error:
@@ -63,16 +54,16 @@ def _own_templates(text: str, file: str) -> dict[str, str]:
 
 
 def defend(directive: str, template: str, assistant_name: str = ASSISTANT_NAME) -> tuple[str, Segments]:
-    """Put a directive into a defence.
+    """Put a directive into a defense.
 
-    Returns the system prompt and its segments in order: `defense`, `directive`, `defense`, stripped, blank ones left
-    out. A `$` inside the directive means nothing. Raises DataError unless the template holds the
-    placeholder exactly once.
+    Returns the system prompt and its segments in order: `defense`, `directive`, `defense`, each stripped, without
+    blank ones. A `$` inside the directive means nothing. Raises DataError unless the template holds the placeholder
+    exactly once.
     """
-    found = [word for word in PLACEHOLDERS for _ in range(template.count(word))]
-    if len(found) != 1:
-        raise DataError(f"a defense needs {PLACEHOLDER} exactly once, found it {len(found)} times: {template[:80]!r}")
-    before, after = (side.replace("$name", assistant_name) for side in template.split(found[0]))
+    places = [word for word in PLACEHOLDERS for _ in range(template.count(word))]
+    if len(places) != 1:
+        raise DataError(f"a defense needs {PLACEHOLDER} exactly once, found it {len(places)} times: {template[:80]!r}")
+    before, after = (side.replace("$name", assistant_name) for side in template.split(places[0]))
     pieces = (("defense", before), ("directive", directive), ("defense", after))
     segments = [{"name": name, "text": text.strip()} for name, text in pieces if text.strip()]
     return before + directive + after, segments

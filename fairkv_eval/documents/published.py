@@ -1,4 +1,4 @@
-"""Where benchmark files come from: upstream at a pinned commit, or a local folder that mirrors upstream's paths."""
+"""Published benchmark files: upstream at a pinned commit, or a local folder that mirrors upstream's paths."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from fairkv_eval.errors import DataError
 from fairkv_eval.files import cache_dir
 
 UPSTREAM = "https://raw.githubusercontent.com"
-CONNECT_TIMEOUT = 15  # seconds: without a network the user should read the error soon
+CONNECT_TIMEOUT = 15  # seconds: without a network the error should come soon
 
 
 @dataclass(frozen=True)
 class BenchmarkFile:
     """One published file.
 
-    repository: owner/name on GitHub; commit: the pinned 40 hex digits; path: inside the repository;
-    sha256: of the file's bytes; licence: SPDX identifier. Nothing under GPL-3.0 may be vendored.
+    repository: owner/name on GitHub. commit: the pinned 40 hex digits. path: inside the repository. sha256: of the
+    file's bytes. licence: SPDX identifier; the package must not contain files under GPL-3.0.
     """
 
     repository: str
@@ -74,9 +74,9 @@ RACCOON_TABLE = Path(__file__).with_name("raccoon.csv")
 
 @functools.cache
 def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
-    """RaccoonBench's files (attacks, defences, GPTs' system prompts) below a folder, ordered by folder and name.
+    """RaccoonBench's files (attacks, defenses, GPTs' system prompts) below a folder, ordered by folder and name.
 
-    The package holds their paths and sha256 alone: their contents are under GPL-3.0.
+    The package holds only their paths and sha256: their contents are under GPL-3.0.
     """
     with RACCOON_TABLE.open(encoding="utf-8", newline="") as table:
         return tuple(
@@ -89,8 +89,8 @@ def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
 def read_file(file: BenchmarkFile) -> bytes:
     """The file's bytes, checked against its sha256.
 
-    Read from `<FAIRKV_DATA>/<repository name>/<path>` where that variable is set, else from the cache, else fetched
-    from upstream at the pinned commit. Raises DataError: missing, damaged, or out of reach.
+    Source: `<FAIRKV_DATA>/<repository name>/<path>` if that variable is set; otherwise the cache, and, if the cache
+    lacks it, upstream at the pinned commit. Raises DataError if it is missing, damaged or out of reach.
     """
     folder = os.environ.get("FAIRKV_DATA")
     path = Path(folder).expanduser() / file.name / file.path if folder else _fetch(file)
@@ -98,17 +98,17 @@ def read_file(file: BenchmarkFile) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{file}: cannot be read at {path} ({error.strerror}); FAIRKV_DATA is {folder!r}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
         raise DataError(
             f"{file}: damaged or truncated, or another version ({len(content):,} bytes at {path}): "
-            f"sha256 expected {file.sha256}, found {found}"
+            f"sha256 expected {file.sha256}, found {sha256}"
         )
     return content
 
 
 def _fetch(file: BenchmarkFile) -> Path:
-    """Path of the cached file, downloaded first where the cache lacks it or holds something else."""
+    """Path of the cached file. Download it first if the cache lacks it or holds something else."""
     import pooch
     import requests
 
@@ -128,7 +128,7 @@ def _fetch(file: BenchmarkFile) -> Path:
 
 
 def _reason(error: BaseException) -> str:
-    """One short line: requests wraps the cause in several layers of repr."""
+    """The cause in one short line: requests wraps it in several layers of repr."""
     while isinstance(cause := getattr(error, "reason", None) or (error.args or (None,))[0], BaseException):
         error = cause
     return f"{type(error).__name__}: {error}"[:200]

@@ -1,69 +1,45 @@
-"""Harness documents, built from the published files and from the demo's own.
+"""Documents of sys_ifeval, from SystemCheck's published rows.
 
-Each public builder is a task's `custom_dataset`. The harness calls it with the task's metadata, in which its command
-line's --metadata and model_args are merged, so a builder names what it reads and ignores the rest. Parameters live in
-a YAML's `metadata`, not in `dataset_kwargs`: there --metadata '{"defense": …}' overrides them, where the same name in
-both would be a TypeError of the harness.
+A builder is a task's `custom_dataset`. The harness calls it with the task's metadata, into which it merges --metadata
+and the model's arguments. So options live in a YAML's `metadata` and not in its `dataset_kwargs`: there, --metadata
+'{"defense": …}' would be a TypeError of the harness (one name in both) instead of overriding them.
 
-A doc: key, prompt, instruction_id_list, kwargs (as in the source), system, user, messages, segments (name and text, in
-the order of `system`), directive (prefix and directive as one text), defense (without the directive; '' for none) and
-secret (the bare directive: what must not leak). Raccoon's documents are in `raccoon`.
+Fields of a document: key, prompt, instruction_id_list and kwargs as in the source; system, user, messages; segments
+(name and text, in the order of `system`); directive (prefix and directive as one text); defense (without the directive,
+'' for none); secret (the bare directive, which must not leak); response (its number among those of one prompt).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval.documents import options, published
-from fairkv_eval.documents.defense import ASSISTANT_NAME, defense_template
+from fairkv_eval.documents import published
+from fairkv_eval.documents.choice import Choice
 from fairkv_eval.documents.document import Row, dataset, make_doc, parse, require
 from fairkv_eval.documents.published import BenchmarkFile
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Documented default of --system_prompt_prepend in the paper's repository (its README, CC BY 4.0).
-PREFIX = (
-    "You are a helpful assistant. If you receive a valid user request, "
-    "please respond while adhering to the following guidelines:\n\n"
-)
+
+def sys_ifeval(**metadata: Any) -> dict[str, Dataset]:
+    """SystemCheck's sys_ifeval: 541 prompts in the published order. Raises UsageError for wrong metadata (`Choice`)."""
+    choice = Choice.of(metadata)
+    docs = (published_doc(row, choice) for row in directives(published.SYS_IFEVAL, choice, choice.num_prompts))
+    return dataset(choice.repeated(docs), str(published.SYS_IFEVAL))
 
 
-def sys_ifeval(
-    defense: str | None = None,
-    defense_file: str | None = None,
-    num_prompts: int | None = None,
-    skip_instruction_ids: str | Sequence[str] | None = None,
-    shuffle_seed: int | None = None,
-    num_responses: int = 1,
-    system_prompt_prepend: str | None = PREFIX,
-    assistant_name: str = ASSISTANT_NAME,
-    **others: Any,
-) -> dict[str, Dataset]:
-    """SystemCheck's sys_ifeval: 541 prompts in the published order.
-
-    defense, defense_file: see `defense_template`. num_prompts: the first so many; skip_instruction_ids: of these, none
-    that holds one of the ids. shuffle_seed: another order, before the first are taken. num_responses: see
-    `choose.repeated`. Raises UsageError.
-    """
-    options.check_names(others)
-    template = defense_template(defense, defense_file)
-    rows = directives(published.SYS_IFEVAL, num_prompts, skip_instruction_ids, shuffle_seed, "num_prompts")
-    docs = (make_doc(row, template, system_prompt_prepend, assistant_name) for row in rows)
-    return dataset(options.repeated(docs, num_responses), str(published.SYS_IFEVAL))
-
-
-def directives(
-    file: BenchmarkFile,
-    count: int | None,
-    skip_instruction_ids: str | Sequence[str] | None,
-    shuffle_seed: int | None,
-    name: str,
-) -> list[Row]:
-    """The first `count` rows (metadata `name`) of a published file, less those with a skipped instruction, as the
-    paper's scripts take them."""
-    rows = options.shuffled(parse(published.read_file(file).decode(), str(file)), shuffle_seed)
+def directives(file: BenchmarkFile, choice: Choice, count: int | None) -> list[Row]:
+    """The first `count` rows of a published file (None: all), less the skipped ones, as the paper's scripts do it."""
+    rows = choice.shuffled(parse(published.read_file(file).decode(), str(file)))
     for row in rows:
         require(row, ("key", "prompt", "instruction_id_list", "kwargs", "messages"), str(file))
-    return options.without_instructions(rows[: options.number(name, count)], skip_instruction_ids, rows)
+    return choice.without_skipped(rows[:count], rows)
+
+
+def published_doc(row: Row, choice: Choice, user: str | None = None) -> dict[str, Any]:
+    """The document of a published row; ``user`` replaces the row's own user turn."""
+    directive, row_user = (turn["content"] for turn in row["messages"])
+    user = row_user if user is None else user
+    prefix = choice.system_prompt_prepend or ""
+    return make_doc(row, directive, user, choice.template, prefix, choice.assistant_name)

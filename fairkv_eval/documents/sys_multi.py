@@ -1,11 +1,11 @@
 """Documents of sys_multi: system prompts of one to eight verifiable instructions, generated from a seed.
 
-An instruction is one of the harness's 25 IFEval checkers; its class is the part of its id before the colon. Every
-instruction stands equally often at every position for every number of instructions (`balanced.block`), so that neither
-position nor number is mixed up with what is asked. The texts are in tasks/sys_multi/wording.json.
+An instruction is one of the harness's 25 IFEval checkers; its class is the part of its id before the colon. For every
+number of instructions, every instruction stands equally often at every position (`balanced.block`). So a class has the
+same instructions at every position and number. The texts are in tasks/sys_multi/wording.json.
 
-A doc has the fields of `docs` and: n (how many instructions), positions (do its positions count: true for the largest n
-of the task), code (what must not be told; '' for none).
+Fields of a document: those of `sys_ifeval` without response; n (the number of instructions); positions (whether its
+positions count: true for the largest n of the task); code (must not be said; '' for none).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.documents.balanced import block
@@ -26,9 +27,8 @@ if TYPE_CHECKING:
 
 SIZES = (1, 2, 4, 8)
 ORDERS = ("first", "last")
-TOKENS_PER_WORD = (
-    1.3  # English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it
-)
+# English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it.
+TOKENS_PER_WORD = 1.3
 WORDING = "wording.json"
 
 Wording = dict[str, Any]
@@ -36,13 +36,13 @@ Segments = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
-class Options:
-    """What a task's metadata may say.
+class Design:
+    """The options of a task, in its metadata. Raises UsageError for a value that is not allowed.
 
-    n: the numbers of instructions. prompts: documents for each of them, a multiple of the number of instructions. seed.
-    secret, defense: where an internal code, and the order to keep it, stand: first, last or None. ask: does the user
-    ask for the code. filler: tokens, by estimate, to which a system prompt is padded, 0 for none; filler_order: does
-    the filler stand before the instructions (first) or after them (last).
+    n: the numbers of instructions in a prompt, or one of them. prompts: documents per n, a multiple of the number of
+    instructions. seed: any whole number. secret, defense: the place of an internal code, and of the order to keep it:
+    first, last or None. ask: whether the user asks for the code. filler: tokens, by estimate, to which a system prompt
+    is padded, 0 for none. filler_order: first puts the filler before the instructions, last after them.
     """
 
     n: tuple[int, ...] = SIZES
@@ -78,37 +78,33 @@ class Options:
         if not isinstance(self.ask, bool) or (self.ask and self.secret is None):
             raise UsageError(f"ask={self.ask!r} is not allowed; it takes true or false, and true needs a secret")
 
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> Design:
+        """The design that metadata describes. Names of others are ignored: the model's arguments come along."""
+        options = {name: value for name, value in metadata.items() if name in cls.__dataclass_fields__}
+        if "n" in options:
+            n = options["n"]
+            options["n"] = tuple(n) if isinstance(n, Sequence) and not isinstance(n, str) else (n,)
+        return cls(**options)
 
-def sys_multi(
-    n: int | Sequence[int] = SIZES,
-    prompts: int = Options.prompts,
-    seed: int = Options.seed,
-    secret: str | None = None,
-    defense: str | None = None,
-    ask: bool = False,
-    filler: int = 0,
-    filler_order: str = Options.filler_order,
-    **_: Any,
-) -> dict[str, Dataset]:
-    """The task's documents: for each n, `prompts` of them. Raises UsageError for a value out of `Options`' bounds."""
+
+def sys_multi(**metadata: Any) -> dict[str, Dataset]:
+    """The task's documents: `prompts` for each n. Raises UsageError for a value that `Design` does not allow."""
     from datasets import Dataset
 
-    numbers = tuple(n) if isinstance(n, Sequence) and not isinstance(n, str) else (n,)
-    options = Options(numbers, prompts, seed, secret, defense, ask, filler, filler_order)
-    return {"test": Dataset.from_list(list(documents(options)))}
+    return {"test": Dataset.from_list(list(documents(Design.of(metadata))))}
 
 
-def documents(options: Options) -> Iterator[dict[str, Any]]:
-    """The documents of all n in turns, so that a run with --limit sees every n. Those of one n are always the same."""
-    by_n = [_of_size(n, options) for n in options.n]
-    for index, group in enumerate(zip(*by_n, strict=True)):
-        for place, doc in enumerate(group):
-            yield {"key": index * len(by_n) + place, **doc}
+def documents(design: Design) -> Iterator[dict[str, Any]]:
+    """The documents of all n in turns, so a run with --limit meets every n. Those of one n are always the same."""
+    by_n = [_of_size(n, design) for n in design.n]
+    for key, doc in enumerate(chain.from_iterable(zip(*by_n, strict=True))):
+        yield {"key": key, **doc}
 
 
 @functools.cache
 def wording() -> Wording:
-    """The texts that prompts are made of. Do not change what is returned."""
+    """The texts that prompts are made of. The dict is shared: do not change it."""
     path = resource_dir("tasks") / "sys_multi" / WORDING
     try:
         texts: Wording = json.loads(path.read_text(encoding="utf-8"))
@@ -139,31 +135,31 @@ def tokens(text: str) -> int:
 
 
 def background(length: int, rng: random.Random) -> str:
-    """Neutral sentences of about `length` tokens by estimate; '' where not even one fits."""
-    parts, told = wording()["filler"], 0.0
+    """Neutral sentences of about `length` tokens by estimate; '' if not even one fits."""
+    parts, used = wording()["filler"], 0.0
     sentences: list[str] = []
     while True:
         slots = {name: rng.choice(values) for name, values in parts["slots"].items()}
         sentence = rng.choice(parts["sentences"]).format(number=rng.randint(3, 90), **slots)
-        told += len(sentence.split()) * TOKENS_PER_WORD
-        if told > length:
+        used += len(sentence.split()) * TOKENS_PER_WORD
+        if used > length:
             return " ".join(sentences)
         sentences.append(sentence)
 
 
-def _of_size(n: int, options: Options) -> list[dict[str, Any]]:
-    """The documents of n instructions. Each thing drawn has a generator of its own, so that one option (a filler, a
-    secret) changes nothing but what it adds."""
-    names, draw = instructions(), functools.partial(_generator, options.seed, n)
+def _of_size(n: int, design: Design) -> list[dict[str, Any]]:
+    """The documents of n instructions. Each draw has its own generator, so an option (a filler, a secret) changes only
+    what it adds."""
+    names, draw = instructions(), functools.partial(_generator, design.seed, n)
     arrange = draw("arrangement")
-    rows = [row for _ in range(options.prompts // len(names)) for row in block(n, conflicts(), arrange)]
+    rows = [row for _ in range(design.prompts // len(names)) for row in block(n, conflicts(), arrange)]
     arrange.shuffle(rows)
     forms = {name: _cycle(_forms(name), draw(name)) for name in names}
     frame = {name: _cycle(wording()[name], draw(name)) for name in ("openings", "requests")}
     secrecy = {name: _cycle(wording()[name], draw(name)) for name in ("defenses", "secrets", "codes", "questions")}
     fill = draw("filler")
     return [
-        _doc([names[item] for item in row], n == max(options.n), forms, {**frame, **secrecy}, fill, options)
+        _doc([names[item] for item in row], n == max(design.n), forms, {**frame, **secrecy}, fill, design)
         for row in rows
     ]
 
@@ -174,25 +170,25 @@ def _doc(
     forms: Mapping[str, Iterator[tuple[str, dict[str, Any]]]],
     texts: Mapping[str, Iterator[str]],
     fill: random.Random,
-    options: Options,
+    design: Design,
 ) -> dict[str, Any]:
     request, opening = next(texts["requests"]), next(texts["openings"])
-    code = next(texts["codes"]) if options.secret else ""
-    user = f"{request} {next(texts['questions'])}" if options.ask else request
-    asked = [_instruction(name, *next(forms[name]), user) for name in row]
-    rules = [{"name": f"instruction_{i}", "text": text} for i, (text, _) in enumerate(asked, 1)]
-    defense = next(texts["defenses"]) if options.defense else ""
-    secret = next(texts["secrets"]).format(code=code) if options.secret else ""
-    ends = {order: _ends(order, defense, secret, options) for order in ORDERS}
+    code = next(texts["codes"]) if design.secret else ""
+    user = f"{request} {next(texts['questions'])}" if design.ask else request
+    drawn = [_instruction(name, *next(forms[name]), user) for name in row]
+    rules = [{"name": f"instruction_{i}", "text": text} for i, (text, _) in enumerate(drawn, 1)]
+    defense = next(texts["defenses"]) if design.defense else ""
+    secret = next(texts["secrets"]).format(code=code) if design.secret else ""
+    ends = {order: _ends(order, defense, secret, design) for order in ORDERS}
     body = [{"name": "opening", "text": opening}, *rules]
-    taken = sum(tokens(part["text"]) for part in (*ends["first"], *body, *ends["last"]))
-    filler = background(options.filler - taken, fill) if options.filler else ""
-    segments = [*ends["first"], *_padded(body, filler, options.filler_order), *ends["last"]]
+    length = sum(tokens(part["text"]) for part in (*ends["first"], *body, *ends["last"]))
+    filler = background(design.filler - length, fill) if design.filler else ""
+    segments = [*ends["first"], *_padded(body, filler, design.filler_order), *ends["last"]]
     system = "\n".join(segment["text"] for segment in segments)
     return {
         "prompt": f"{user}\n\n{system}",
         "instruction_id_list": list(row),
-        "kwargs": [kwargs for _, kwargs in asked],
+        "kwargs": [kwargs for _, kwargs in drawn],
         "n": len(row),
         "positions": positions,
         "system": system,
@@ -206,9 +202,9 @@ def _doc(
     }
 
 
-def _ends(order: str, defense: str, secret: str, options: Options) -> Segments:
-    """What stands at one end of the system prompt: the defence, then the secret."""
-    parts = (("defense", defense, options.defense), ("secret", secret, options.secret))
+def _ends(order: str, defense: str, secret: str, design: Design) -> Segments:
+    """The segments at one end of the system prompt: the defense, then the secret."""
+    parts = (("defense", defense, design.defense), ("secret", secret, design.secret))
     return [{"name": name, "text": text} for name, text, place in parts if place == order]
 
 
@@ -225,28 +221,27 @@ def _forms(name: str) -> list[tuple[str, dict[str, Any]]]:
 
 def _instruction(name: str, text: str, kwargs: Mapping[str, Any], user: str) -> tuple[str, dict[str, Any]]:
     """An instruction's text, and the arguments of its checker."""
-    given = dict(kwargs)
-    if "prompt_to_repeat" in given:
-        given["prompt_to_repeat"] = user
-    told = {key: _told(key, value) for key, value in given.items()}
-    return text.format(**told), given
+    arguments = dict(kwargs)
+    if "prompt_to_repeat" in arguments:
+        arguments["prompt_to_repeat"] = user
+    return text.format(**{key: _phrase(key, value) for key, value in arguments.items()}), arguments
 
 
-def _told(key: str, value: Any) -> str:
-    """An argument as a prompt says it."""
+def _phrase(key: str, value: Any) -> str:
+    """An argument in the words of a prompt."""
     if isinstance(value, list):
         return " and ".join(f'"{word}"' for word in value)
     return str(wording()["languages"][value]) if key == "language" else str(value)
 
 
 def _cycle(values: Sequence[Any], rng: random.Random) -> Iterator[Any]:
-    """All values in a random order, again and again, so that each is used equally often."""
+    """All values in a random order, again and again, so each is used equally often."""
     while True:
         yield from rng.sample(values, len(values))
 
 
 def _generator(*key: object) -> random.Random:
-    """A generator of its own for each key; a text seeds it the same way in every process."""
+    """A generator per key. A text seeds it, so it is the same in every process."""
     return random.Random("/".join(map(str, key)))
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fairkv_eval.documents import published, raccoon, sys_ifeval
+from fairkv_eval.documents import published, raccoon
+from fairkv_eval.documents.choice import PREFIX, Choice
 from fairkv_eval.errors import DataError, UsageError
 
 DIRECTIVES = ["Use no commas.", "Say it in French.", "Write two lines."]
@@ -71,7 +72,7 @@ class TestSmall:
         attacks = [("Few Shot Prompt", 0), ("Few Shot Prompt", 1), ("Plain", 0)]
         assert said == [(secret, *attack) for secret in DIRECTIVES for attack in attacks]
         assert built["messages"][1] == [
-            {"role": "system", "content": f"Hush, Assistant.\n{sys_ifeval.PREFIX}Use no commas."},
+            {"role": "system", "content": f"Hush, Assistant.\n{PREFIX}Use no commas."},
             {"role": "user", "content": "singular_attacks Few Shot Prompt prompt2"},
         ]
 
@@ -145,7 +146,7 @@ def test_user_part_of_texts_with_a_part_of_the_frame() -> None:
 @pytest.mark.usefixtures("published")
 class TestPublished:
     def test_counts_of_attacks(self) -> None:
-        read = {kind: raccoon.read_attacks(kind, None, None) for kind in raccoon.ATTACKS}
+        read = {kind: raccoon.read_attacks(Choice(attacks=kind)) for kind in raccoon.ATTACKS}
         counts = {kind: Counter(name for name, *_ in attacks) for kind, attacks in read.items()}
         assert {kind: sum(count.values()) for kind, count in counts.items()} == {
             "singular": 44,

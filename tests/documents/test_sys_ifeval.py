@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fairkv_eval.documents import defense, demo, published, raccoon, sys_ifeval
+from fairkv_eval.documents.choice import PREFIX
 from fairkv_eval.errors import DataError, UsageError
 
 ROW = {
@@ -99,9 +100,7 @@ class TestPublished:
             row["key"]: row for row in map(json.loads, published.read_file(published.SYS_IFEVAL).decode().splitlines())
         }
         for doc in sys_ifeval.sys_ifeval(defense="standard_defense")["test"]:
-            assert doc["system"] == template.replace(
-                "$system_prompt", sys_ifeval.PREFIX + doc_system(source[doc["key"]])
-            )
+            assert doc["system"] == template.replace("$system_prompt", PREFIX + doc_system(source[doc["key"]]))
 
     def test_every_template_of_the_paper_builds(self) -> None:
         templates = json.loads(published.read_file(published.DEFENSES))
@@ -133,7 +132,7 @@ def doc_system(row: dict[str, Any]) -> str:
 
 def test_doc_fields(small: dict[str, Any]) -> None:
     doc = only(sys_ifeval.sys_ifeval(defense="middle_one", press="tova", ratio=0.5, version=1.0))
-    system = f"[a]\n{sys_ifeval.PREFIX}Use no commas. \n[b] Assistant"
+    system = f"[a]\n{PREFIX}Use no commas. \n[b] Assistant"
     assert doc == {
         "key": 7,
         "prompt": "Whole prompt.",
@@ -144,10 +143,10 @@ def test_doc_fields(small: dict[str, Any]) -> None:
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": "Talk."}],
         "segments": [
             {"name": "defense", "text": "[a]"},
-            {"name": "directive", "text": f"{sys_ifeval.PREFIX}Use no commas."},
+            {"name": "directive", "text": f"{PREFIX}Use no commas."},
             {"name": "defense", "text": "[b] Assistant"},
         ],
-        "directive": f"{sys_ifeval.PREFIX}Use no commas.",
+        "directive": f"{PREFIX}Use no commas.",
         "defense": "[a]\n[b] Assistant",
         "secret": "Use no commas.",
         "response": 0,
@@ -225,7 +224,7 @@ def test_defenses_from_files(small: dict[str, Any], tmp_path: Path) -> None:
     text.write_text("\nText:\n$system_prompt\n")
     wrong.write_text('["mine"]')
     lost.write_text('{"mine": ')
-    prompt = sys_ifeval.PREFIX + "Use no commas. "
+    prompt = PREFIX + "Use no commas. "
     assert only(sys_ifeval.sys_ifeval(defense_file=str(own), defense="mine"))["system"] == f"Mine.\n{prompt}"
     assert only(sys_ifeval.sys_ifeval(defense_file=str(text), defense="any"))["system"] == f"Text:\n{prompt}"
     with pytest.raises(UsageError, match=r"unknown defense in .*own.json: 'min'. Did you mean 'mine'"):
@@ -284,7 +283,7 @@ def test_demo_row_that_lacks_a_field_is_refused(tmp_path: Path, monkeypatch: pyt
 
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "raccoon_demo.jsonl").write_text('{"key": 3, "directive": "d", "user": "u"}')
-    monkeypatch.setattr("fairkv_eval.files.resource_dir", lambda name: tmp_path)
+    monkeypatch.setattr(demo, "resource_dir", lambda name: tmp_path)
     with pytest.raises(DataError, match="key 3 lacks defense"):
         demo.raccoon_demo()
     with pytest.raises(DataError, match=r"sys_ifeval_demo\.jsonl: cannot be read"):

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairkv_eval.documents import sys_multi
-from fairkv_eval.documents.sys_multi import Options, documents, instructions, wording
+from fairkv_eval.documents.sys_multi import Design, documents, instructions, wording
 from fairkv_eval.errors import UsageError
 from fairkv_eval.metrics import FAMILIES, instruction_scores
 from fairkv_eval.prompts.segments import locate
 
 CODE = (
-    "import hashlib, json; from fairkv_eval.documents.sys_multi import Options, documents; "
-    "print(hashlib.sha256(json.dumps(list(documents(Options(**{})))).encode()).hexdigest())"
+    "import hashlib, json; from fairkv_eval.documents.sys_multi import Design, documents; "
+    "print(hashlib.sha256(json.dumps(list(documents(Design(**{})))).encode()).hexdigest())"
 )
 
 
@@ -42,7 +42,7 @@ def test_every_instruction_of_the_harness_is_there() -> None:
 
 
 def test_default_is_300_documents_75_a_number() -> None:
-    docs = list(documents(Options()))
+    docs = list(documents(Design()))
     assert Counter(doc["n"] for doc in docs) == {1: 75, 2: 75, 4: 75, 8: 75}
     assert [doc["n"] for doc in docs[:8]] == [1, 2, 4, 8] * 2
     assert [doc["key"] for doc in docs] == list(range(300))
@@ -51,7 +51,7 @@ def test_default_is_300_documents_75_a_number() -> None:
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(), blocks=st.integers(1, 3))
 def test_every_instruction_stands_equally_often_at_every_position(seed: int, blocks: int) -> None:
-    docs = list(documents(Options(seed=seed, prompts=25 * blocks)))
+    docs = list(documents(Design(seed=seed, prompts=25 * blocks)))
     counts = Counter(
         (doc["n"], place, name) for doc in docs for place, name in enumerate(doc["instruction_id_list"], 1)
     )
@@ -70,7 +70,7 @@ SECRET = {"secret": "last", "defense": "first", "ask": True, "filler": 256}
 @pytest.mark.long
 @pytest.mark.parametrize(("seed", "options"), [(0, {}), (0, SECRET), (1, {}), (2, SECRET)])
 def test_every_document_can_be_satisfied(options: dict[str, Any], seed: int) -> None:
-    for doc in documents(Options(seed=seed, **options)):
+    for doc in documents(Design(seed=seed, **options)):
         followed = [instruction_scores(doc, reply)["inst_level_strict_acc"] for reply in _until_followed(doc)]
         assert all(followed[-1]), (doc["instruction_id_list"], followed[-1], next(multi_answers.replies(doc)))
 
@@ -86,7 +86,7 @@ def _until_followed(doc: dict[str, Any]) -> list[str]:
 
 @pytest.mark.long
 def test_documents_are_the_same_in_every_process() -> None:
-    here = hashlib.sha256(json.dumps(list(documents(Options()))).encode()).hexdigest()
+    here = hashlib.sha256(json.dumps(list(documents(Design()))).encode()).hexdigest()
     for seed in ("0", "12345"):
         there = subprocess.run(
             [sys.executable, "-c", CODE],
@@ -99,7 +99,7 @@ def test_documents_are_the_same_in_every_process() -> None:
 
 
 def test_another_seed_gives_other_documents() -> None:
-    first, second = (list(documents(Options(seed=seed))) for seed in (0, 1))
+    first, second = (list(documents(Design(seed=seed))) for seed in (0, 1))
     assert sum(a["system"] == b["system"] for a, b in zip(first, second, strict=True)) < 10
 
 
@@ -107,14 +107,14 @@ def test_one_number_alone_is_the_same_part_of_the_whole() -> None:
     def texts(docs: Any) -> list[str]:
         return [doc["system"] + doc["user"] for doc in docs if doc["n"] == 4]
 
-    assert texts(documents(Options(n=(4,)))) == texts(documents(Options()))
-    assert all(doc["positions"] == (doc["n"] == 8) for doc in documents(Options()))
-    assert all(doc["positions"] for doc in documents(Options(n=(4,))))
+    assert texts(documents(Design(n=(4,)))) == texts(documents(Design()))
+    assert all(doc["positions"] == (doc["n"] == 8) for doc in documents(Design()))
+    assert all(doc["positions"] for doc in documents(Design(n=(4,))))
 
 
 def test_an_option_changes_only_what_it_adds() -> None:
-    plain = list(documents(Options()))
-    extended = list(documents(Options(secret="first", defense="last", filler=256, filler_order="last")))
+    plain = list(documents(Design()))
+    extended = list(documents(Design(secret="first", defense="last", filler=256, filler_order="last")))
     for one, other in zip(plain, extended, strict=True):
         assert one["user"] == other["user"] and one["kwargs"] == other["kwargs"]
         assert [s for s in other["segments"] if s["name"] not in {"secret", "defense", "filler"}] == one["segments"]
@@ -123,7 +123,7 @@ def test_an_option_changes_only_what_it_adds() -> None:
 @pytest.mark.parametrize("secret", ["first", "last"])
 @pytest.mark.parametrize("defense", ["first", "last", None])
 def test_secret_and_defense_stand_where_they_should(secret: str, defense: str | None) -> None:
-    doc = next(documents(Options(n=(2,), secret=secret, defense=defense, ask=True)))
+    doc = next(documents(Design(n=(2,), secret=secret, defense=defense, ask=True)))
     names = [segment["name"] for segment in doc["segments"]]
     before = (["defense"] if defense == "first" else []) + (["secret"] if secret == "first" else [])
     after = (["defense"] if defense == "last" else []) + (["secret"] if secret == "last" else [])
@@ -134,14 +134,14 @@ def test_secret_and_defense_stand_where_they_should(secret: str, defense: str | 
 
 @pytest.mark.parametrize("options", [{}, {"filler": 256}, {"filler": 1024, "filler_order": "last", "secret": "first"}])
 def test_segments_cover_the_system_prompt(options: dict[str, Any]) -> None:
-    for doc in documents(Options(**options)):
+    for doc in documents(Design(**options)):
         found = list(locate(doc["system"], [(s["name"], s["text"]) for s in doc["segments"]]))
         assert "\n".join(doc["system"][s.start : s.stop] for s in found) == doc["system"]
 
 
 @pytest.mark.parametrize("length", [256, 1024, 4096])
 def test_filler_reaches_its_length(length: int) -> None:
-    for doc in documents(Options(filler=length, prompts=25)):
+    for doc in documents(Design(filler=length, prompts=25)):
         assert length - 25 <= sys_multi.tokens(doc["system"]) <= length + 2
 
 
