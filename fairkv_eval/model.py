@@ -25,16 +25,16 @@ from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness.arguments import read_policy, with_policy_arguments
-from fairkv_eval.harness.requests import Requests, label_of
-from fairkv_eval.harness.response import LogLikelihood
+from fairkv_eval.harness.job_builder import JobBuilder, label_of
+from fairkv_eval.harness.processes import Processes
+from fairkv_eval.harness.response import LogLikelihood, Response
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.prompts.tokens import Prompt
-from fairkv_eval.prompts.whitelist import literals
 
 
-class FairKV(Requests):
+class FairKV(Processes):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
     press, base, ratio, budget, fair, keep, keep_text, positions, decode_budget, decode_every: the policy, see
@@ -71,61 +71,85 @@ class FairKV(Requests):
             others = {**default_pretrained(), **others}
             pretrained = others.pop("pretrained")
         super().__init__(pretrained, **others)
-        self._prompter = Prompter(
+        self.prompter = Prompter(
             self.tokenizer,
             self.prompt_settings,
             self.chat_template_args,
             self.add_bos_token,
             self.prefix_token_id,
-            texts=literals(self.policy.keep),
+            self.run_log.note,
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
-        self._windows, self._backend, notes = attach_chosen(inner, attn_implementation)
-        self._weights = provenance.weights_sha256(others, pretrained)
-        self._seed = torch.initial_seed()
-        self._max_prefill_tokens = max_prefill_tokens
-        self._kv_memory = kv_memory
-        self._account = Totals()
-        self._notes: Counter[str] = self._prompter.notes
-        self._notes.update(notes)
-        self._join_processes()
+        self.windows, self.backend, notes = attach_chosen(inner, attn_implementation)
+        for note in notes:
+            self.run_log.note(note)
+        self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
+        self.weights_sha256 = provenance.weights_sha256(others, pretrained)
+        self.max_prefill_tokens = max_prefill_tokens
+        self.kv_memory = kv_memory
 
     # --- requests
 
+    def jobs(self, request: Instance, policies: Sequence[Policy], repeat: int = 0) -> list[Job]:
+        """A request as one job per policy, for `run`. ``repeat``: how often the same request came before."""
+        return self.job_builder.jobs(request, policies, repeat)
+
+    def job(self, request: Instance, repeat: int = 0) -> Job:
+        """A request as a job under the model's own policy."""
+        return self.jobs(request, [self.policy], repeat)[0]
+
+    def answer(self, request: Instance, result: Result) -> Response | LogLikelihood:
+        """The result of a request's job as the harness takes it."""
+        return self.job_builder.answer(request, result)
+
+    def engine(self, rows: int, max_prefill_tokens: int | None = None) -> Engine:
+        """An engine for this model. rows: sequences that decode together."""
+        return Engine(
+            self.model,
+            self.windows,
+            rows,
+            max_prefill_tokens or self.max_prefill_tokens,
+            decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
+            ask=self.prompter.ask,
+            eos=self.eos_tokens,
+            softmax_dtype=self.softmax_dtype or torch.float32,
+            autocast=self._autocast,
+            backend=self.backend,
+        )
+
     def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
-        """Results with the index of their job, in the order in which they finish. ``at_most``: tokens of one packed
-        pass, where max_prefill_tokens would hold too many logits."""
-        engine = self._engine(self._rows(jobs), at_most)
+        """Yield results with the index of their job, in the order in which they finish.
+
+        at_most: tokens of one packed pass, if max_prefill_tokens would need too much memory for logits.
+        """
+        tokens = self.max_prefill_tokens
+        engine = self.engine(self._rows(jobs), min(tokens, at_most or tokens))
         yield from engine.run(jobs)
-        self._account.add(engine.totals)
+        self.run_log.totals.add(engine.totals)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Generate for each request's (context, generation_kwargs); each Response carries what eviction did."""
-        repeats: Counter[int] = Counter()
-        jobs, stops = [], []
-        with interruptible(lambda: _told(0, len(requests), "generate_until")):
-            for request in requests:
-                job, until = self._generation_job(request, repeats[id(request)])
-                repeats[id(request)] += 1
-                jobs.append(job)
-                stops.append(until)
-        responses: list[str] = [""] * len(jobs)
-        for index, result in self._run(jobs, "generate_until", disable_tqdm):
-            responses[index] = self._response(result, stops[index])
-            self.cache_hook.add_partial("generate_until", requests[index].args, responses[index])
-        return responses
+        """Generate for each request's (context, generation_kwargs): a Response each, with what eviction did."""
+        return self._answers("generate_until", requests, disable_tqdm)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Compress each context, then score its continuation: (log-likelihood in nats, is greedy) as LogLikelihood."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
-        with interruptible(lambda: _told(0, len(requests), "loglikelihood")):
-            jobs = [job for request in requests for job in self._scoring_jobs(request, [self.policy])]
-        answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
-        for index, result in self._run(jobs, "loglikelihood", disable_tqdm):
-            answers[index] = LogLikelihood(result.logprob, result.greedy, result.telemetry)
-            self.cache_hook.add_partial("loglikelihood", requests[index].args, answers[index])
+        return self._answers("loglikelihood", requests, disable_tqdm)
+
+    def _answers(self, kind: str, requests: Sequence[Instance], disable_tqdm: bool) -> list[Any]:
+        """Answers in the order of the requests; each goes to the response cache as soon as it is there."""
+        repeats: Counter[int] = Counter()
+        jobs: list[Job] = []
+        with interruptible(lambda: _interruption(0, len(requests), kind)):
+            for request in requests:
+                jobs.append(self.job(request, repeats[id(request)]))
+                repeats[id(request)] += 1
+        answers: list[Any] = [None] * len(jobs)
+        for index, result in self._run_with_bar(jobs, kind, disable_tqdm):
+            answers[index] = self.answer(requests[index], result)
+            self.cache_hook.add_partial(kind, requests[index].args, answers[index])
         return answers
 
     def _loglikelihood_tokens(
@@ -136,23 +160,23 @@ class FairKV(Requests):
     ) -> list[tuple[float, bool]]:
         """Score windows of a rolling log-likelihood. Their contexts of one token leave nothing to compress."""
         note = "rolling windows scored uncompressed: a one-token context leaves nothing to compress"
-        self._notes[note] += len(requests)
+        self.run_log.note(note, len(requests))
         jobs = [
             Job(Prompt(tuple(context), 0), Policy(), Score(tuple(continuation)), "rolling window")
             for _, context, continuation in requests
         ]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)
-        for index, result in self._run(jobs, "loglikelihood_rolling", disable_tqdm):
+        for index, result in self._run_with_bar(jobs, "loglikelihood_rolling", disable_tqdm):
             answers[index] = result.logprob, result.greedy
         return answers
 
-    def _run(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
-        """`run` with a progress bar, and a word where it is interrupted."""
+    def _run_with_bar(self, jobs: list[Job], kind: str, disable_tqdm: bool) -> Iterator[tuple[int, Result]]:
+        """`run` with a progress bar, and a line on stderr if it is interrupted."""
         silent = disable_tqdm or self.rank != 0
         answered = 0
 
         with (
-            interruptible(lambda: _told(answered, len(jobs), kind)),
+            interruptible(lambda: _interruption(answered, len(jobs), kind)),
             tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar,
         ):
             for index, result in self.run(jobs):
@@ -161,53 +185,39 @@ class FairKV(Requests):
                 bar.update(1)
 
     def watch(self, request: Instance, watcher: Watcher) -> tuple[Job, ContextCache]:
-        """Prefill a request's context before the eyes of a watcher: its job, and what the policy leaves of the context.
+        """Prefill a request's context before the eyes of a watcher: its job, and what the policy keeps of the context.
 
         Nothing is generated or scored. UsageError for a request without a context that could be evicted.
         """
         if request.request_type == "loglikelihood_rolling":
             raise UsageError(f"{label_of(request)}: rolling windows have contexts of one token, so nothing is evicted")
-        scored = request.request_type == "loglikelihood"
-        job = self._scoring_jobs(request, [self.policy])[0] if scored else self._generation_job(request, 0)[0]
+        job = self.job(request)
         if not job.prompt.context_length:
             raise UsageError(f"{job.label}: its context is empty, so nothing is evicted")
-        return job, self._engine(1).watch(job, watcher)
-
-    def _engine(self, rows: int, at_most: int | None = None) -> Engine:
-        return Engine(
-            self.model,
-            self._windows,
-            rows,
-            min(self._max_prefill_tokens, at_most or self._max_prefill_tokens),
-            decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
-            ask=self._prompter.ask,
-            eos=self._eos_tokens(),
-            softmax_dtype=self.softmax_dtype or torch.float32,
-            autocast=self._autocast,
-            backend=self._backend,
-        )
+        return job, self.engine(1).watch(job, watcher)
 
     def _detect_batch_size(self, requests: Sequence | None = None, pos: int = 0) -> int:
-        """What the harness asks for windows of a rolling log-likelihood: the most it allows, never tried out."""
+        """The batch size that the harness uses for rolling windows: the largest allowed, without a trial."""
         return int(self.max_batch_size or 64)
 
     def _rows(self, jobs: Sequence[Job]) -> int:
-        """Rows that decode together; for ``batch_size=auto`` as many as the memory budget holds, not tried out."""
+        """Rows that decode together; for ``batch_size=auto`` as many as the memory budget holds, without a trial."""
         if self.batch_size != "auto":
             return int(self.batch_size)
-        budget = memory_budget(self._kv_memory, self.device)
+        budget = memory_budget(self.kv_memory, self.device)
         return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
 
     # --- the harness's view of the model
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render a chat and remember it, so that a request's parts are known when its text comes back."""
-        return self._prompter.render(chat_history, add_generation_prompt).text
+        """Render a chat and store it, so that a request's parts are known when its text comes back."""
+        return self.prompter.render(chat_history, add_generation_prompt).text
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Accept a response cache only if it was written by the same model, policy and dtype."""
+        """Accept a response cache only if the same model, policy and dtype wrote it."""
         if cache_hook.dbdict is not None:
-            provenance.claim_response_cache(cache_hook.dbdict, self._fingerprint())
+            fingerprint = {**self.policy.describe(), **self.identity()}
+            provenance.claim_response_cache(cache_hook.dbdict, fingerprint)
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
@@ -217,72 +227,55 @@ class FairKV(Requests):
             "fairkv": {
                 **self.policy.describe(),
                 **asdict(self.prompt_settings),
-                **self._account.describe(),
-                "attn_implementation": self._backend.name,
-                "notes": dict(self._notes),
+                **self.totals.describe(),
+                "attn_implementation": self.backend.name,
+                "notes": dict(self.run_log.notes),
                 **provenance.describe(),
-                "model_sha256": self._weights,
+                "model_sha256": self.weights_sha256,
             },
         }
 
     @property
     def max_length(self) -> int:
-        """Tokens the model takes; fewer than for `hf` where a longer sequence would change its neighbours' RoPE."""
+        """Tokens that the model takes; fewer than for `hf` if a longer sequence would change its neighbours' RoPE."""
         limit = length_limit(self.config)
         return min(super().max_length, limit) if limit else super().max_length
 
-    def fresh_account(self) -> None:
-        """Forget what has been processed, so that totals and speeds are those of what is run from here on."""
-        self._account = Totals()
-
     @property
     def totals(self) -> Totals:
-        """What has been processed since the last `fresh_account`."""
-        return self._account
+        """Tokens, seconds and bytes of all runs since the last `reset_totals`."""
+        return self.run_log.totals
+
+    def reset_totals(self) -> None:
+        """Start the totals anew, so that speeds are those of the runs from here on."""
+        self.run_log.totals = Totals()
 
     def identity(self) -> dict[str, Any]:
-        """What decides an answer beside the request and the policy, as plain values."""
+        """Everything that decides an answer besides the request and the policy, as plain values."""
         model = {
             "pretrained": provenance.model_name(self.pretrained),
             "revision": self.revision,
             "peft": self.peft,
             "delta": self.delta,
             "dtype": str(self.model.dtype),
-            "weights": self._weights,
+            "weights": self.weights_sha256,
         }
-        return {**asdict(self.prompt_settings), **model, "seed": self._seed}
+        return {**asdict(self.prompt_settings), **model, "seed": self.job_builder.seed}
 
-    def _fingerprint(self) -> dict[str, Any]:
-        return {**self.policy.describe(), **self.identity()}
-
-    def _eos_tokens(self) -> set[int]:
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """Tokens that end a generation: the harness's end of text, and those of the model's generation config."""
         config = getattr(self.model, "generation_config", None)
         tokens = getattr(config, "eos_token_id", None)
         tokens = tokens if isinstance(tokens, list) else [tokens]
-        return {t for t in (*tokens, self.eot_token_id) if t is not None}
+        return frozenset(t for t in (*tokens, self.eot_token_id) if t is not None)
 
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
 
-    def barrier(self) -> None:
-        """Wait for all processes and hand the first one what the others have processed since.
 
-        The harness calls it after each type of request, where every process is present, even one whose answers all
-        came from a response cache.
-        """
-        super().barrier()
-        if self.world_size > 1:
-            gathered = self.gather_object((self._account, Counter(self._notes)))
-            self._account = Totals()
-            self._notes.clear()
-            for account, notes in gathered or ():
-                self._account.add(account)
-                self._notes.update(notes)
-
-
-def _told(answered: int, total: int, kind: str) -> str:
-    """What a run that was interrupted has to say."""
+def _interruption(answered: int, total: int, kind: str) -> str:
     return (
         f"\ninterrupted: {answered} of {total} {kind} requests were answered; with --use_cache their answers are kept, "
         "and the same command goes on from there"

@@ -79,31 +79,31 @@ def test_compression_changes_answers_and_is_reported() -> None:
 def test_the_model_renders_documents_with_messages(lm: FairKV) -> None:
     rendered = lm.tokenizer.apply_chat_template(DOC["messages"], tokenize=False, add_generation_prompt=True)
     harness_text = "".join(m["content"] for m in DOC["messages"])
-    divided = lm._prompter.divide(harness_text, DOC)
+    divided = lm.prompter.divide(harness_text, DOC)
     assert divided.text == rendered and divided.context_end == rendered.index("<|start|>user")
     # Where the harness renders, it asks the model for the template first.
-    assert lm._prompter.divide(lm.apply_chat_template(DOC["messages"]), DOC) == divided
+    assert lm.prompter.divide(lm.apply_chat_template(DOC["messages"]), DOC) == divided
     # --system_instruction reaches the text in front of the document's own system prompt.
-    told = lm._prompter.divide("Extra rule.\n\n" + harness_text, DOC)
+    told = lm.prompter.divide("Extra rule.\n\n" + harness_text, DOC)
     assert "system\nExtra rule.\n\nBe brief." in told.text and told.segments[0].name == "a"
     with pytest.raises(UsageError, match="apply_chat_template"):
-        lm._prompter.divide("Q: 1\nA: 2\n\nHello?", DOC)
+        lm.prompter.divide("Q: 1\nA: 2\n\nHello?", DOC)
 
 
 def test_chat_off_on_and_without_a_template() -> None:
     plain = "Be brief. Never tell the secret.\n\nHello?"
     harness_text = "".join(m["content"] for m in DOC["messages"])
-    assert fairkv(chat="off")._prompter.divide(harness_text, DOC).text == plain
-    assert fairkv(template=None)._prompter.divide(harness_text, DOC).text == plain
-    assert fairkv(chat="on")._prompter.divide("Hi", {}).text == "<|start|>user\nHi<|end|>\n<|start|>assistant\n"
+    assert fairkv(chat="off").prompter.divide(harness_text, DOC).text == plain
+    assert fairkv(template=None).prompter.divide(harness_text, DOC).text == plain
+    assert fairkv(chat="on").prompter.divide("Hi", {}).text == "<|start|>user\nHi<|end|>\n<|start|>assistant\n"
     with pytest.raises(UsageError, match="no chat template"):
-        fairkv(template=None, chat="on")._prompter.divide("Hi", {})
+        fairkv(template=None, chat="on").prompter.divide("Hi", {})
 
 
 def test_a_template_without_a_system_role_keeps_the_system_prompt() -> None:
     drops = "{% for m in messages if m.role != 'system' %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     lm = fairkv(template=drops, press="tova", ratio=0.5, fair=True)
-    divided = lm._prompter.divide("".join(m["content"] for m in DOC["messages"]), DOC)
+    divided = lm.prompter.divide("".join(m["content"] for m in DOC["messages"]), DOC)
     assert divided.folded and "Never tell the secret.\n\nHello?" in divided.text
     assert divided.text[: divided.context_end].endswith("Never tell the secret.\n\n")
     assert lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry["folded_system"]

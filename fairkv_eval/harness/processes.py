@@ -1,10 +1,9 @@
-"""Several processes of one run: each evaluates every n-th document, and the first puts their results together."""
+"""Several processes of one run: each evaluates every n-th document, and the first merges their results."""
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
@@ -13,6 +12,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.run_log import RunLog
 
 _MISSING = object()
 
@@ -20,14 +20,20 @@ Gathered = Sequence[Mapping[str, Any]]
 
 
 class Processes(HFLM):
-    """`hf` under ``accelerate launch``: the numbers of one process, from several on one machine or on many."""
+    """`hf` under ``accelerate launch``: several processes, on one machine or on many, give the numbers of one.
 
-    _notes: Counter[str]
+    ``run_log`` is this process's; the first process holds the sum of all logs after each `barrier`.
+    """
 
-    def _join_processes(self) -> None:
-        """Take part by global index, on CPUs and on several machines too, where `hf` does not.
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.run_log = RunLog()
+        super().__init__(*args, **kwargs)
+        self.join_processes()
 
-        UsageError where processes were launched together and this one runs alone: each would do all of the work.
+    def join_processes(self) -> None:
+        """Take part under the global index, also on CPUs and on several machines, where `hf` does not.
+
+        UsageError if processes were launched together and this one runs alone: each would do all of the work.
         """
         accelerator = getattr(self, "accelerator", None)
         launched = int(os.environ.get("WORLD_SIZE") or 1)
@@ -40,47 +46,62 @@ class Processes(HFLM):
                 "join with ACCELERATE_USE_CPU=true in their environment"
             )
 
-    def all_gather(self, tensor: Tensor) -> Tensor:
-        """This process's number for every process, where it is a single one; else what it says.
+    def barrier(self) -> None:
+        """Wait for all processes, and move their logs to the first one.
 
-        The harness asks for one thing: how many requests each process has, to repeat requests where there are fewer.
-        No process waits for another's forward passes here, and repeats would be counted, logged and scored.
+        The harness calls it after each type of request. Every process is present then, even one whose answers all came
+        from a response cache.
+        """
+        super().barrier()
+        if self.world_size > 1:
+            for run_log in self.gather_object(self.run_log.handed_over()) or ():
+                self.run_log.add(run_log)
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Repeat a scalar for every process instead of gathering it; gather anything else.
+
+        The harness gathers one scalar: the number of requests of each process, to repeat requests in those with fewer.
+        No process waits for another's forward passes here, and repeated requests would be counted, logged and scored.
         """
         return tensor.expand(self.world_size) if tensor.dim() == 0 else super().all_gather(tensor)
 
     def gather_object(self, obj: Any, dst: int = 0) -> list[Any] | None:
-        """What all processes give, at process ``dst``. Samples and metrics come in the order of the documents.
+        """Gather an object per process at process ``dst``; samples and metrics in the order of the documents.
 
-        Left as they are, metrics that only some processes have would end the run with a KeyError, or be dropped.
+        A metric that the first process has no document with gets a place in the harness's table. It would end the run
+        with a KeyError otherwise, or be dropped.
         """
         gathered = super().gather_object(obj, dst)
         if self.world_size == 1 or not gathered or not all(isinstance(part, dict) for part in gathered):
             return gathered
-        unknown = [(task, key) for task, new in _unknown(gathered).items() for key in new]
-        # The harness takes the names of the metrics from its own table, which no argument or result reaches.
+        missing = [(task, key) for task, keys in _missing_from_first(gathered).items() for key in keys]
+        # The harness takes the names of the metrics from a local variable of the function that calls this one, and
+        # neither an argument nor a result reaches it. A hook upstream, to name a task's metrics, would replace this.
         frame = inspect.currentframe()
         caller = frame.f_back.f_locals if frame and frame.f_back else {}
         table = caller.get("eval_results_acc", {})
-        for task, key in unknown:
+        for task, key in missing:
             if task in table:
                 table[task]["raw_metrics"].setdefault(key, [])
             else:
-                self._notes[f"left out, since the first process has no document with it: {task} {key}"] += 1
+                self.run_log.note(f"left out, since the first process has no document with it: {task} {key}")
         return in_order(gathered)
 
 
 def bootstrap_without_forks() -> None:
-    """For processes that have threads of a process group or of Ray.
+    """Keep the harness from forking, in processes that have threads of a process group or of Ray.
 
-    The harness forks workers to bootstrap a standard error, and such a fork may wait forever for a lock that a thread
+    The harness forks workers to bootstrap a standard error. Such a fork may wait forever for a lock that a thread
     held. The variable is the harness's own switch.
     """
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 
 def in_order(gathered: Gathered) -> list[dict[str, Any]]:
-    """Samples ``{task: [sample]}`` or metrics ``{task: {(metric, filter): [value]}}`` of all processes, moved to the
-    first and sorted as one process would have them; the others keep the names with nothing in them.
+    """Move all samples or metrics to the first process, in the order in which one process alone would have them.
+
+    gathered: per process, samples ``{task: [sample]}`` or metrics ``{task: {(metric, filter): [value]}}``. The other
+    processes keep the names, with empty lists.
     """
     first: dict[str, Any] = {}
     rest: dict[str, Any] = {}
@@ -99,14 +120,14 @@ def in_order(gathered: Gathered) -> list[dict[str, Any]]:
 
 
 def interleaved(parts: Iterable[Sequence[Any]]) -> list[Any]:
-    """The first entries of all parts, then the second: documents are dealt out in turn."""
+    """The first entries of all parts, then the second ones …: documents are dealt out in turn."""
     return [entry for row in zip_longest(*parts, fillvalue=_MISSING) for entry in row if entry is not _MISSING]
 
 
-def _unknown(gathered: Gathered) -> dict[str, list[Any]]:
+def _missing_from_first(gathered: Gathered) -> dict[str, list[Any]]:
     """The metrics of each task that the first process has no document with."""
     return {
-        task: [key for key in dict.fromkeys(chain.from_iterable(part[task] for part in gathered)) if key not in own]
-        for task, own in gathered[0].items()
-        if isinstance(own, dict)
+        task: [key for key in dict.fromkeys(chain.from_iterable(part[task] for part in gathered)) if key not in metrics]
+        for task, metrics in gathered[0].items()
+        if isinstance(metrics, dict)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 class Prompter:
     """Makes the prompts of one model.
 
-    template_arguments: for the chat template. add_bos_token, prefix_token: as in `hf`. texts: literals that `keep`
-    names, marked in every prompt. ``notes`` counts what a result should say.
+    template_arguments: for the chat template. add_bos_token, prefix_token: as in `hf`. note: called with a note for the
+    results, once per chat or prompt that it is about.
     """
 
     def __init__(
@@ -33,23 +33,22 @@ class Prompter:
         template_arguments: Mapping[str, Any] | None = None,
         add_bos_token: bool | None = None,
         prefix_token: int | None = None,
-        texts: Sequence[str] = (),
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.tokenizer = tokenizer
         self.settings = settings
         self.template_arguments = dict(template_arguments or {})
         self.add_bos_token = add_bos_token
         self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
-        self.texts = tuple(texts)
         self.special = special_tokens(tokenizer)
-        self.notes: Counter[str] = Counter()
+        self.note = note
         self._chats: dict[str, Chat] = {}
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Chat:
         """Render a chat and store it, so that its turns are known when its text comes back in a request."""
         chat = render(messages, self._template, add_generation_prompt)
         if chat.folded:
-            self.notes["system prompts folded into the first user turn"] += 1
+            self.note("system prompts folded into the first user turn")
         self._chats[chat.text] = chat
         return chat
 
@@ -74,9 +73,9 @@ class Prompter:
             return divide_text(text, self.settings, declared)
         return divide_chat(chat, self.settings, declared)
 
-    def prompt(self, text: Text) -> Prompt:
-        """A divided text as tokens, with its special tokens and the texts that `keep` names marked."""
-        return tokenize(text, self.encode, self.texts, self.special)
+    def prompt(self, text: Text, literals: Sequence[str] = ()) -> Prompt:
+        """A divided text as tokens, with its special tokens and the ``literals`` marked, which `keep` may name."""
+        return tokenize(text, self.encode, literals, self.special)
 
     def ask(self, request: str) -> list[int]:
         """Tokens of a request to the model that follows a context.
@@ -116,9 +115,9 @@ class Prompter:
         lost = _shortened(prompt, cut)
         into = f", into segments {lost}" if lost else ""
         log.warning("%s: %d tokens cut from the left%s", label, cut.truncated, into)
-        self.notes["prompts truncated"] += 1
+        self.note("prompts truncated")
         if lost:
-            self.notes["prompts truncated into a segment"] += 1
+            self.note("prompts truncated into a segment")
         return cut
 
     def _template(self, messages: Sequence[Message], add_generation_prompt: bool | None) -> str:

@@ -92,7 +92,7 @@ def _row(arguments: Mapping[str, Any], model: FairKV, work: Work, along: Sequenc
 def measure(model: FairKV, jobs: Sequence[Job]) -> Totals:
     """Totals of one short run: a full batch of the first jobs, with a few tokens each."""
     batch = jobs[: int(model.batch_size) if model.batch_size != "auto" else 16]
-    model.fresh_account()
+    model.reset_totals()
     for _ in model.run([_shortened(job) for job in batch]) if batch else ():
         pass
     return model.totals

@@ -218,7 +218,7 @@ def run_model(
             if not work.unfinished:
                 continue
             began = time.time()
-            model.fresh_account()
+            model.reset_totals()
             known.update(ask(model, work, journal, bars))
             if followed(sweep, work.task):
                 known.update(follow(model, work, known, journal, bars))

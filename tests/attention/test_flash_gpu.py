@@ -174,4 +174,4 @@ def test_auto_is_varlen_in_half_precision_and_sdpa_in_float32(flash: Flash) -> N
     assert info["attn_implementation"] == "varlen", info["notes"]
     full = FairKV(tiny.model("llama").to("cuda"), **settings)
     assert full.get_model_info()["fairkv"]["attn_implementation"] == "sdpa"
-    assert any("half precision" in note for note in full._notes)
+    assert any("half precision" in note for note in full.run_log.notes)

@@ -81,7 +81,7 @@ def test_a_declared_context_is_where_compression_ends(folder: Path) -> None:
     task.build_all_requests()
     lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), press="knorm", ratio=0.5, batch_size=2)
     for request in task.instances:
-        text = lm._prompter.divide(request.args[0], request.doc, "mine")
+        text = lm.prompter.divide(request.args[0], request.doc, "mine")
         assert text.context_end is not None and text.text[text.context_end :].startswith("\nHow old?")
         assert task.process_results(request.doc, ["very"]) == {"exact_match": 1.0}
 
@@ -99,7 +99,7 @@ def test_messages_with_examples_and_a_begun_answer(folder: Path) -> None:
     doc, lm = task.test_docs()[0], FairKV(tiny.model(), tokenizer=tiny.tokenizer(), batch_size=2)
     assert doc["user"] == "How old?" and doc["system"] == "Be brief."
     plain = task.fewshot_context(doc, 0, system_instruction="Extra.")
-    text = lm._prompter.divide(plain, doc)
+    text = lm.prompter.divide(plain, doc)
     rendered = task.fewshot_context(
         doc, 0, system_instruction="Extra.", apply_chat_template=True, chat_template=lm.apply_chat_template
     )

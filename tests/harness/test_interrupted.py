@@ -49,22 +49,22 @@ def model() -> FairKV:
 def test_a_failing_request_leaves_the_answers_before_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     database = str(tmp_path / "answers.db")
     lm = model()
-    lengths = [job.prompt.context_length for job, _ in (lm._generation_job(r, 0) for r in requests())]
+    lengths = [lm.job(request).prompt.context_length for request in requests()]
     monkeypatch.setenv("LENGTH_THAT_FAILS", str(lengths[4]))
     with pytest.raises(RequestError, match="task tiny, doc 4: evicting layer 0 failed: oh"):
         CachingLM(lm, database).generate_until(requests())
     monkeypatch.delenv("LENGTH_THAT_FAILS")
     again = model()
-    run = again._run
-    asked: list[int] = []
+    run = again.run
+    counts: list[int] = []
 
-    def counted(jobs, *args):
-        asked.append(len(jobs))
-        return run(jobs, *args)
+    def counted(jobs):
+        counts.append(len(jobs))
+        return run(jobs)
 
-    monkeypatch.setattr(again, "_run", counted)
+    monkeypatch.setattr(again, "run", counted)
     answers = CachingLM(again, database).generate_until(requests())
-    assert asked == [2], "the four answers before the failure come from the disk"
+    assert counts == [2], "the four answers before the failure come from the disk"
     assert answers == model().generate_until(requests())
     assert answers[0].telemetry["keep_rate"] < 1, "and with what the eviction did"
 
@@ -90,7 +90,7 @@ lm.generate_until([tiny.generation("Words.", max_gen_toks=10**5)] * 3, disable_t
 """
 
 
-@pytest.mark.parametrize("method", ["_generation_job", "run"], ids=["while requests are made ready", "while they run"])
+@pytest.mark.parametrize("method", ["job", "run"], ids=["while requests are made ready", "while they run"])
 def test_ctrl_c_ends_quickly_with_one_line(tmp_path: Path, method: str) -> None:
     script = tmp_path / "run.py"
     script.write_text(textwrap.dedent(SCRIPT.format(tests=str(Path(__file__).parents[1] / "support"), method=method)))

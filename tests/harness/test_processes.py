@@ -137,7 +137,7 @@ def test_a_process_of_several_forks_no_workers(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.delenv("DISABLE_MULTIPROC")
         lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer())
         lm.accelerator = SimpleNamespace(num_processes=processes, process_index=0)
-        lm._join_processes()
+        lm.join_processes()
         assert os.environ.get("DISABLE_MULTIPROC") == told
 
 
@@ -173,7 +173,7 @@ def test_metrics_that_the_first_process_lacks_get_a_place_in_the_harness_table(g
         {"task": {key: [], new: []}},
     ]
     assert set(eval_results_acc["task"]["raw_metrics"]) == {key, new}
-    assert not lm._notes
+    assert not lm.run_log.notes
 
 
 def test_a_metric_without_a_place_is_told(gathering: None) -> None:

@@ -47,7 +47,7 @@ def check(task: Any, question: str, chat: bool) -> None:
     """With scope=context the question is not in the context, and right after it; with scope=prompt it is."""
     agnostic, aware = fairkv("context"), fairkv("prompt")
     for request, response in run(agnostic, task, chat):
-        text = agnostic._prompter.divide(request.args[0], request.doc, request.task_name)
+        text = agnostic.prompter.divide(request.args[0], request.doc, request.task_name)
         assert text.context_end is not None and text.text == request.args[0]
         context, tail = text.text[: text.context_end], text.text[text.context_end :]
         asked = request.doc[question].strip().rpartition("\n")[2]
@@ -144,8 +144,8 @@ def test_auto_takes_what_a_document_declares_and_nothing_else() -> None:
     assert declared_context(doc, "mine", "context", "auto") == "d"
     assert declared_context(doc, "mine", None, "prompt") is None
     lm = fairkv("auto")
-    assert lm._prompter.divide("c\nq", {"context": "c"}).context_end is None
-    assert lm._prompter.divide("c\nq", {"declared_context": "c"}).context_end == 1
+    assert lm.prompter.divide("c\nq", {"context": "c"}).context_end is None
+    assert lm.prompter.divide("c\nq", {"declared_context": "c"}).context_end == 1
     doc = tiny.chat_doc("Be brief.", "A long text. And a question?")
-    text = lm._prompter.divide("Be brief.A long text. And a question?", {**doc, "declared_context": "A long text."})
+    text = lm.prompter.divide("Be brief.A long text. And a question?", {**doc, "declared_context": "A long text."})
     assert text.context_end is not None and text.text[: text.context_end].endswith("user\nA long text.")

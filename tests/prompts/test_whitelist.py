@@ -203,8 +203,10 @@ class TestOfPrompts:
 
     def kept(self, keep: object = None, keep_text: object = None, doc: dict | None = None) -> list[str]:
         entries = parse_keep(keep, keep_text)
-        prompter = Prompter(tiny.tokenizer(), PromptSettings(), texts=literals(entries))
-        prompt = prompter.prompt(prompter.divide("Be kind. Say é. Be kind.Be kind?", doc or self.DOC))
+        prompter = Prompter(tiny.tokenizer(), PromptSettings())
+        prompt = prompter.prompt(
+            prompter.divide("Be kind. Say é. Be kind.Be kind?", doc or self.DOC), literals(entries)
+        )
         found = whitelist(prompt.segments, prompt.marks, entries, prompt.context_length)
         return [prompter.tokenizer.decode(list(prompt.tokens[start:stop])) for start, stop in found]
 
@@ -236,8 +238,8 @@ class TestOfPrompts:
         ]
 
     def test_the_last_token_is_never_of_the_context(self) -> None:
-        prompter = Prompter(tiny.tokenizer(), PromptSettings(), texts=["bc", "c"])
-        assert prompter.prompt(prompter.divide("abc", {})).marks == (("text:bc", 1, 2),)
+        prompter = Prompter(tiny.tokenizer(), PromptSettings())
+        assert prompter.prompt(prompter.divide("abc", {}), ["bc", "c"]).marks == (("text:bc", 1, 2),)
 
     def test_tokens_that_a_model_only_flags_as_special(self) -> None:
         """As Llama 3 does with those around a role."""
