@@ -20,7 +20,7 @@ import torch
 from lm_eval.api.instance import Instance
 
 from fairkv_eval.documents.published import BenchmarkFile, read_file
-from fairkv_eval.engine.jobs import Totals
+from fairkv_eval.model import FairKV
 
 GSM8K = BenchmarkFile(
     repository="openai/grade-school-math",
@@ -116,9 +116,10 @@ def block(problems: list[str], size: int, model: Any) -> str:
 def run(model: Any, requests: list[Instance], batch: int) -> dict[str, Any]:
     """Score requests: seconds, log-likelihoods, and the tokens that our engine prefilled."""
     model.batch_size_per_gpu = batch
-    model._account = Totals()
+    if isinstance(model, FairKV):
+        model.reset_totals()
     seconds, answers = common.timed(lambda: model.loglikelihood(requests, disable_tqdm=True))
-    prefilled = model._account.prefill_tokens
+    prefilled = model.totals.prefill_tokens if isinstance(model, FairKV) else 0
     return {"seconds": seconds, "batch": batch, "answers": [a[0] for a in answers], "prefill_tokens": prefilled}
 
 

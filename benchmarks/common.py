@@ -95,20 +95,9 @@ def sys_ifeval(model: Any, prompts: int, new_tokens: int) -> list[Any]:
 
 def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     """The engine of a `FairKV`, which no token stops: a benchmark decides how far it runs."""
-    from fairkv_eval.engine.engine import Engine
-
-    def decode(tokens: Sequence[int]) -> str:
-        return model.tok_decode(tokens, skip_special_tokens=False)
-
-    return Engine(
-        model.model,
-        model._windows,
-        rows,
-        max_prefill_tokens,
-        decode=decode,
-        ask=model._prompter.ask,
-        backend=model._backend,
-    )
+    engine = model.engine(rows, max_prefill_tokens)
+    engine.eos = frozenset()
+    return engine
 
 
 def admit(engine: Any, jobs: Sequence[Any]) -> Any:

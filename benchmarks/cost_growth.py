@@ -15,7 +15,7 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.engine.jobs import Generate, Totals
+from fairkv_eval.engine.jobs import Generate
 
 HEADER = ("prompts", "tokens", "seconds", "ms a prompt")
 
@@ -26,7 +26,7 @@ def main() -> None:
     model = common.harness_model(
         "fairkv", press="tova", ratio=0.5, dtype=args.dtype, device=args.device, batch_size=args.batch_size
     )
-    asked = [model._generation_job(r, 0)[0] for r in common.sys_ifeval(model, args.few, args.new_tokens)]
+    asked = [model.job(r) for r in common.sys_ifeval(model, args.few, args.new_tokens)]
     sides = {args.few: asked, args.many: [copy(asked[i % args.few], i // args.few) for i in range(args.many)]}
     run(model, asked[:2], args.new_tokens)
     works = {str(n): lambda jobs=jobs: run(model, jobs, args.new_tokens) for n, jobs in sides.items()}
@@ -54,8 +54,7 @@ def copy(job: Any, number: int) -> Any:
 
 def run(model: Any, jobs: list[Any], new_tokens: int) -> dict[str, Any]:
     """Seconds of one engine run that no token ends early."""
-    engine = common.engine_of(model, int(model.batch_size), model._max_prefill_tokens)
-    engine.totals = Totals()
+    engine = common.engine_of(model, int(model.batch_size), model.max_prefill_tokens)
     endless = [replace(job, want=Generate(new_tokens)) for job in jobs]
     seconds, results = common.timed(lambda: list(engine.run(endless)))
     return {"seconds": seconds, "prompts": len(jobs), "tokens": sum(len(result.tokens) for _, result in results)}

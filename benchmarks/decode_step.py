@@ -129,7 +129,7 @@ def parse() -> argparse.Namespace:
 @torch.inference_mode()
 def compare(args: argparse.Namespace, dtype: str, rows: int, model: Any, bare: Any) -> dict[str, Any]:
     """All sides at one number of rows: print, and return every figure. Seconds are medians over a round's steps."""
-    jobs = [endless(model._generation_job(request, 0)[0]) for request in common.sys_ifeval(model, rows, 1)]
+    jobs = [endless(model.job(request)) for request in common.sys_ifeval(model, rows, 1)]
     ours = Ours(common.engine_of(model, rows, max_prefill_tokens=1 << 30), jobs)
     length = ours.mean_length
     dynamic, in_place = bare_steps(bare, rows, length)

@@ -42,12 +42,12 @@ class Ours:
 
     def texts(self) -> list[dict[str, str]]:
         """Each prompt as rendered text, in two parts."""
-        chats = [self.model._prompter.render(request.doc["messages"]) for request in self.requests]
+        chats = [self.model.prompter.render(request.doc["messages"]) for request in self.requests]
         return [{"context": c.text[: c.context_end], "question": c.text[c.context_end :]} for c in chats]
 
     def tokens(self) -> list[dict[str, list[int]]]:
         """Each prompt as the engine gets it."""
-        prompts = [self.model._generation_job(request, 0)[0].prompt for request in self.requests]
+        prompts = [self.model.job(request).prompt for request in self.requests]
         return [
             {"context": list(p.tokens[: p.context_length]), "question": list(p.tokens[p.context_length :])}
             for p in prompts
@@ -67,7 +67,7 @@ class Ours:
         }
 
     def _answering(self) -> float:
-        return self.model._account.tail_seconds + self.model._account.decode_seconds
+        return self.model.totals.tail_seconds + self.model.totals.decode_seconds
 
 
 class Kvpress:

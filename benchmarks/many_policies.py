@@ -14,7 +14,6 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.engine.jobs import Totals
 from fairkv_eval.eviction.policy import Policy
 
 HEADER = ("side", "engine runs", "answers", "prefill tokens", "generated", "prefill s", "seconds", "answers/s")
@@ -26,7 +25,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     settings = {"dtype": args.dtype, "device": args.device, "batch_size": args.batch_size}
     model = common.harness_model("fairkv", press=args.press, ratio=0.5, fair=True, **settings)
-    asked = [model._generation_job(r, 0)[0] for r in common.sys_ifeval(model, args.prompts, args.new_tokens)]
+    asked = [model.job(r) for r in common.sys_ifeval(model, args.prompts, args.new_tokens)]
     jobs = [[replace(job, policy=policy) for job in asked] for policy in policies(model.policy, args.ratios)]
     sides = {TOGETHER: lambda: run(model, [[job for own in jobs for job in own]]), APART: lambda: run(model, jobs)}
     run(model, [asked[:2]])
@@ -52,17 +51,17 @@ def policies(policy: Policy, ratios: list[float]) -> list[Policy]:
 
 def run(model: Any, batches: list[list[Any]]) -> dict[str, Any]:
     """Each batch of jobs in an engine run of its own: seconds, what was processed, and the tokens of every answer."""
-    model._account = Totals()
+    model.reset_totals()
 
     def answers() -> list[tuple[int, ...]]:
         found = []
         for jobs in batches:
-            results = dict(model._run(jobs, "many policies", True))
+            results = dict(model.run(jobs))
             found += [results[i].tokens for i in range(len(jobs))]
         return found
 
     seconds, tokens = common.timed(answers)
-    return {"seconds": seconds, "tokens": tokens, "totals": asdict(model._account)}
+    return {"seconds": seconds, "tokens": tokens, "totals": asdict(model.totals)}
 
 
 def report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], count: int) -> None:

@@ -25,6 +25,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import simple_parse_args_string
 from scipy.stats import binomtest
+from tqdm import tqdm
 
 from fairkv_eval import provenance
 from fairkv_eval.engine.jobs import Generate, Job
@@ -167,7 +168,7 @@ def measure(model: FairKV, task: Any, length: int, scopes: Sequence[str], polici
             for (press, ratio), policy in policies.items():
                 jobs.append(replace(job, policy=policy))
                 asked.append((Setting(press, ratio, scope, length), request.doc))
-    results = dict(model._run(jobs, f"{TASK} {length}", False))
+    results = dict(tqdm(model.run(jobs), f"{TASK} {length}", len(jobs)))
     scores: dict[Setting, list[float]] = {}
     evicted: dict[Setting, list[float]] = {}
     for index, (setting, doc) in enumerate(asked):
@@ -179,15 +180,15 @@ def measure(model: FairKV, task: Any, length: int, scopes: Sequence[str], polici
 
 def question(model: FairKV, request: Instance, scope: str, policies: Policies) -> Job:
     """A document's job as the harness asks for it; with scope ``system`` its context ends before the question."""
-    job, _ = model._generation_job(request, 0)
+    job = model.job(request)
     assert isinstance(job.want, Generate)
-    text = model._prompter.divide(request.args[0], request.doc)
+    text = model.prompter.divide(request.args[0], request.doc)
     if scope == "system":
         last_line = request.doc["input"].rpartition("\n")[2]  # where the task's template has its question
         text = replace(text, context_end=text.text.rindex(last_line))
-    prompt = model._prompter.prompt(replace(text, segments=()))
+    prompt = model.prompter.prompt(replace(text, segments=()))
     following = max([job.want.max_tokens, *(_replayed(model, prompt, policy) for policy in policies.values())])
-    prompt = model._prompter.fit(prompt, following, model.max_length, False, job.label)
+    prompt = model.prompter.fit(prompt, following, model.max_length, False, job.label)
     (number,) = request.doc["outputs"]
     return replace(job, prompt=prompt, want=replace(job.want, stop=(*job.want.stop, number)))
 
@@ -197,7 +198,7 @@ def _replayed(model: FairKV, prompt: Prompt, policy: Policy) -> int:
     replay = policy.press.replay if policy.press else None
     if replay is None:
         return 0
-    tails = replay(prompt.tokens[: prompt.context_length], model._prompter.ask, **taken(replay, policy.parameters))
+    tails = replay(prompt.tokens[: prompt.context_length], model.prompter.ask, **taken(replay, policy.parameters))
     return max(map(len, tails), default=0)
 
 
@@ -281,9 +282,9 @@ def write(
     figures = {
         **provenance.describe(),
         "model": provenance.model_name(model.pretrained),
-        "model_sha256": model._weights,
+        "model_sha256": model.weights_sha256,
         "seconds": seconds,
-        "totals": model._account.describe(),
+        "totals": model.totals.describe(),
         "claims": claims(cells),
         "cells": [cell.describe() for cell in cells],
         "policies": [{"label": press, **policy.describe()} for (press, _), policy in policies.items()],

@@ -30,7 +30,7 @@ class Ours:
 
     def prompts(self) -> list[list[int]]:
         """Each prompt as the engine gets it."""
-        return [list(self.model._generation_job(request, 0)[0].prompt.tokens) for request in self.requests]
+        return [list(self.model.job(request).prompt.tokens) for request in self.requests]
 
     def run(self, requests: list[Any]) -> dict[str, Any]:
         """Answer requests: seconds, tokens of each answer, texts."""
@@ -42,7 +42,7 @@ class Ours:
 class Theirs:
     """The harness's own Hugging Face model. ``ends``: tokens that end an answer."""
 
-    def __init__(self, args: argparse.Namespace, dtype: str, ends: set[int]) -> None:
+    def __init__(self, args: argparse.Namespace, dtype: str, ends: frozenset[int]) -> None:
         self.model = common.harness_model("hf", dtype=dtype, device=args.device)
         self.ends = ends
         self.answers: list[list[int]] = []
@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
 def compare(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     """Both sides in one type: print, and return every figure."""
     ours = Ours(args, dtype)
-    hf = Theirs(args, dtype, ours.model._eos_tokens())
+    hf = Theirs(args, dtype, ours.model.eos_tokens)
     requests = ours.requests
     if ours.prompts() != hf.prompts(requests):
         raise SystemExit("the two sides do not run the same prompt tokens")
