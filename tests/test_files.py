@@ -53,6 +53,6 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot write '.*/nowhere/a.txt': No such file or directory"):
         write(tmp_path / "nowhere" / "a.txt", "text")
     (tmp_path / "folder" / "full").mkdir(parents=True)
-    with pytest.raises(UsageError, match="cannot write '.*/folder'"):
+    with pytest.raises(UsageError, match=r"cannot write '.*/folder'"):
         write(tmp_path / "folder", "text")
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
