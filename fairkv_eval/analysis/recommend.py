@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.selection import full_cache, metric_of, one_run, selected, values
 
 # Shares of the largest bet, and what each is weighted: half as much for a bet 1/√2 times as large. Small bets only pay
@@ -46,7 +47,7 @@ class Loss:
 class Candidate:
     """A policy: the ratio it achieved, its losses, and whether it passed: its test and all before it in its family."""
 
-    policy: Cell
+    policy: RecordedPolicy
     ratio: float
     losses: tuple[Loss, ...]
     passed: bool
@@ -88,8 +89,8 @@ def recommend(
     found = selected(paths, model, tasks)
     by_task = one_run(found.records)
     left_out = [f"{problem.path.name}: {problem.reason}" for problem in found.problems]
-    losses: dict[Cell, dict[str, tuple[str, Floats]]] = {}
-    ratios: dict[Cell, list[float]] = {}
+    losses: dict[RecordedPolicy, dict[str, tuple[str, Floats]]] = {}
+    ratios: dict[RecordedPolicy, list[float]] = {}
     for task, records in by_task.items():
         full = full_cache(records)
         name = metric_of(full, metric)
@@ -168,9 +169,9 @@ def _log_bets(losses: Floats, bound: float) -> Floats:
 
 
 def _in_sequence(
-    family: list[Cell],
-    losses: dict[Cell, dict[str, tuple[str, Floats]]],
-    ratios: dict[Cell, list[float]],
+    family: list[RecordedPolicy],
+    losses: dict[RecordedPolicy, dict[str, tuple[str, Floats]]],
+    ratios: dict[RecordedPolicy, list[float]],
     max_drop: float,
     level: float,
     width: float,
@@ -196,9 +197,11 @@ def _loss(task: str, metric: str, losses: Floats, max_drop: float, level: float,
     )
 
 
-def _families(policies: dict[Cell, dict[str, tuple[str, Floats]]], ratios: dict[Cell, list[float]]) -> list[list[Cell]]:
+def _families(
+    policies: dict[RecordedPolicy, dict[str, tuple[str, Floats]]], ratios: dict[RecordedPolicy, list[float]]
+) -> list[list[RecordedPolicy]]:
     """Policies that differ in ratio or budget alone, weakest compression first."""
-    families: dict[Cell, list[Cell]] = {}
+    families: dict[RecordedPolicy, list[RecordedPolicy]] = {}
     for policy in sorted(policies, key=lambda p: (p.label, _mean(ratios[p]))):
         families.setdefault(replace(policy, ratio=0.0, budget=None), []).append(policy)
     return [sorted(family, key=lambda p: (_mean(ratios[p]), p.ratio)) for family in families.values()]

@@ -139,18 +139,20 @@ class PolicyArguments:
             typed |= entry.arguments(getattr(self, entry.name))
         return typed
 
+    @property
     def name(self) -> str:
         """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
         base = [("base", self.base_name)] * bool(self.base_name)
         inside = ",".join(f"{name}={value}" for name, value in (*base, *sorted(self.parameters)))
         return f"{self.press_name}({inside})" if inside else self.press_name
 
+    @property
     def label(self) -> str:
         """The policy in one line: press, ratio or budget, and every other argument that is not the default."""
         if self.press_name == "none":
             return "full cache"
         amount = "ratio" if self.budget is None else "budget"
-        return " ".join([self.name(), f"{amount}={_text(getattr(self, amount))}", *self.settings()])
+        return " ".join([self.name, f"{amount}={_text(getattr(self, amount))}", *self.settings()])
 
     def settings(self) -> Iterator[str]:
         """The label's parts behind the press and its ratio or budget."""

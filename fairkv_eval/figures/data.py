@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from fairkv_eval.analysis.paired import resample_weights
 from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 RESAMPLES = 500
 _Z = 1.96  # standard errors on either side of a 95 % interval
@@ -64,10 +65,10 @@ class Task:
 
     name: str
     full: Record | None
-    lines: Mapping[Cell, tuple[Record, ...]]
+    lines: Mapping[RecordedPolicy, tuple[Record, ...]]
     _samples: dict[Path, dict[str, dict[str, float]]] = field(default_factory=dict, compare=False, repr=False)
 
-    def plain(self) -> list[Cell]:
+    def plain(self) -> list[RecordedPolicy]:
         return [line for line in self.lines if not line.fair and not line.keep]
 
     def metrics(self) -> set[str]:
@@ -120,12 +121,12 @@ def arrange(records: Iterable[Record]) -> tuple[list[Results], list[str]]:
     return found, left_out
 
 
-def labels(lines: Iterable[Cell]) -> dict[Cell, str]:
+def labels(lines: Iterable[RecordedPolicy]) -> dict[RecordedPolicy, str]:
     """Short names that tell these lines apart: the press alone where that does."""
     lines = list(lines)
     short = {line: line.press for line in lines}
     named = {line: short[line] if _alone(short, line) else line.name for line in lines}
-    return {line: name + _setting(line) for line, name in named.items()}
+    return {line: " ".join([name, *line.settings()]) for line, name in named.items()}
 
 
 def measured(record: Record, metric: str) -> Point | None:
@@ -220,7 +221,7 @@ def series(
 def _task(name: str, records: Sequence[Record]) -> Task:
     """Every line starts at the full cache, whichever run measured it."""
     full = sorted((r for r in records if r.policy.full), key=lambda r: (r.policy.press != "none", r.policy.label))
-    lines: dict[Cell, dict[float, Record]] = {}
+    lines: dict[RecordedPolicy, dict[float, Record]] = {}
     for record in sorted(records, key=lambda r: (r.policy.name, r.policy.fair, r.policy.label, r.policy.ratio)):
         if record.policy.press != "none":
             lines.setdefault(replace(record.policy, ratio=0.0), {})[record.policy.ratio] = record
@@ -231,15 +232,9 @@ def _task(name: str, records: Sequence[Record]) -> Task:
     return Task(name, full[0] if full else None, {line: rs for line, rs in complete.items() if not rs[-1].policy.full})
 
 
-def _alone(short: Mapping[Cell, str], line: Cell) -> bool:
+def _alone(short: Mapping[RecordedPolicy, str], line: RecordedPolicy) -> bool:
     """Whether no other line of the press has other parameters."""
     return len({other.name for other, name in short.items() if name == line.press}) == 1
-
-
-def _setting(line: Cell) -> str:
-    fair = "" if not line.fair else " fair" if line.fair == 1 else f" fair={line.fair:g}"
-    rest = f" {line.positions}" if line.positions != "original" else ""
-    return fair + (f" keep={'+'.join(line.keep)}" if line.keep else "") + rest
 
 
 def _weights(values: Floats) -> Floats:

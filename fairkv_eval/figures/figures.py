@@ -37,7 +37,8 @@ from fairkv_eval.figures.panels import (
     with_series,
 )
 from fairkv_eval.metrics import FAMILIES
-from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 _LINEAR_KL = 0.01  # nats a token; above it the axis is logarithmic, so that one broken policy leaves the others apart
 
@@ -228,11 +229,11 @@ def _mebibytes(record: Record) -> float | None:
     return None if record.kv_bytes_kept is None else record.kv_bytes_kept / 2**20
 
 
-def _spread_of(spreads: Mapping[Cell, tuple[float, float]], record: Record) -> Point | None:
+def _spread_of(spreads: Mapping[RecordedPolicy, tuple[float, float]], record: Record) -> Point | None:
     return (spreads[record.policy][1], None, None) if record.policy in spreads else None
 
 
-def _accuracy_of(spreads: Mapping[Cell, tuple[float, float]], record: Record) -> float | None:
+def _accuracy_of(spreads: Mapping[RecordedPolicy, tuple[float, float]], record: Record) -> float | None:
     return spreads[record.policy][0] if record.policy in spreads else None
 
 

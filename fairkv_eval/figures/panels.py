@@ -7,7 +7,8 @@ from dataclasses import replace
 from functools import partial
 
 from fairkv_eval.figures.data import Figure, Panel, Point, Results, Series, Task, labels, measured, relative, series
-from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.results.record import Record
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.selection import principal
 
 RATIO = "ratio (share of the context evicted)"
@@ -42,7 +43,7 @@ def by_metric(task: Task, name: str, title: str, lines: list[tuple[str, str]]) -
 
 def metrics_of(
     task: Task,
-    line: Cell,
+    line: RecordedPolicy,
     metrics: list[tuple[str, str]],
     of: Callable[[str], Pointer],
     setting: str = "",
@@ -67,7 +68,9 @@ def metric_panel(results: Results, task: Task, metric: str) -> Panel:
     return over_ratio(results, task, task.name, AXES.get(metric, metric), measuring(metric))
 
 
-def against_plain(results: Results, name: str, title: str, variant: Callable[[Cell], bool]) -> Iterator[Figure]:
+def against_plain(
+    results: Results, name: str, title: str, variant: Callable[[RecordedPolicy], bool]
+) -> Iterator[Figure]:
     """A panel a press: its plain line, and those of its variants."""
     for task in results.tasks:
         metric = headline(task)
@@ -96,7 +99,7 @@ def by_press(
 def grouped(
     results: Results,
     task: Task,
-    lines: list[Cell],
+    lines: list[RecordedPolicy],
     axes: tuple[str, str],
     point: Pointer,
     at: Callable[[Record], float | None],
@@ -112,10 +115,10 @@ def grouped(
     return with_series(panels)
 
 
-def by_press_and_setting(lines: list[Cell]) -> dict[str, dict[str, Cell]]:
+def by_press_and_setting(lines: list[RecordedPolicy]) -> dict[str, dict[str, RecordedPolicy]]:
     """{press: {setting: line}}; the plain setting is ""."""
     names = labels(lines)
-    found: dict[str, dict[str, Cell]] = {}
+    found: dict[str, dict[str, RecordedPolicy]] = {}
     for line in lines:
         press, _, setting = names[line].partition(" ")
         found.setdefault(press, {})[setting] = line

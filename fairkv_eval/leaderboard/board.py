@@ -109,22 +109,16 @@ def _row_ids(records: Sequence[Record]) -> list[str]:
 
 def _row(name: str, record: Record) -> dict[str, Any]:
     policy = record.policy
+    described = {key: value for key, value in policy.describe().items() if key != "press_sha256"}
     return {
         "id": name,
         "model": record.model,
         "model_sha": record.model_sha,
         "source": record.source,
         "policy": policy.label,
-        "press": policy.press,
         "press_name": policy.name,
-        "base": policy.base,
-        "parameters": dict(policy.parameters),
-        "ratio": policy.ratio,
-        "budget": policy.budget,
-        "fair": policy.fair,
-        "keep": list(policy.keep),
-        "positions": policy.positions,
-        "decode_budget": policy.decode_budget,
+        "settings": list(policy.settings()),
+        **described,
         "segments": policy.segments,
         "scope": policy.scope,
         "full_cache": policy.full,

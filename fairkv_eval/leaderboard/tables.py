@@ -7,22 +7,10 @@ import io
 from collections.abc import Iterator
 from typing import Any
 
+from fairkv_eval.eviction.policy_arguments import ARGUMENTS
 from fairkv_eval.leaderboard.board import METHOD, Board
 
-_OF_ROW = (
-    "model",
-    "source",
-    "policy",
-    "variant",
-    "press",
-    "base",
-    "ratio",
-    "budget",
-    "fair",
-    "keep",
-    "positions",
-    "decode_budget",
-)
+_OF_ROW = ("model", "source", "policy", "variant", "press", "base", *(argument.name for argument in ARGUMENTS))
 _OF_TASK = ("documents", "limit", "achieved_ratio", "kv_bytes_full", "kv_bytes_kept")
 _ORIGIN = ("date", "commit", "file", "cell", "command")
 _DIFFERENCE = ("mean", "low", "high", "p", "p_corrected", "n")
@@ -38,7 +26,7 @@ def as_csv(board: Board) -> str:
         + [*_OF_TASK, "prefill_tokens_per_second", "decode_tokens_per_second", *_ORIGIN]
     )
     for row, task, entry in _entries(board):
-        of_row = ["+".join(row[name]) if name == "keep" else row[name] for name in _OF_ROW]
+        of_row = ["+".join(row[name]) if isinstance(row[name], list) else row[name] for name in _OF_ROW]
         speeds = [entry["tokens_per_second"].get(kind) for kind in ("prefill", "decode")]
         for name, metric in entry["metrics"].items():
             better = board.data["tasks"][task]["metrics"][name]

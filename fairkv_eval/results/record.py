@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairkv_eval.results import samples
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
 
@@ -25,52 +26,6 @@ class Metric(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cell:
-    """The policy of a result: everything that decided which KV pairs survived. Plain `hf` is press "none", ratio 0."""
-
-    press: str = "none"
-    base: str | None = None
-    parameters: tuple[tuple[str, Any], ...] = ()
-    ratio: float = 0.0
-    budget: int | None = None
-    fair: float = 0.0
-    keep: tuple[str, ...] = ()
-    positions: str = "original"
-    decode_budget: int | None = None
-    decode_every: int | None = None
-    segments: str | None = None
-    scope: str | None = None
-    press_sha256: str | None = None
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing is ever evicted."""
-        return self.press == "none" or not (self.ratio or self.budget or self.decode_budget)
-
-    @property
-    def name(self) -> str:
-        """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
-        given = [("base", self.base)] * bool(self.base) + list(self.parameters)
-        inside = ",".join(f"{key}={value}" for key, value in given)
-        return f"{self.press}({inside})" if inside else self.press
-
-    @property
-    def label(self) -> str:
-        """The policy in one line, without what is as usual."""
-        if self.press == "none":
-            return "full cache"
-        parts = [self.name, f"ratio={self.ratio:g}" if self.budget is None else f"budget={self.budget}"]
-        parts += [f"fair={self.fair:g}"] * bool(self.fair)
-        parts += [f"keep={'+'.join(self.keep)}"] * bool(self.keep)
-        parts += [f"positions={self.positions}"] * (self.positions != "original")
-        parts += [f"decode_budget={self.decode_budget}"] * bool(self.decode_budget)
-        parts += [
-            f"{n}={v}" for n, v in (("segments", self.segments), ("scope", self.scope)) if v not in (None, "auto")
-        ]
-        return " ".join(parts)
-
-
-@dataclass(frozen=True)
 class Record:
     """One task of one result file.
 
@@ -84,7 +39,7 @@ class Record:
     source: str
     model: str
     model_sha: str | None
-    policy: Cell
+    policy: RecordedPolicy
     conditions: tuple[tuple[str, Any], ...]
     task: str
     version: Any

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.prompts.whitelist import TEXT, literals
-from fairkv_eval.results.record import Cell, Record
+from fairkv_eval.eviction.policy_arguments import NAMES
+from fairkv_eval.results.record import Record
 
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./:+-")
 # The harness's own defaults, which need not be said.
@@ -41,35 +41,15 @@ def command(record: Record) -> str:
 
 
 def _model_args(record: Record) -> dict[str, Any]:
-    given = {name: _nameless(value) for name, value in record.arguments["model_args"].items()}
+    typed = {name: _nameless(value) for name, value in record.arguments["model_args"].items()}
     if record.source != "fairkv":
-        return given
-    own = _policy(record.policy)
-    return {**{n: v for n, v in given.items() if n not in own and n not in Cell.__dataclass_fields__}, **own}
-
-
-def _policy(cell: Cell) -> dict[str, Any]:
-    """A policy as model arguments, without what is as usual."""
-    if cell.press == "none":
-        return {}
-    names = "+".join(entry for entry in cell.keep if not entry.startswith(TEXT))
-    texts = list(literals(cell.keep))
-    said = {
-        "press": cell.press,
-        "base": cell.base,
-        **dict(cell.parameters),
-        "ratio": cell.ratio or None,
-        "budget": cell.budget,
-        "fair": cell.fair or None,
-        "keep": names or None,
-        "keep_text": (texts[0] if len(texts) == 1 else texts) or None,
-        "positions": cell.positions if cell.positions != "original" else None,
-        "decode_budget": cell.decode_budget,
-        "decode_every": cell.decode_every,
-        "segments": cell.segments if cell.segments != "auto" else None,
-        "scope": cell.scope if cell.scope != "auto" else None,
-    }
-    return {name: value for name, value in said.items() if value is not None}
+        return typed
+    policy = record.policy.arguments()
+    if "press" in typed:  # what was not typed is the press's default
+        defaults = dict(record.policy.parameters).keys() - typed
+        policy = {name: value for name, value in policy.items() if name not in defaults}
+    others = {name: value for name, value in typed.items() if name not in NAMES and name not in policy}
+    return {**others, **policy}
 
 
 def _nameless(value: Any) -> Any:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.results.record import Cell, Metric, Record
+from fairkv_eval.results.record import Metric, Record
+from fairkv_eval.results.recorded_policy import RecordedPolicy, plain
 
 KIND = "fairkv leaderboard"  # what a leaderboard.json says it is, so that it is not taken for a result
 
@@ -68,7 +69,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         source=source,
         model=_model(arguments, source, result),
         model_sha=ours.get("model_sha256") or config.get("model_sha") or None,
-        policy=_policy(ours),
+        policy=RecordedPolicy.of(ours),
         conditions=_conditions(result, task, arguments),
         task=task,
         version=result["versions"].get(task),
@@ -119,23 +120,6 @@ def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> st
     return " + ".join([name, *added])
 
 
-def _policy(ours: dict[str, Any]) -> Cell:
-    if not ours:
-        return Cell()
-    rest = {name: ours.get(name) for name in ("base", "budget", "decode_budget", "decode_every", "press_sha256")}
-    return Cell(
-        press=ours["press"],
-        parameters=tuple(sorted((str(k), _plain(v)) for k, v in (ours.get("parameters") or {}).items())),
-        ratio=float(ours["ratio"]),
-        fair=float(ours["fair"]),
-        keep=tuple(ours.get("keep") or ()),
-        positions=ours.get("positions") or "original",
-        segments=ours.get("segments"),
-        scope=ours.get("scope"),
-        **rest,
-    )
-
-
 def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     config, configured = result["config"], result["configs"][task]
     chat = (config.get("fairkv") or {}).get("chat", "off")
@@ -151,15 +135,10 @@ def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) ->
         **{name: arguments[name] for name in _ANSWERING if arguments.get(name) is not None},
     }
     return tuple(
-        (name, _plain(value))
+        (name, plain(value))
         for name, value in given.items()
         if value is not None and value is not False and value != {}
     )
-
-
-def _plain(value: Any) -> Any:
-    """A value that can be hashed and compared: nested ones as their JSON."""
-    return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
 
 
 def _metrics(entry: dict[str, Any], n: int) -> dict[str, Metric]:

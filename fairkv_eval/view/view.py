@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.segments import Segment
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class View:
 
     task: str
     doc_id: int
-    policy: dict[str, Any]
+    policy: Policy
     tokens: list[str]
     context: int
     segments: list[Segment]
@@ -83,18 +84,17 @@ class View:
 
     @property
     def title(self) -> str:
-        """The policy as it is typed among the model's arguments."""
-        told = self.policy
-        amount = f"budget={told['budget']}" if told["budget"] is not None else f"ratio={told['ratio']:g}"
-        parts = [f"press={told['press']}", *(f"{k}={v}" for k, v in told["parameters"].items()), amount]
-        parts += [f"base={told['base']}"] * bool(told["base"]) + [f"fair={told['fair']:g}"] * bool(told["fair"])
-        parts += [f"keep={'+'.join(map(str, told['keep']))}"] * bool(told["keep"])
-        return ",".join(parts) if told["press"] != "none" else "full cache"
+        return self.policy.label
 
     def describe(self) -> dict[str, Any]:
         """As plain values, for JSON."""
-        named = [segment._asdict() for segment in self.segments]
-        return {**asdict(self), "segments": named, "mean_share": self.mean_share}
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self)},
+            "policy": self.policy.describe(),
+            "segments": [segment._asdict() for segment in self.segments],
+            "layers": [asdict(layer) for layer in self.layers],
+            "mean_share": self.mean_share,
+        }
 
 
 @dataclass(eq=False)
@@ -143,7 +143,7 @@ def look(lm: FairKV, request: Instance, answer: str | None = None) -> View:
     return View(
         str(request.task_name),
         int(request.doc_id or 0),
-        job.policy.describe(),
+        job.policy,
         words(prompt.tokens, lambda tokens: lm.tok_decode(tokens, skip_special_tokens=False)),
         prompt.context_length,
         list(prompt.segments),

@@ -59,10 +59,10 @@ def test_error_rate_over_families_and_sequences(monkeypatch):
     """The whole procedure on candidates that all lose just more than the bound: something is recommended in at most
     alpha of all cases."""
     import fairkv_eval.analysis.recommend as module
-    from fairkv_eval.results.record import Cell
+    from fairkv_eval.results.recorded_policy import RecordedPolicy
 
     rng = np.random.default_rng(1)
-    policies = [Cell(press, ratio=ratio) for press in "abc" for ratio in (0.2, 0.4)]
+    policies = [RecordedPolicy(press, ratio=ratio) for press in "abc" for ratio in (0.2, 0.4)]
     ratios = {policy: [policy.ratio] for policy in policies}
     wrong = 0
     for _ in range(200):

@@ -125,11 +125,11 @@ def test_spread_is_best_minus_worst_class_each_relative(results):
 
 def test_settings_share_a_panel_and_a_colour(drawn):
     panel = drawn["fair_raccoon_plain"].panels[0]
-    assert [(one.label, one.variant) for one in panel.series] == [("plain", 0), ("fair", 1)]
+    assert [(one.label, one.variant) for one in panel.series] == [("plain", 0), ("fair=1", 1)]
     assert len({one.style for one in panel.series}) == 1
     assert "keep=defense" in lines(drawn["whitelist_raccoon_plain"])
     assert set(lines(drawn["keep_rates_raccoon_plain"])) == {
-        "defense", "directive", "defense fair", "directive fair",
+        "defense", "directive", "defense fair=1", "directive fair=1",
     }  # fmt: skip
     assert set(lines(drawn["keep_rates_position_sys_multi"])) == {"position 1", "position 2", "position 4"}
     assert len(lines(drawn["keep_rates_class_sys_multi"])) == len(FAMILIES)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results import samples
 from fairkv_eval.results.reader import read
-from fairkv_eval.results.record import Cell
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.result_file import KIND
 
 
@@ -53,7 +53,7 @@ def test_a_plain_result_is_the_full_cache(tmp_path: Path) -> None:
     path = made.write(tmp_path, source="hf")
     rewrite(path, lambda r: r["config"].update(model_args="pretrained=/home/someone/models/mine,dtype=float32"))
     record = one(tmp_path)
-    assert (record.model, record.policy, record.policy.label) == ("mine", Cell(), "full cache")
+    assert (record.model, record.policy, record.policy.label) == ("mine", RecordedPolicy(), "full cache")
     assert record.policy.full
     assert (record.achieved_ratio, record.kv_bytes_kept, record.tokens_per_second) == (0.0, None, {})
     assert (record.commit, record.versions["lm-eval"]) == ("abc1234", "0.4.13")
@@ -213,6 +213,12 @@ def test_verdicts_average_to_the_pooled_share(verdicts: list[list[bool]]) -> Non
 
 
 def test_labels_say_what_is_unusual() -> None:
-    cell = Cell("adakv", "knorm", (("safeguard", 0.2),), budget=64, keep=("defense", "special"), scope="prompt")
-    assert cell.label == "adakv(base=knorm,safeguard=0.2) budget=64 keep=defense+special scope=prompt"
-    assert Cell("tova").full and not Cell("tova", decode_budget=64).full
+    policy = RecordedPolicy(
+        "adakv", (("safeguard", 0.2),), base="knorm", budget=64, keep=("defense", "special"), scope="prompt"
+    )
+    assert policy.label == "adakv(base=knorm,safeguard=0.2) budget=64 keep=defense+special scope=prompt"
+    assert RecordedPolicy("tova").full and not RecordedPolicy("tova", decode_budget=64).full
+    assert (
+        RecordedPolicy("tova", decode_budget=64, decode_every=4).label == "tova ratio=0 decode_budget=64 decode_every=4"
+    )
+    assert RecordedPolicy("tova", ratio=0.5, decode_every=4).label == "tova ratio=0.5"

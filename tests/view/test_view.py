@@ -84,7 +84,7 @@ def test_mean_shares_are_the_keep_rates_of_a_response(plain: View, fair: View) -
 def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fair: View) -> None:
     difference = [abs(own.keep_rates["defense"] - own.keep_rates["directive"]) for own in (plain, fair)]
     assert difference[1] < 0.08 < difference[0]
-    assert plain.mean_share != fair.mean_share and plain.title + ",fair=1" == fair.title
+    assert plain.mean_share != fair.mean_share and plain.title + " fair=1" == fair.title
 
 
 def test_concentration_equals_a_sum_token_by_token() -> None:
@@ -144,7 +144,7 @@ def test_the_page_escapes_everything_and_needs_nothing(plain: View) -> None:
     assert not re.search(r"(src|href)\s*=|url\(|https?://", text)
     body = text[text.index('id="prompt">') : text.index('<span class="tail"')]
     assert html.unescape(re.sub(r"<[^>]*>", "", body.partition(">")[2])) == "".join(plain.tokens[: plain.context])
-    assert text.count("<tr data-layer") == len(plain.layers) and "snapkv,window=4,kernel=5,ratio=0.6" in text
+    assert text.count("<tr data-layer") == len(plain.layers) and "snapkv(kernel=5,window=4) ratio=0.6" in text
     shares = json.loads(re.search(r"const shares = (.*);", text)[1])  # type: ignore[index]
     assert [len(row) for row in shares] == [plain.context] * (len(plain.layers) + 1)
     assert [int(digit, 36) / 35 for digit in shares[1]] == pytest.approx(plain.layers[0].share, abs=0.5 / 35 + 1e-9)
@@ -219,7 +219,7 @@ class TestCommand:
         command = ["view", "sys_ifeval_demo", "--doc", "2", "--model_args", "press=tova,ratio=0.5"]
         assert main(command) == 0
         out = capsys.readouterr().out
-        assert out.startswith("sys_ifeval_demo, doc 2  press=tova,ratio=0.5\n") and "\x1b" not in out
+        assert out.startswith("sys_ifeval_demo, doc 2  tova ratio=0.5\n") and "\x1b" not in out
         assert "⟦defense: " in out and "·" in out and len(re.findall(r"^ +\d+ .*\d\.\d{3} ", out, re.MULTILINE)) == 3
         page_at = tmp_path / "a.html"
         assert main([*command, "--html", str(page_at)]) == 0

@@ -87,13 +87,8 @@ const policyName = (row) => row.press === 'none' ? 'full cache' : pressName(row)
 
 /** What sets a policy apart beyond press, ratio and fairness. */
 function extras(row) {
-  const told = [];
-  if (row.budget !== null) told.push(`budget ${row.budget}`);
-  if (row.keep.length) told.push(`keep ${row.keep.join('+')}`);
-  if (row.positions !== 'original') told.push(row.positions);
-  if (row.decode_budget) told.push(`decode budget ${row.decode_budget}`);
-  if (row.segments && row.segments !== 'auto') told.push(`segments ${row.segments}`);
-  if (row.scope && row.scope !== 'auto') told.push(`scope ${row.scope}`);
+  const told = row.settings.filter((setting) => !setting.startsWith('fair='));
+  if (row.budget !== null) told.unshift(`budget=${row.budget}`);
   if (row.variant) told.push(row.variant);
   return told.join(', ');
 }
