@@ -81,7 +81,7 @@ class FairKV(Processes):
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
-        self.windows, self.backend, notes = attach_chosen(inner, attn_implementation)
+        self.windows, self.attention, notes = attach_chosen(inner, attn_implementation)
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
@@ -115,7 +115,7 @@ class FairKV(Processes):
             eos=self.eos_tokens,
             softmax_dtype=self.softmax_dtype or torch.float32,
             autocast=self._autocast,
-            backend=self.backend,
+            backend=self.attention,
         )
 
     def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
@@ -228,7 +228,7 @@ class FairKV(Processes):
                 **self.policy.describe(),
                 **asdict(self.prompt_settings),
                 **self.totals.describe(),
-                "attn_implementation": self.backend.name,
+                "attn_implementation": self.attention.name,
                 "notes": dict(self.run_log.notes),
                 **provenance.describe(),
                 "model_sha256": self.weights_sha256,

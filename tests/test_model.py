@@ -51,6 +51,10 @@ def test_ratio_zero_is_hf(kind: str) -> None:
     assert any("rolling" in note for note in ours.get_model_info()["fairkv"]["notes"])
 
 
+def test_no_field_of_hf_is_used_for_something_else(lm: FairKV) -> None:
+    assert {name: type(vars(lm)[name]) for name in vars(hf())} == {name: type(v) for name, v in vars(hf()).items()}
+
+
 def test_repetition_penalty_of_the_generation_config_applies_as_in_hf() -> None:
     ours, theirs = fairkv(), hf()
     for lm in (ours, theirs):

@@ -143,4 +143,4 @@ def test_a_torch_whose_kernel_knows_too_little(monkeypatch: pytest.MonkeyPatch) 
 def test_the_results_say_what_attended() -> None:
     lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), attn_implementation="sdpa")
     assert lm.get_model_info()["fairkv"]["attn_implementation"] == "sdpa"
-    assert lm.backend is SDPA
+    assert lm.attention is SDPA
