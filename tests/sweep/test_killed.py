@@ -10,43 +10,42 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import few_builtins
 import pytest
-import worker
 import yaml
 from tiny_sweeps import assert_same, numbers
 
-pytestmark = pytest.mark.long
+from fairkv_eval.sweep.config import sweep_of
+from fairkv_eval.sweep.run import run_sweep
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    worker.write_tasks(folder)
-    return folder
-
-
-def start(folder: Path, output: Path) -> subprocess.Popen:
-    given = {
+def settings(folder: Path, output: Path) -> dict[str, Any]:
+    return {
         "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
         "presses": ["tova", "knorm"],
         "ratios": [0, 0.5],
         "tasks": ["say", "pick"],
-        "gen_kwargs": {"max_gen_toks": 120},
+        "gen_kwargs": {"max_gen_toks": 60},
         "include_path": str(folder),
         "output_path": str(output),
         "bootstrap_iters": 20,
         "device": "cpu",
         "fidelity": True,
     }
+
+
+def start(folder: Path, output: Path) -> subprocess.Popen:
     path = folder / f"{output.name}.yaml"
-    path.write_text(yaml.safe_dump(given))
+    path.write_text(yaml.safe_dump(settings(folder, output)))
+    start_up = os.pathsep.join([str(few_builtins.write(folder)), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", "fairkv_eval.cli", "sweep", str(path)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": start_up},
     )
 
 
@@ -61,40 +60,46 @@ def wait_for(run: subprocess.Popen, output: Path, more: int) -> None:
         time.sleep(0.005)
 
 
-def test_killed_at_random_moments_it_ends_as_an_unbroken_run(folder: Path, tmp_path: Path) -> None:
-    whole = start(folder, tmp_path / "whole")
-    assert (whole.communicate()[1], whole.returncode)[1] == 0
-    draw, kills = random.Random(0), 0
-    total = lines(tmp_path / "whole")
-    while True:
-        run = start(folder, tmp_path / "killed")
-        before = lines(tmp_path / "killed")
-        wait_for(run, tmp_path / "killed", before + draw.randrange(1, total // 3) if kills < 3 else 10**9)
+def answered(output: Path) -> list[tuple[str, int, int]]:
+    """Cell, request and repeat of every answer in the journal; lines that add fidelity to one are left out."""
+    path = output / ".sweep" / "journal.jsonl"
+    entries = [entry for entry in map(json.loads, path.read_text().splitlines()) if "context" in entry]
+    return sorted((entry["cell"], entry["request"], entry["repeat"]) for entry in entries)
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.usefixtures("only_these_tasks")
+def test_killed_at_random_moments_it_ends_as_an_unbroken_run(folder: Path, tmp_path: Path, kills: int) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_sweep(sweep_of(settings(folder, whole)))
+    draw, total = random.Random(0), lines(whole)
+    for _ in range(kills):
+        before = lines(killed)
+        run = start(folder, killed)
+        wait_for(run, killed, before + draw.randrange(1, total // 3))
         time.sleep(draw.random() / 50)
-        if run.poll() is not None:
-            run.communicate()
-            break
         run.kill()
         run.communicate()
-        kills += 1
-        assert lines(tmp_path / "killed") > before
-    assert run.returncode == 0 and kills == 3
-    one, other = numbers(tmp_path / "whole"), numbers(tmp_path / "killed")
-    assert one.keys() == other.keys() and len(one) == 6
-    for key, (results, samples) in one.items():
-        again, resampled = other[key]
-        assert_same(results["results"][key[0]], again["results"][key[0]])
+        assert run.returncode == -signal.SIGKILL and lines(killed) > before
+    last = start(folder, killed)
+    assert (last.communicate()[1], last.returncode)[1] == 0
+    assert_same_files(numbers(whole), numbers(killed))
+    # What was written before a kill was not asked for again.
+    assert answered(killed) == answered(whole)
+
+
+def assert_same_files(whole: dict, killed: dict) -> None:
+    assert whole.keys() == killed.keys() and len(whole) == 6
+    for (task, policy), (results, samples) in whole.items():
+        again, resampled = killed[task, policy]
+        assert_same(results["results"][task], again["results"][task])
         for sample, other_sample in zip(samples, resampled, strict=True):
             assert sample["doc_hash"] == other_sample["doc_hash"]
-            assert key[0] == "pick" or sample["resps"] == other_sample["resps"]
+            assert task == "pick" or sample["resps"] == other_sample["resps"]
             # Nearly nothing, where distributions of float32 are compared with others that are all but the same.
             assert [sample[m] for m in sample["metrics"]] == pytest.approx(
                 [other_sample[m] for m in sample["metrics"]], rel=1e-4, abs=1e-6
             )
-    # No answer twice: what was written before a kill was not asked for again.
-    written = (tmp_path / "killed" / ".sweep" / "journal.jsonl").read_text().splitlines()
-    answers = [tuple(json.loads(line)[name] for name in ("cell", "request", "repeat")) for line in written]
-    assert len(answers) <= total + 2 * 3
 
 
 def test_ctrl_c_is_one_line_and_status_130(folder: Path, tmp_path: Path) -> None:
