@@ -167,7 +167,6 @@ def test_budgets_and_other_conditions_are_left_out_by_name(tmp_path):
     assert [r.policy.ratio for r in next(iter(found.tasks[0].lines.values()))] == [0.0, 0.5]
 
 
-@pytest.mark.long
 def test_command_writes_png_and_svg_whole(folder, tmp_path, capsys):
     output = tmp_path / "drawn"
     assert main(["figures", str(folder), "--output", str(output), "--task", "raccoon_plain"]) == 0

@@ -71,8 +71,7 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
     return [(process.returncode, text) for process, text in zip(started, told, strict=True)]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("processes", "machines"), [(3, 1), (2, 2)])
+@pytest.mark.parametrize(("processes", "machines"), [(3, 1), pytest.param(2, 2, marks=pytest.mark.long)])
 def test_the_numbers_are_those_of_one_process(alone: dict, folder: Path, processes: int, machines: int) -> None:
     for left in folder.glob("results_*.json"):
         left.unlink()
@@ -112,7 +111,6 @@ def _close(ours: list, theirs: list) -> bool:
         return ours == theirs
 
 
-@pytest.mark.long
 def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: Path) -> None:
     # Only the shortest document, which is the second machine's, has no room for so many.
     arguments = {"press": "tova", "ratio": 0.5, "keep": f"0:{worker.SHORTEST // 2 + 1}"}
