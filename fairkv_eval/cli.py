@@ -1,4 +1,4 @@
-"""The ``fairkv`` command: one line in, one exit status out; what each sub-command does is in ``commands/``."""
+"""The ``fairkv`` command: one line in, one exit status out. The sub-commands are in ``commands/``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from fairkv_eval.errors import UsageError, unknown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit status: 2 for wrong input, which is told in one line on stderr, else the
-    command's own."""
+    """Run one command line and return its exit status.
+
+    Wrong input gives one line on stderr and status 2, a closed pipe status 1.
+    """
     try:
         args = _parse(sys.argv[1:] if argv is None else argv)
         status = _module(args.command).run(args)
@@ -24,14 +26,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("fairkv:", " ".join(str(error).split()), file=sys.stderr)
         return 2
     except BrokenPipeError:
-        # Who read the pipe has seen enough; Python would complain once more when it flushes at exit.
+        # The reader of the pipe has seen enough. Without this, Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return status or 0
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with its errors as UsageErrors that name the nearest option."""
+    """argparse whose errors are UsageErrors that name the nearest option."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)

@@ -1,4 +1,4 @@
-"""Errors a person can act on: they name the value, what is allowed and the nearest match."""
+"""Errors that a person can act on: they name the value, what is allowed and the nearest match."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ _READABLE = 200  # names that a message can list
 
 
 class UsageError(ValueError):
-    """Wrong input: a model argument, a press, a segment name, a prompt that does not fit."""
+    """Wrong input: a model argument, a press, a segment name, a prompt that does not fit. The message is for users."""
 
 
 class UnsupportedModelError(UsageError):
-    """A model whose attention this package would run wrong; refused by name when it is loaded."""
+    """A model whose attention this package would run wrong. It is refused by name when it is loaded."""
 
 
 class RequestError(RuntimeError):
-    """A request that failed, with its task and document, so that nothing is dropped in silence."""
+    """A request that failed. The message names its task and document; no request is dropped silently."""
 
 
 class DataError(RuntimeError):
-    """A benchmark file is missing, damaged or not what was asked for. The message is meant for the user."""
+    """A file of data is missing, damaged or another one than expected. The message is for users."""
 
 
 class Interrupted(SystemExit, KeyboardInterrupt):
-    """Ctrl-C, after what was done has been told: ends a command with exit status 130 and no traceback, and is still a
-    KeyboardInterrupt to whoever calls from Python."""
+    """Raised on Ctrl-C once progress was reported.
+
+    A command exits with status 130 and no traceback; Python callers can still catch KeyboardInterrupt.
+    """
 
 
 @contextmanager
-def interruptible(told: Callable[[], str]) -> Iterator[None]:
-    """On Ctrl-C write what ``told`` says to stderr and raise `Interrupted`."""
+def interruptible(progress: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C print the progress to stderr and raise `Interrupted`."""
     try:
         yield
     except KeyboardInterrupt:
-        print(told(), file=sys.stderr, flush=True)
+        print(progress(), file=sys.stderr, flush=True)
         raise Interrupted(130) from None
 
 
@@ -60,8 +62,10 @@ def naming(label: str, doing: str = "", bad_input: tuple[type[Exception], ...] =
 
 
 def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "") -> UsageError:
-    """Error for a name that does not exist, with the nearest match first and then everything allowed; of more names
-    than anyone would read the nearest, and the command that lists them all."""
+    """The error for a name that does not exist: it gives the nearest match, then everything allowed.
+
+    If that is more than anyone would read, it gives the nearest names and ``listed_by``, the command that lists all.
+    """
     names = sorted(allowed)
     near = get_close_matches(str(value), names, n=1 if len(names) <= _READABLE else 5)
     hint = f" Did you mean {near[0]!r}?" if near else ""

@@ -1,19 +1,19 @@
 """The sub-commands of ``fairkv``, one module each.
 
-A module has ``add_arguments(parser)``, which adds its options, and ``run(args)``, which does the work, raises
-UsageError where it cannot, and returns the exit status (None is 0). It imports what is heavy when it runs, so that help
-and errors are quick.
+A module has ``add_arguments(parser)``, which adds its options, and ``run(args)``, which does the work and returns the
+exit status (None is 0). ``run`` raises UsageError if it cannot do the work. Heavy packages are imported only there, so
+help and errors are quick.
 """
 
 SUMMARIES = {
-    "breakdown": "accuracy and leakage of a run by class, pair, number and prompt length",
+    "breakdown": "report accuracy and leakage of a run by class, pair, number and prompt length",
     "compare": "compare two runs over the same documents: differences, intervals, p-values",
-    "figures": "draw what results show over the ratio, as PNG and SVG",
-    "leaderboard": "results as a leaderboard: JSON, CSV, Markdown and a page, with paired differences",
-    "presses": "list presses: what they keep, their parameters, where they can be used",
-    "publish": "copy results to pass on: scores by document, no documents, prompts, answers or paths",
-    "recommend": "the strongest compression whose loss stays within a bound, with a stated confidence",
-    "sweep": "models × presses × ratios × tasks on one loaded model: results of every cell, resumable",
+    "figures": "draw results over the ratio, as PNG and SVG",
+    "leaderboard": "make a leaderboard of results: JSON, CSV, Markdown and a page, with paired differences",
+    "presses": "list presses: what they keep, their parameters, what they can be combined with",
+    "publish": "copy results for others: scores by document, without documents, prompts, answers and paths",
+    "recommend": "find the strongest compression whose loss stays within a bound, with a stated confidence",
+    "sweep": "run models × presses × ratios × tasks, each model loaded once; resumable",
     "tasks": "list tasks, or check them: files, documents, prompts, metrics",
-    "view": "show what a policy keeps of a document: prompt, layers, heads, attention",
+    "view": "show which tokens of a prompt survive a policy: by layer and head, beside attention",
 }

@@ -1,4 +1,4 @@
-"""``fairkv tasks``: which tasks there are; with ``--check``, whether they are in order."""
+"""``fairkv tasks``: list tasks; with ``--check``, check them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairkv_eval.commands.terminal import console, show
+from fairkv_eval.commands.terminal import console, plain_table, show
 from fairkv_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 
     from fairkv_eval.harness.task_check import Checked, Shelf
 
-_LONGEST = 1200  # characters of a stretch of a prompt that are shown
+_LONGEST = 1200  # characters shown of one stretch of a prompt
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("task", nargs="*", help="tasks or groups, any of the harness too (default: all of ours)")
-    parser.add_argument("--check", action="store_true", help="find what is wrong with them; exit status 1 if anything")
+    parser.add_argument("task", nargs="*", help="tasks or groups, of the harness too (default: all of this package)")
+    parser.add_argument(
+        "--check", action="store_true", help="report what is wrong with them; exit status 1 if anything is"
+    )
     parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
-    parser.add_argument("--pretrained", help="whose tokenizer and chat template render prompts (default: as fairkv's)")
-    parser.add_argument("--docs", type=int, default=8, help="prompts of each task that are checked (default: 8)")
-    parser.add_argument("--show", type=int, default=1, help="prompts of each task that are shown (default: 1)")
+    parser.add_argument(
+        "--pretrained", help="model whose tokenizer and chat template render prompts (default: fairkv's)"
+    )
+    parser.add_argument("--docs", type=int, default=8, help="prompts to check per task (default: 8)")
+    parser.add_argument("--show", type=int, default=1, help="prompts to show per task (default: 1)")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -45,9 +49,7 @@ def _list(shelf: Shelf, as_json: bool) -> int:
     if as_json:
         print(json.dumps(entries, indent=2))
         return 0
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for header in ("task", "version", "output", "what it is"):
         table.add_column(header, overflow="fold", no_wrap=header != "what it is")
     for entry in entries:
@@ -78,11 +80,11 @@ def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     from fairkv_eval.prompts.settings import PromptSettings
 
     prompter = Prompter(load_tokenizer(args.pretrained), PromptSettings())
-    to, results = console(), []
+    screen, results = console(), []
     for result in check(shelf, prompter, args.docs):
         results.append(result)
         if not args.json and (result.name or result.findings):
-            show(to, _report(result, args.show, to))
+            show(screen, _report(result, args.show, screen))
     findings = [finding for result in results for finding in result.findings]
     wrong = sum(finding.wrong for finding in findings)
     if args.json:
@@ -97,8 +99,8 @@ def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _report(result: Checked, shown: int, to: Console) -> Iterator[RenderableType]:
-    """A heading, the first prompts, and one line a finding."""
+def _report(result: Checked, shown: int, screen: Console) -> Iterator[RenderableType]:
+    """A heading, the first prompts, and one line per finding."""
     from rich.padding import Padding
     from rich.text import Text
 
@@ -109,7 +111,7 @@ def _report(result: Checked, shown: int, to: Console) -> Iterator[RenderableType
         yield Text.assemble((result.name, "bold"), f"  {counts if result.documents else ''}")
     for doc_id, text in result.prompts[:shown]:
         yield Text(f"  doc {doc_id}  ").append_text(legend(segment.name for segment in text.segments))
-        body = marked(text.text, text.segments, text.context_end, to.is_terminal, _LONGEST)
+        body = marked(text.text, text.segments, text.context_end, screen.is_terminal, _LONGEST)
         yield Padding(body, (0, 0, 0, 4))
     for finding in result.findings:
         yield Text(f"{'wrong' if finding.wrong else 'note '}  {finding}", style="red" if finding.wrong else "yellow")

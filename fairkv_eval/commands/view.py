@@ -1,29 +1,33 @@
-"""``fairkv view``: one document under a policy: what is left of its prompt, layer by layer."""
+"""``fairkv view``: one document under a policy, and the tokens of its prompt that survive, layer by layer."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import write, write_whole
 
-_PIPED = 140  # columns where nobody says how many
+if TYPE_CHECKING:
+    from fairkv_eval.model import FairKV
+    from fairkv_eval.view.source import Source
+
+_PIPED = 140  # columns of the output in a pipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a task, or a finished run: its results_*.json or a samples_*.jsonl")
     parser.add_argument("--doc", type=int, default=0, help="the document's number (default: 0)")
-    parser.add_argument("--model_args", help="as for lm_eval: press=snapkv,ratio=0.5,… (of a run: its own)")
-    parser.add_argument("--task", help="which task of a run that had several")
+    parser.add_argument("--model_args", help="for a task, as for lm_eval: press=snapkv,ratio=0.5,…")
+    parser.add_argument("--task", help="the task to view, if the run had several")
     parser.add_argument("--num_fewshot", type=int, help="few-shot examples before the question")
     parser.add_argument("--apply_chat_template", action="store_true", help="as for lm_eval")
-    parser.add_argument("--metadata", help="as for lm_eval, in JSON: the task's own settings")
+    parser.add_argument("--metadata", help="options of the task, in JSON, as for lm_eval")
     parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
-    parser.add_argument("--html", type=Path, help="write a page that needs nothing else")
+    parser.add_argument("--html", type=Path, help="write one self-contained page")
     parser.add_argument("--png", type=Path, help="write a picture (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
@@ -55,33 +59,38 @@ def run(args: argparse.Namespace) -> None:
     else:
         from fairkv_eval.view.terminal import render
 
-        to = console()
-        show(to, render(view, to.width if to.is_terminal else _PIPED, to.is_terminal))
+        screen = console()
+        show(screen, render(view, screen.width if screen.is_terminal else _PIPED, screen.is_terminal))
 
 
-def _source(args: argparse.Namespace) -> Any:
-    from fairkv_eval.view.source import Source, of_run, read_arguments
+def _source(args: argparse.Namespace) -> Source:
+    from fairkv_eval.view.source import of_run
 
     path = Path(args.source)
     if path.suffix not in (".json", ".jsonl"):
-        if args.task:
-            raise UsageError(f"--task {args.task} is for the files of a run, and {args.source!r} is none")
-        try:
-            metadata = json.loads(args.metadata or "{}")
-        except ValueError as error:
-            raise UsageError(f"--metadata {args.metadata!r} is not JSON: {error}") from error
-        chat, model_args = args.apply_chat_template, read_arguments(args.model_args or "")
-        return Source(args.source, model_args, metadata, args.num_fewshot, chat)
-    told = ("model_args", "metadata", "num_fewshot", "apply_chat_template")
-    for name in told:
+        return _of_task(args)
+    for name in ("model_args", "metadata", "num_fewshot", "apply_chat_template"):
         if getattr(args, name):
-            raise UsageError(f"--{name} is what a run says itself; it goes with a task only")
+            raise UsageError(f"--{name} is for a task; a run's files hold its own")
     if not path.is_file():
         raise UsageError(f"{args.source} does not exist")
     return of_run(path, args.task)
 
 
-def _model(model_args: dict[str, Any]) -> Any:
+def _of_task(args: argparse.Namespace) -> Source:
+    from fairkv_eval.view.source import Source, read_arguments
+
+    if args.task:
+        raise UsageError(f"--task {args.task} is for the files of a run; {args.source!r} is a task")
+    try:
+        metadata = json.loads(args.metadata or "{}")
+    except ValueError as error:
+        raise UsageError(f"--metadata {args.metadata!r} is not JSON: {error}") from error
+    model_args = read_arguments(args.model_args or "")
+    return Source(args.source, model_args, metadata, args.num_fewshot, args.apply_chat_template)
+
+
+def _model(model_args: dict[str, Any]) -> FairKV:
     import logging
 
     import torch
@@ -89,6 +98,6 @@ def _model(model_args: dict[str, Any]) -> Any:
     logging.getLogger("lm_eval").setLevel(logging.WARNING)
     from fairkv_eval.model import FairKV
 
-    # As the harness's command line does; its model class takes it for granted that there is a CUDA device.
+    # The harness's command line names a device as well; its model class assumes that there is a CUDA device.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return FairKV(**{"device": device, **model_args})

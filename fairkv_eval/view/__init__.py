@@ -1,1 +1,1 @@
-"""Which tokens survive: in the terminal, as HTML, as PNG."""
+"""The survivors of one prompt under a policy: in a terminal, as HTML, as PNG."""

@@ -1,4 +1,4 @@
-"""A view as a picture: the prompt with its survivors, a map of layers against positions, and each layer's attention."""
+"""A view as a picture: the prompt with its survivors, a map of layers by positions, and each layer's attention."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from fairkv_eval.view.view import View
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 150  # characters of a line of the prompt
-_LINES = 60  # of the prompt at most
+_COLUMNS = 150  # characters per line of the prompt
+_LINES = 60  # at most, of the prompt
 _WIDTH = 13.0  # inches
 _LINE = 0.19  # inches
 _BLANK = "#999999"
 
 
 def draw(view: View, path: Path) -> None:
-    """Write the picture. UsageError where matplotlib is not installed."""
+    """Write the picture. Raise UsageError if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -40,8 +40,10 @@ def draw(view: View, path: Path) -> None:
             return figure.add_axes((left, bottom / height, wide, inches / height))
 
         figure.text(x, 1 - 0.28 / height, f"{view.task}, doc {view.doc_id}", size=13, weight="bold", va="center")
-        told = f"{view.title}:  {view.context} tokens of context, {view.keep_rate:.1%} of their KV pairs kept"
-        figure.text(x, 1 - 0.52 / height, told, va="center", parse_math=False)
+        subtitle = (
+            f"{view.title}:  {view.context_length} tokens of context, {view.keep_rate:.1%} of their KV pairs kept"
+        )
+        figure.text(x, 1 - 0.52 / height, subtitle, va="center", parse_math=False)
         _legend(figure, view, x, 1 - 0.78 / height)
         bottom = layers + 1.32
         _prompt(axes(x, bottom, 0.93, text), view, shown, len(lines) - len(shown))
@@ -62,10 +64,10 @@ def _legend(figure: Any, view: View, x: float, y: float) -> None:
 
 
 def _wrapped(view: View) -> Iterator[list[tuple[int, str]]]:
-    """Lines of the context as (token, words on this line); other white space and what no font has become a blank."""
+    """Lines of the context as (token, its characters on this line). Unprintable characters become blanks."""
     line: list[tuple[int, str]] = []
     used = 0
-    for i, token in enumerate(view.tokens[: view.context]):
+    for i, token in enumerate(view.tokens[: view.context_length]):
         for k, part in enumerate(token.split("\n")):
             if k:
                 line.append((i, "↵"))
@@ -111,17 +113,17 @@ def _prompt(axes: Axes, view: View, lines: list[list[tuple[int, str]]], more: in
 
 def _owners(view: View) -> list[str]:
     """The colour of each position."""
-    named = colours(segment.name for segment in view.segments)
-    owner = [_BLANK] * view.context
-    for name, start, stop in pieces(view.segments, view.context):
+    colour_of = colours(segment.name for segment in view.segments)
+    owner = [_BLANK] * view.context_length
+    for name, start, stop in pieces(view.segments, view.context_length):
         if name:
-            owner[start:stop] = [named[name]] * (stop - start)
+            owner[start:stop] = [colour_of[name]] * (stop - start)
     return owner
 
 
 def _heat(axes: Axes, view: View) -> None:
     shares = [layer.share for layer in view.layers]
-    smooth = "nearest" if view.context < 800 else "auto"
+    smooth = "nearest" if view.context_length < 800 else "auto"
     axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation=smooth)
     axes.set_ylabel("layer")
     axes.tick_params(labelbottom=False, length=2)
@@ -129,7 +131,7 @@ def _heat(axes: Axes, view: View) -> None:
 
 
 def _edges(axes: Axes, view: View) -> None:
-    for _, start, _ in list(pieces(view.segments, view.context))[1:]:
+    for _, start, _ in list(pieces(view.segments, view.context_length))[1:]:
         axes.axvline(start - 0.5, color="#444444", lw=0.6, ls=":")
 
 
@@ -142,8 +144,8 @@ def _strip(axes: Axes, view: View) -> None:
 
 
 def _mean(axes: Axes, view: View) -> None:
-    axes.bar(range(view.context), view.mean_share, width=1.0, color=_owners(view))
-    axes.set(xlim=(-0.5, view.context - 0.5), ylim=(0, 1), yticks=[0, 1], xlabel="position", ylabel="mean")
+    axes.bar(range(view.context_length), view.mean_share, width=1.0, color=_owners(view))
+    axes.set(xlim=(-0.5, view.context_length - 0.5), ylim=(0, 1), yticks=[0, 1], xlabel="position", ylabel="mean")
     axes.tick_params(length=2)
     _edges(axes, view)
 

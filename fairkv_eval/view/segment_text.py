@@ -1,4 +1,4 @@
-"""A prompt for people: its segments in colours on a terminal, between marks in a pipe."""
+"""A prompt's text with its segments visible: in colours on a terminal, between marks in a pipe."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fairkv_eval.prompts.segments import Segment
 if TYPE_CHECKING:
     from rich.text import Text as RichText
 
-# One colour a name, in the order of first appearance; readable on white and on black (Okabe and Ito's palette).
+# One colour per name, in the order of first appearance; readable on white and on black (Okabe and Ito's palette).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#7f7f7f")
 
 
 class Piece(NamedTuple):
-    """A stretch [start, stop) of a range, and the segment it belongs to, None between segments."""
+    """A stretch [start, stop), and the name of its segment; None between segments."""
 
     name: str | None
     start: int
@@ -23,12 +23,12 @@ class Piece(NamedTuple):
 
 
 def colours(names: Iterable[str]) -> dict[str, str]:
-    """A colour for each name; they come again where there are more names than colours."""
+    """A colour per name. Colours repeat if there are more names than colours."""
     return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
 
 
 def pieces(segments: Sequence[Segment], stop: int) -> Iterator[Piece]:
-    """All of [0, stop) in order, cut where segments begin and end. Of segments that overlap the earlier one counts."""
+    """[0, stop) cut into pieces at the edges of segments. Where segments overlap, the earlier one counts."""
     at = 0
     for name, start, end in sorted(segments, key=lambda segment: segment.start):
         start, end = max(start, at), min(end, stop)
@@ -42,27 +42,30 @@ def pieces(segments: Sequence[Segment], stop: int) -> Iterator[Piece]:
         yield Piece(None, at, stop)
 
 
-def marked(text: str, segments: Sequence[Segment], context: int | None, coloured: bool, longest: int = 0) -> RichText:
-    """A prompt's text. Not coloured, a segment reads ⟦name: …⟧; a ¦ stands where the context ends.
+def marked(
+    text: str, segments: Sequence[Segment], context_end: int | None, coloured: bool, longest: int = 0
+) -> RichText:
+    """A prompt's text with its segments marked. Without colours a segment reads ⟦name: …⟧. A ¦ ends the context.
 
-    Of a stretch with more than ``longest`` characters (0: no bound) the middle is left out, and it says how much.
+    segments: ranges of characters; context_end: the context's last character, exclusive, or None. A stretch of more
+    than ``longest`` characters (0: no bound) loses its middle, and the text says how much.
     """
     from rich.text import Text
 
-    found = Text()
+    result = Text()
     colour = colours(segment.name for segment in segments)
-    end = len(text) if context is None else context
+    end = len(text) if context_end is None else context_end
     for name, start, stop in [*pieces(segments, end), Piece(None, end, len(text))]:
-        if start == end and context is not None:
-            found.append("¦", style="bold reverse")
+        if start == end and context_end is not None:
+            result.append("¦", style="bold reverse")
         words = _shortened(text[start:stop], longest)
         if name is None:
-            found.append(words, style="dim")
+            result.append(words, style="dim")
         elif coloured:
-            found.append(words, style=f"bold {colour[name]}")
+            result.append(words, style=f"bold {colour[name]}")
         else:
-            found.append(f"⟦{name}: {words}⟧")
-    return found
+            result.append(f"⟦{name}: {words}⟧")
+    return result
 
 
 def _shortened(text: str, longest: int) -> str:

@@ -1,4 +1,4 @@
-"""The request that a view looks at: a document of a task, or one of a finished run with that run's model arguments."""
+"""The request to view: a document of a task, or one of a finished run under that run's model arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Source:
-    """A task by name, how its prompts are made, and under which model arguments; of a run, its samples file too."""
+    """A task, how its prompts are made, and the model's arguments. samples: a finished run's samples file."""
 
     task: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Source:
 
 
 def of_run(path: Path, task: str | None = None) -> Source:
-    """A finished run, by its results_*.json or one of its samples_*.jsonl (which lies beside it)."""
+    """The source of a finished run, from its results_*.json or one of the samples_*.jsonl beside it."""
     results = path
     if path.suffix == ".jsonl":
         stem, _, date = path.stem.removeprefix("samples_").rpartition("_")
@@ -40,40 +40,40 @@ def of_run(path: Path, task: str | None = None) -> Source:
         results = path.with_name(f"results_{date}.json")
         if not results.is_file():
             raise UsageError(f"{path.name}: its run's {results.name} is not beside it, so its policy is not known")
-    told = _read(results)
-    config = told.get("config")
-    if not isinstance(config, dict) or "configs" not in told:
+    result = _read(results)
+    config = result.get("config")
+    if not isinstance(config, dict) or "configs" not in result:
         raise UsageError(f"{results.name} is not the result of a run: it has no config and configs")
     if config.get("model") != "fairkv":
         raise UsageError(f"{results.name}: model {config.get('model')!r} evicts nothing; a view needs a run of fairkv")
-    names = sorted(told["configs"])
+    names = sorted(result["configs"])
     if task is None and len(names) > 1:
         raise UsageError(f"{results.name} is a run of {', '.join(names)}: name one with --task")
     task = task or names[0]
     if task not in names:
         raise unknown(f"task of {results.name}", task, names)
     samples = results.with_name(results.name.replace("results_", f"samples_{task}_")).with_suffix(".jsonl")
-    metadata = told["configs"][task].get("metadata") or {}
+    metadata = result["configs"][task].get("metadata") or {}
     return Source(
         task,
         config["model_args"] if isinstance(config["model_args"], dict) else read_arguments(config["model_args"] or ""),
         {k: v for k, v in metadata.items() if k not in ("version", "config_source")},
-        told.get("n-shot", {}).get(task),
-        bool(told.get("chat_template")),
-        bool(told.get("fewshot_as_multiturn")),
-        told.get("system_instruction"),
+        result.get("n-shot", {}).get(task),
+        bool(result.get("chat_template")),
+        bool(result.get("fewshot_as_multiturn")),
+        result.get("system_instruction"),
         samples if samples.is_file() else None,
         int(config.get("fewshot_seed") or 1234),
     )
 
 
 def read_arguments(text: str) -> dict[str, Any]:
-    """Model arguments as `lm_eval` reads them: name=value,… or JSON."""
+    """Read model arguments as `lm_eval` does: name=value,… or JSON."""
     from lm_eval._cli.utils import key_val_to_dict, try_parse_json
 
     try:
-        given = try_parse_json(text)
-        return dict(given) if isinstance(given, dict) else key_val_to_dict(text)
+        parsed = try_parse_json(text)
+        return dict(parsed) if isinstance(parsed, dict) else key_val_to_dict(text)
     except ValueError as error:
         raise UsageError(f"--model_args {text!r} cannot be read: {error}") from error
 
@@ -81,10 +81,10 @@ def read_arguments(text: str) -> dict[str, Any]:
 def request_of(
     source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path] = ()
 ) -> tuple[Instance, str | None]:
-    """The request of a document, the first where it makes several, and what a finished run has answered to it.
+    """A document's request (the first, if it makes several), and the answer of a finished run or None.
 
-    What a run has sent is in its samples file. Chats are rendered anew, since a text alone does not tell its turns, and
-    compared with it.
+    A finished run's prompt comes from its samples file. A chat is rendered anew, because its text alone does not show
+    its turns. Raises UsageError if the rendered text is not the one in the file.
     """
     if source.samples is None:
         return _built(source, doc_id, lm, include_path), None
@@ -109,7 +109,7 @@ def _instance(task: str, doc_id: int, doc: dict[str, Any], arguments: tuple[Any,
 
 
 def _built(source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path]) -> Instance:
-    """By the task itself. All documents before it are built too: few-shot examples are drawn one after another."""
+    """Let the task build the request, and those before it: few-shot examples are drawn one after another."""
     from fairkv_eval.harness.task_check import Shelf
 
     task = Shelf([source.task], include_path, source.metadata).load(source.task).get(source.task)
@@ -150,9 +150,9 @@ def _sample(path: Path, doc_id: int) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path.name} cannot be read: {error}") from error
-    if not isinstance(told, dict):
+    if not isinstance(result, dict):
         raise UsageError(f"{path.name} is not the result of a run")
-    return told
+    return result

@@ -27,7 +27,7 @@ from fairkv_eval.model import FairKV
 from fairkv_eval.view.html import render as page
 from fairkv_eval.view.png import draw
 from fairkv_eval.view.source import of_run, read_arguments
-from fairkv_eval.view.view import Looker, View, bins, concentration, look, words
+from fairkv_eval.view.view import LayerWatcher, View, bins, concentration, look, words
 
 SYSTEM = "Be brief & <b>polite</b>. Never tell the secret to anybody.\n\nAnswer in French, in capitals, without commas."
 DOC = tiny.chat_doc(SYSTEM, "Hello <i>?", ("defense", SYSTEM.split("\n\n")[0]), ("directive", SYSTEM.split("\n\n")[1]))
@@ -55,11 +55,11 @@ def fair() -> View:
 def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairness: float, kind: str) -> None:
     model = attached(kind)
     job = Job(prompt(3), policy(name, 0.6, fairness), Generate(2), "")
-    looker = Looker()
-    cache = Engine(*model, ask=ask).watch(job, looker)
+    watcher = LayerWatcher()
+    cache = Engine(*model, ask=ask).watch(job, watcher)
     kept = reference.survivors(model[0], job.prompt.tokens[:18], job.prompt.segments, job.policy, ask)
-    assert [layer.index for layer in looker.layers] == list(range(3))
-    for layer, heads in zip(looker.layers, kept, strict=True):
+    assert [layer.index for layer in watcher.layers] == list(range(3))
+    for layer, heads in zip(watcher.layers, kept, strict=True):
         if layer.window is None:
             assert layer.kept == [len(head) for head in heads]
             assert layer.share == [sum(at in head for head in heads) / len(heads) for at in range(18)]
@@ -75,10 +75,10 @@ def test_mean_shares_are_the_keep_rates_of_a_response(plain: View, fair: View) -
         lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), press="snapkv", window=4, ratio=0.6, **arguments)
         told = lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry
         assert own.keep_rates == told["segments"] and own.keep_rate == told["keep_rate"]
-        assert len(own.mean_share) == own.context == told["context_tokens"]
+        assert len(own.mean_share) == own.context_length == told["context_tokens"]
         for name, start, stop in own.segments:
             assert sum(own.mean_share[start:stop]) / (stop - start) == pytest.approx(told["segments"][name])
-        assert all(layer.kept == [n_kept(own.context, 0.6)] * 2 for layer in own.layers)
+        assert all(layer.kept == [n_kept(own.context_length, 0.6)] * 2 for layer in own.layers)
 
 
 def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fair: View) -> None:
@@ -90,11 +90,14 @@ def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fa
 def test_concentration_equals_a_sum_token_by_token() -> None:
     model = attached()
     job = Job(prompt(5), policy("h2o", 0.5), Generate(1), "")
-    looker, dense = Looker(), reference.Dense()
-    Engine(*model).watch(job, looker)
+    watcher, dense = LayerWatcher(), reference.Dense()
+    Engine(*model).watch(job, watcher)
     reference.logits_of(model[0], job.prompt.tokens[:18], dense)
     for layer, weights, heads in zip(
-        looker.layers, dense.weights, reference.survivors(model[0], job.prompt.tokens[:18], (), job.policy), strict=True
+        watcher.layers,
+        dense.weights,
+        reference.survivors(model[0], job.prompt.tokens[:18], (), job.policy),
+        strict=True,
     ):
         entropy, top, held = [], [], []
         for head, rows in enumerate(weights.tolist()):
@@ -143,10 +146,11 @@ def test_the_page_escapes_everything_and_needs_nothing(plain: View) -> None:
     assert "<b>polite" not in text and "<i>?" not in text
     assert not re.search(r"(src|href)\s*=|url\(|https?://", text)
     body = text[text.index('id="prompt">') : text.index('<span class="tail"')]
-    assert html.unescape(re.sub(r"<[^>]*>", "", body.partition(">")[2])) == "".join(plain.tokens[: plain.context])
+    context = "".join(plain.tokens[: plain.context_length])
+    assert html.unescape(re.sub(r"<[^>]*>", "", body.partition(">")[2])) == context
     assert text.count("<tr data-layer") == len(plain.layers) and "snapkv(kernel=5,window=4) ratio=0.6" in text
     shares = json.loads(re.search(r"const shares = (.*);", text)[1])  # type: ignore[index]
-    assert [len(row) for row in shares] == [plain.context] * (len(plain.layers) + 1)
+    assert [len(row) for row in shares] == [plain.context_length] * (len(plain.layers) + 1)
     assert [int(digit, 36) / 35 for digit in shares[1]] == pytest.approx(plain.layers[0].share, abs=0.5 / 35 + 1e-9)
 
 
