@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_comm
 from lm_eval.utils import sanitize_model_name
 
 from fairkv_eval import provenance
+from fairkv_eval.command_line import command_line
 from fairkv_eval.engine.fidelity import METRICS
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import LogLikelihood, Response
@@ -159,24 +159,20 @@ def account(answers: Answers) -> dict[str, Any]:
 
 def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
     """The plain harness's command line for the same cell."""
-    options = {
-        "model": "fairkv",
-        "model_args": json.dumps({**arguments, **cell.policy.arguments()}, ensure_ascii=False),
-        "tasks": cell.task,
-        "limit": sweep.limit,
-        "num_fewshot": sweep.num_fewshot,
-        "gen_kwargs": json.dumps(sweep.gen_kwargs) if sweep.gen_kwargs else None,
-        "metadata": json.dumps(sweep.metadata) if sweep.metadata else None,
-        "include_path": " ".join(Path(path).name for path in sweep.include_path) or None,
-        "system_instruction": sweep.system_instruction,
-        "seed": ",".join(map(str, sweep.seed)),
-        "batch_size": sweep.batch_size,
-    }
-    texts = {k: f"{v:g}" if isinstance(v, float) else str(v) for k, v in options.items() if v is not None}
-    given = [f"--{name} {shlex.quote(text)}" for name, text in texts.items()]
-    template = sweep.apply_chat_template
-    given += [f"--apply_chat_template{'' if template is True else f' {shlex.quote(str(template))}'}"] * bool(template)
-    return " ".join(["lm_eval", *given])
+    return command_line(
+        "fairkv",
+        {**arguments, **cell.policy.arguments()},
+        cell.task,
+        sweep.seed,
+        num_fewshot=sweep.num_fewshot,
+        limit=sweep.limit,
+        batch_size=sweep.batch_size,
+        gen_kwargs=sweep.gen_kwargs,
+        metadata=sweep.metadata,
+        include_path=" ".join(Path(path).name for path in sweep.include_path) or None,
+        system_instruction=sweep.system_instruction,
+        apply_chat_template=sweep.apply_chat_template,
+    )
 
 
 def _before(folder: Path) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 import yaml
 
+from fairkv_eval.command_line import SEEDS
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.policy_arguments import AMOUNTS, NAMES
 
-SEEDS = (0, 1234, 1234, 1234)  # of Python, numpy, torch and the few-shot examples: the harness's defaults
 _LOGGERS = ("wandb_args", "wandb_config_args", "hf_hub_log_args")
 _GRID = ("ratios", "budgets", "fair")
 
