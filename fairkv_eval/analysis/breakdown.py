@@ -19,6 +19,7 @@ import statsmodels.api as sm
 from statsmodels.stats.proportion import proportion_confint
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.instruction_classes import class_of
 
 BY = ("class", "id", "pair", "number", "length")
 OF_INSTRUCTIONS = ("inst_level_strict_acc", "inst_level_loose_acc")
@@ -71,7 +72,7 @@ def read(path: Path, length: Length = lambda text: len(text.split())) -> Samples
             ids = list(doc.get("instruction_id_list") or ())
             told = {name: sample[name] for name in OF_INSTRUCTIONS if isinstance(sample.get(name), list)}
             documents.append({"document": key, "number": len(ids), "length": length(_system(doc)), **_numbers(sample)})
-            parts = [{"id": id_, "class": id_.partition(":")[0]} for id_ in ids]
+            parts = [{"id": id_, "class": class_of(id_)} for id_ in ids]
             own = [part | {m: bool(told[m][i]) for m in told} for i, part in enumerate(parts)]
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UsageError(f"{path.name}, line {number}: not a sample of the harness ({error!r})") from error

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fairkv_eval.bootstrap import Floats, mean_intervals
 from fairkv_eval.errors import UsageError
 
-CONFIDENCE = 0.95  # of the intervals
 _SHARES = 840  # lcm of 1 to 8: a document's share of up to 8 instructions is a whole number of these
 _GRID = 8192  # steps that the absolute differences sum to where they are no such shares
 _EXACT = 1000  # differences up to which the test counts every choice of signs
-_BLOCK = 1 << 22  # numbers held at once
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -61,7 +57,7 @@ def differences(
         by_length.setdefault(len(gap), []).append(index)
     intervals: dict[int, tuple[float, float]] = {}
     for indices in by_length.values():
-        lows, highs = _intervals(np.stack([gaps[i] for i in indices], axis=1), resamples, seed)
+        lows, highs = mean_intervals(np.stack([gaps[i] for i in indices], axis=1), resamples, seed)
         intervals |= {i: (float(low), float(high)) for i, low, high in zip(indices, lows, highs, strict=True)}
     return [Difference(len(gap), float(gap.mean()), *intervals[i], sign_flip(gap)) for i, gap in enumerate(gaps)]
 
@@ -144,35 +140,6 @@ def _gaps(a: Sequence[float], b: Sequence[float]) -> Floats:
         raise UsageError(f"document {int(np.argmin(np.isfinite(gaps)))} has no finite value")
     # 0.6 − 0.5 and 0.3 − 0.2 are one difference, and 0.3 − (0.1 + 0.2) is none.
     return np.round(gaps, 12)
-
-
-def _intervals(gaps: Floats, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Percentile bootstrap interval of each column of gaps [n, pairs]."""
-    n, pairs = gaps.shape
-    if n < 2:
-        return np.full(pairs, np.nan), np.full(pairs, np.nan)
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.empty(pairs), np.empty(pairs)
-    width = max(1, _BLOCK // resamples)
-    for start in range(0, pairs, width):
-        columns = gaps[:, start : start + width]
-        means = np.concatenate([weights @ columns for weights in resample_weights(n, resamples, seed)])
-        low[start : start + width], high[start : start + width] = np.quantile(means, (tail, 1 - tail), axis=0)
-    return low, high
-
-
-def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Floats]:
-    """What each document counts in each resample, over n: blocks of [rows, n] that have ``resamples`` rows in all."""
-    rows = max(1, _BLOCK // n)
-    for start in range(0, resamples, rows):
-        yield _block(n, min(rows, resamples - start), seed, start)
-
-
-@lru_cache(maxsize=4)
-def _block(n: int, rows: int, seed: int, start: int) -> Floats:
-    drawn = np.random.default_rng((seed, n, start)).integers(n, size=(rows, n))
-    offsets = n * np.arange(rows)[:, None]
-    return np.bincount((drawn + offsets).ravel(), minlength=rows * n).reshape(rows, n) / n
 
 
 def _steps(gaps: Floats) -> NDArray[np.int64]:

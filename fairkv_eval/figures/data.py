@@ -8,18 +8,19 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fairkv_eval.analysis.paired import resample_weights
-from fairkv_eval.metrics import FAMILIES
+from fairkv_eval import bootstrap
+from fairkv_eval.bootstrap import Floats
+from fairkv_eval.instruction_classes import CLASSES
+from fairkv_eval.metrics.fairness import relative_spread
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 RESAMPLES = 500
+_ENDS = (0.025, 0.975)  # not bootstrap.ENDS: its last bit differs, and published figures would be drawn anew
 _Z = 1.96  # standard errors on either side of a 95 % interval
 _SHARES = ("acc", "prompt_level_", "inst_level_", "rouge", "leak@", "keep_rate", "refusal")
 
-Floats = NDArray[np.float64]
 Point = tuple[float, float | None, float | None]  # value and its interval
 
 
@@ -77,7 +78,7 @@ class Task:
     @cached_property
     def classes(self) -> list[str]:
         """The instruction classes it measures; [] where there are fewer than two, so that nothing can be compared."""
-        found = [name for name in FAMILIES if f"acc_{name}" in self.metrics()]
+        found = [name for name in CLASSES if f"acc_{name}" in self.metrics()]
         return found if len(found) > 1 else []
 
     def documents(self, record: Record, metrics: Sequence[str]) -> Floats | None:
@@ -181,9 +182,8 @@ def single_with_multi(task: Task, record: Record) -> Point | None:
         return None
     parts = alone[:, both], together[:, both]
     whole = np.full((1, len(values)), 1 / len(values))
-    return _correlated(
-        *(_weighted(whole, part) for part in parts), *(_weighted(_weights(part), part) for part in parts)
-    )
+    means = (bootstrap.weighted_means(whole, part) for part in parts)
+    return _correlated(*means, *(bootstrap.resampled_means(part, RESAMPLES) for part in parts))
 
 
 def spread(task: Task, record: Record) -> tuple[float, float] | None:
@@ -194,11 +194,9 @@ def spread(task: Task, record: Record) -> tuple[float, float] | None:
     names = [f"acc_{name}" for name in task.classes]
     if not all(name in r.metrics for r in (record, task.full) for name in names):
         return None
-    followed = [name for name in names if task.full.metrics[name].value > 0]
-    if len(followed) < 2:
-        return None
-    shares = [record.metrics[name].value / task.full.metrics[name].value for name in followed]
-    return float(np.mean([record.metrics[name].value for name in followed])), max(shares) - min(shares)
+    scores, reference = ({name: r.metrics[name].value for name in names} for r in (record, task.full))
+    followed = [score for name, score in scores.items() if reference[name] > 0]
+    return (float(np.mean(followed)), relative_spread(scores, reference)) if len(followed) > 1 else None
 
 
 def series(
@@ -237,21 +235,10 @@ def _alone(short: Mapping[RecordedPolicy, str], line: RecordedPolicy) -> bool:
     return len({other.name for other, name in short.items() if name == line.press}) == 1
 
 
-def _weights(values: Floats) -> Floats:
-    return np.concatenate(list(resample_weights(len(values), RESAMPLES, 0)))
-
-
 def _resampled(task: Task, record: Record, metrics: Sequence[str]) -> Floats | None:
     """Means [resamples, metrics] over resampled documents, the same ones for every record of a task."""
     values = task.documents(record, metrics)
-    return None if values is None or len(values) < 2 else _weighted(_weights(values), values)
-
-
-def _weighted(weights: Floats, values: Floats) -> Floats:
-    """Weighted means [rows, metrics] over the documents a metric applies to; nan where none was drawn."""
-    has = ~np.isnan(values)
-    total = weights @ has
-    return np.divide(weights @ np.where(has, values, 0), total, out=np.full_like(total, np.nan), where=total > 0)
+    return None if values is None or len(values) < 2 else bootstrap.resampled_means(values, RESAMPLES)
 
 
 def _correlated(a: Floats, b: Floats, drawn_a: Floats | None, drawn_b: Floats | None) -> Point | None:
@@ -278,5 +265,5 @@ def _interval(drawn: Floats) -> tuple[float | None, float | None]:
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < RESAMPLES / 2:
         return None, None
-    low, high = np.quantile(drawn, (0.025, 0.975))
+    low, high = bootstrap.interval(drawn, _ENDS)
     return float(low), float(high)

@@ -36,7 +36,7 @@ from fairkv_eval.figures.panels import (
     over_ratio,
     with_series,
 )
-from fairkv_eval.metrics import FAMILIES
+from fairkv_eval.instruction_classes import CLASSES
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 
@@ -140,7 +140,7 @@ def _segments(task: Task) -> dict[str, list[tuple[str, str]]]:
     found: dict[str, list[tuple[str, str]]] = {}
     for metric in sorted(name for name in task.metrics() if name.startswith("keep_rate_")):
         segment = metric.removeprefix("keep_rate_")
-        kind = "_class" if segment in FAMILIES else "_position" if segment.startswith("position_") else ""
+        kind = "_class" if segment in CLASSES else "_position" if segment.startswith("position_") else ""
         found.setdefault(kind, []).append((segment.replace("_", " "), metric))
     return found
 

@@ -1,9 +1,4 @@
-"""Scoring shared by the tasks: what the response followed, what it leaked, and what the eviction did to its context.
-
-The `*_results` functions are tasks' `process_results`; they put together the small functions below them. A metric that
-does not apply to a document (a family it lacks, a segment it lacks, telemetry from a plain model) is left out of its
-result, and the harness then averages over the documents that have it. All values are plain floats and bools.
-"""
+"""Instruction following: the harness's IFEval scores of a response, with accuracy by class and telemetry."""
 
 from __future__ import annotations
 
@@ -14,24 +9,13 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from fairkv_eval.instruction_classes import by_class
 from fairkv_eval.metrics.keep_rates import Doc, telemetry
 from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
-FAMILIES = (
-    "keywords",
-    "detectable_format",
-    "length_constraints",
-    "change_case",
-    "startend",
-    "punctuation",
-    "combination",
-    "detectable_content",
-    "language",
-)
-
 
 def ifeval_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
-    """Instruction following: the harness's four IFEval metrics, families, single and multi, telemetry."""
+    """A task's `process_results`: the harness's four IFEval metrics, classes, single and multi, telemetry."""
     scores = instruction_scores(doc, str(results[0]))
     followed = scores["inst_level_strict_acc"]
     return scores | breakdown(doc["instruction_id_list"], followed) | telemetry(results[0])
@@ -54,18 +38,15 @@ def instruction_scores(doc: Doc, response: str) -> dict[str, Any]:
 
 
 def breakdown(instruction_ids: Sequence[str], followed: Sequence[bool]) -> dict[str, float]:
-    """Strict accuracy of one document by family (`acc_<family>`: the share of its instructions followed) and, at prompt
+    """Strict accuracy of one document by class (`acc_<class>`: the share of its instructions followed) and, at prompt
     level, `acc_single` for one instruction or `acc_multi` for several."""
-    by_family: dict[str, list[bool]] = {}
-    for instruction_id, ok in zip(instruction_ids, followed, strict=True):
-        by_family.setdefault(instruction_id.partition(":")[0], []).append(ok)
-    scores = {f"acc_{family}": sum(oks) / len(oks) for family, oks in by_family.items()}
+    scores = {f"acc_{name}": share for name, share in by_class(instruction_ids, followed).items()}
     return scores | {"acc_single" if len(followed) == 1 else "acc_multi": float(all(followed))}
 
 
 @functools.cache
 def _ifeval() -> ModuleType:
-    """lm_eval's IFEval scoring. Its import wants NLTK's punkt_tab, and would try to download it."""
+    """lm_eval's IFEval scoring. Importing it needs NLTK's punkt_tab, and would try to download it."""
     ensure_sentence_splitter()
     from lm_eval.tasks.ifeval import utils
 
@@ -74,7 +55,7 @@ def _ifeval() -> ModuleType:
 
 @contextmanager
 def _same_draws() -> Iterator[None]:
-    """Fix what the checkers draw at random: arguments an instruction does not give, and langdetect's sampling.
+    """Fix what the checkers draw at random: arguments an instruction lacks, and langdetect's sampling.
 
     Python's generator and langdetect's seed are put back afterwards, so the harness's other tasks see no difference.
     """

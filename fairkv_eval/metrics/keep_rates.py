@@ -9,11 +9,13 @@ Doc = Mapping[str, Any]
 
 
 def telemetry(response: object) -> dict[str, float]:
-    """keep_rate, keep_rate_<segment>, kv_bytes_full and kv_bytes_kept of one response, and its response_entropy in nats
-    where the run asked for it (``--gen_kwargs entropy=true``); {} from a plain model."""
-    told = getattr(response, "telemetry", None)
-    if not told:
+    """keep_rate, keep_rate_<segment>, kv_bytes_full and kv_bytes_kept of one response; {} from a plain model.
+
+    With ``--gen_kwargs entropy=true`` also its response_entropy, in nats per token.
+    """
+    measures = getattr(response, "telemetry", None)
+    if not measures:
         return {}
-    rates = {f"keep_rate_{name}": float(rate) for name, rate in told["segments"].items()}
-    always = {name: float(told[name]) for name in ("keep_rate", "kv_bytes_full", "kv_bytes_kept")}
-    return always | rates | {name: float(told[name]) for name in ("response_entropy",) if name in told}
+    rates = {f"keep_rate_{name}": float(rate) for name, rate in measures["segments"].items()}
+    always = {name: float(measures[name]) for name in ("keep_rate", "kv_bytes_full", "kv_bytes_kept")}
+    return always | rates | {name: float(measures[name]) for name in ("response_entropy",) if name in measures}

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from fairkv_eval.documents import sys_multi
 from fairkv_eval.documents.sys_multi import Design, documents, instructions, wording
 from fairkv_eval.errors import UsageError
-from fairkv_eval.metrics import FAMILIES, instruction_scores
+from fairkv_eval.instruction_classes import CLASSES, class_of
+from fairkv_eval.metrics import instruction_scores
 from fairkv_eval.prompts.segments import locate
 
 CODE = (
@@ -45,7 +46,7 @@ def test_every_instruction_of_the_harness_is_there() -> None:
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
 
     assert set(instructions()) == set(INSTRUCTION_DICT) and len(instructions()) == 25
-    assert {name.partition(":")[0] for name in instructions()} == set(FAMILIES)
+    assert {class_of(name) for name in instructions()} == set(CLASSES)
 
 
 def test_default_is_300_documents_75_a_number() -> None:
