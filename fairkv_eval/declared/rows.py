@@ -1,4 +1,4 @@
-"""Rows for tasks that are declared by YAML alone: JSON lines in a file or behind a URL, or a data set of the hub."""
+"""Rows of a declared task: JSON lines in a file or behind a URL, or a data set of the hub."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ HUB, URL = {"hub", "name", "split", "revision"}, {"url", "sha256"}
 
 
 def read_rows(data: Any, folder: Path) -> list[Row]:
-    """The rows that a task's ``data`` names: a path (relative to ``folder``), ``{url, sha256}``, or
-    ``{hub, split, name, revision}``. UsageError: a wrong declaration; DataError: what cannot be had, or holds no rows.
+    """Read the rows that a task's ``data`` names: a path (relative to ``folder``), ``{url, sha256}``, or
+    ``{hub, split, name, revision}``. Raises UsageError for a wrong declaration, DataError for unreadable or empty data.
     """
     if isinstance(data, str):
         rows, source = _parse(_file(folder / Path(data).expanduser()), data), data
     elif isinstance(data, Mapping) and "url" in data:
-        _known(data, URL)
+        _check_keys(data, URL)
         rows, source = _parse(_file(_fetch(data)), str(data["url"])), str(data["url"])
     elif isinstance(data, Mapping) and "hub" in data:
-        _known(data, HUB)
+        _check_keys(data, HUB)
         rows, source = _hub(data), str(data["hub"])
     else:
         raise UsageError(f"data={data!r} is not allowed; it takes a path, {{url, sha256}}, or {{hub, split}}")
@@ -34,7 +34,7 @@ def read_rows(data: Any, folder: Path) -> list[Row]:
     return rows
 
 
-def _known(data: Mapping[str, Any], allowed: set[str]) -> None:
+def _check_keys(data: Mapping[str, Any], allowed: set[str]) -> None:
     for key in data:
         if key not in allowed:
             raise unknown("key of data", key, allowed)
@@ -58,16 +58,16 @@ def _parse(text: str, source: str) -> list[Row]:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(
-                f"{source}, line {number}: not JSON ({error}); data takes one JSON object a line"
+                f"{source}, line {number}: not JSON ({error}); data takes one JSON object per line"
             ) from error
         if not isinstance(row, dict):
-            raise DataError(f"{source}, line {number}: {line[:40]!r} is no JSON object")
+            raise DataError(f"{source}, line {number}: {line[:40]!r} is not a JSON object")
         rows.append(row)
     return rows
 
 
 def _fetch(data: Mapping[str, Any]) -> Path:
-    """Path of the cached download."""
+    """Download a file into the cache, or find it there; its path."""
     import pooch
     import requests
 
@@ -76,13 +76,9 @@ def _fetch(data: Mapping[str, Any]) -> Path:
         raise UsageError(f"data: url={url!r} is not allowed; it takes http(s)")
     if len(sha256) != 64:
         raise UsageError(f"data: {url} needs the sha256 of the file, 64 hexadecimal digits; sha256={sha256!r}")
-    download = pooch.HTTPDownloader(timeout=CONNECT_TIMEOUT)
+    download, folder = pooch.HTTPDownloader(timeout=CONNECT_TIMEOUT), cache_dir() / "declared" / sha256
     try:
-        return Path(
-            pooch.retrieve(
-                url, f"sha256:{sha256}", "rows.jsonl", cache_dir() / "declared" / sha256, downloader=download
-            )
-        )
+        return Path(pooch.retrieve(url, f"sha256:{sha256}", "rows.jsonl", folder, downloader=download))
     except ValueError as error:  # pooch's hash mismatch; it has removed the download
         raise DataError(f"{url}: is not the file with sha256 {sha256}") from error
     except (OSError, requests.RequestException) as error:
@@ -97,5 +93,5 @@ def _hub(data: Mapping[str, Any]) -> list[Row]:
     options = {key: data[key] for key in ("name", "split", "revision") if key in data}
     try:
         return list(datasets.load_dataset(data["hub"], **options))
-    except Exception as error:  # what the hub's client raises has no common class
+    except Exception as error:  # the errors of the hub's client have no common class
         raise DataError(f"{data['hub']}: cannot be loaded ({type(error).__name__}: {str(error)[:200]})") from error

@@ -1,4 +1,4 @@
-"""Metrics of generated answers by name, for tasks that are declared by YAML alone."""
+"""Scorers of a declared task: metrics of generated answers, by name."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ Aggregation = Callable[[list[Any]], float]
 
 @dataclass(frozen=True)
 class Scorer:
-    """score(doc, response) gives some of ``names``; higher: whether more is better, by name (None: neither).
+    """score(doc, response) returns values of some metrics of ``higher``.
 
-    needs: the fields of a document that it reads, and what a YAML gives them by (``given``).
+    higher: by metric, whether more is better; None means neither. needs: the fields it reads of a document. source:
+    the part of the YAML that these fields come from.
     """
 
     score: Callable[[Mapping[str, Any], str], dict[str, Any]]
     higher: Mapping[str, bool | None]
     needs: tuple[str, ...] = ()
-    given: str = "the rows"
+    source: str = "the rows"
 
     def check(self, name: str, doc: Mapping[str, Any]) -> None:
-        """UsageError where a document lacks what the scorer reads."""
+        """Raise UsageError if a document lacks a field that the scorer reads."""
         if missing := [field for field in self.needs if field not in doc]:
-            raise UsageError(f"the metric {name!r} needs {', '.join(missing)}, which come from {self.given}")
+            raise UsageError(f"the metric {name!r} needs {', '.join(missing)}, which come from {self.source}")
 
 
 def _ifeval(doc: Mapping[str, Any], response: str) -> dict[str, Any]:
@@ -52,7 +53,7 @@ TELEMETRY = ("keep_rate", "kv_bytes_full", "kv_bytes_kept")
 
 
 def aggregation(name: str) -> Aggregation:
-    """How the harness puts the values of a metric together: pooled over instructions, or their mean."""
+    """How the harness aggregates a metric: pooled over instructions, or as the mean over documents."""
     from lm_eval.api.metrics import mean
 
     return metrics.agg_inst_level_acc if name.startswith("inst_level_") else mean

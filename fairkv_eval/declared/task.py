@@ -1,12 +1,12 @@
 """A task by YAML alone: ``class: !function fairkv_eval.declared.DeclaredTask``, see tasks/README.md.
 
-Rows, messages, segments, context and metrics are keys of the YAML beside the harness's own, which mean what they mean
-in any task. The harness hands a task's class the whole YAML and tells where it is, so paths are relative to it.
+Rows, messages, segments, context and metrics are keys of the YAML. The harness's own keys keep their meaning. The
+harness hands the whole YAML and its path to a task's class, so paths are relative to the YAML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,52 +21,44 @@ from fairkv_eval.declared.templates import Templates
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.prompts.chat import plain_text
 
-OWN = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
+DECLARATIONS = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
 SPLIT = "test"
 # Keys of the harness that would make the prompt or the documents, which are declared here.
 REPLACED = (
     *("dataset_path", "dataset_name", "custom_dataset", "process_docs", "process_results"),
     *("doc_to_text", "description", "test_split", "validation_split", "training_split", "fewshot_split", "gen_prefix"),
 )
+GREEDY = {"until": [], "do_sample": False, "temperature": 0.0}
 
 
 class DeclaredTask(ConfigurableTask):
-    """A harness task made of the keys OWN; UsageError or DataError, with the task's name, for what is wrong."""
+    """A harness task made of a YAML's DECLARATIONS. Wrong ones raise UsageError or DataError with the task's name."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         with naming(f"task {config.get('task')}"):
             _check_keys(config)
-            own = {key: config[key] for key in OWN if key in config}
-            rest = {key: value for key, value in config.items() if key not in (*OWN, "class")}
-            self._docs = _documents(own, _folder(config))
-            self._scorers, listed = _metrics(own.get("metrics"), rest.get("metric_list"))
-            generates = rest.setdefault("output_type", "generate_until") == "generate_until"
-            if self._scorers and not generates:
-                raise UsageError(f"metrics: {', '.join(self._scorers)} score generated answers, not other output types")
-            for name in self._scorers:
-                for doc in self._docs:
-                    SCORERS[name].check(name, doc)
-            if generates:
-                defaults = {"until": [], "do_sample": False, "temperature": 0.0}
-                rest["generation_kwargs"] = defaults | (rest.get("generation_kwargs") or {})
-                rest.setdefault("doc_to_target", "")
-            else:
-                rest.setdefault("target_delimiter", "")  # what is scored begins the answer's turn
-            if "doc_to_target" not in rest:
-                raise UsageError(f"output_type {rest['output_type']} needs doc_to_target")
-            rest["metadata"] = {**(rest.get("metadata") or {}), "declared": own}
-            if listed is not None:
-                rest["metric_list"] = listed
-        super().__init__(config={**rest, "test_split": SPLIT, "doc_to_text": "user", "num_fewshot": 0})
-        names = {name: higher for scorer in self._scorers for name, higher in SCORERS[scorer].higher.items()}
+            declarations = {key: config[key] for key in DECLARATIONS if key in config}
+            self._docs = _documents(declarations, _folder(config))
+            self._scorers, metric_list = _metrics(declarations.get("metrics"), config.get("metric_list"))
+            generates = config.get("output_type", "generate_until") == "generate_until"
+            _check_scorers(self._scorers, self._docs, generates)
+            harness_config = _harness_config(config, declarations, generates)
+            if metric_list is not None:
+                harness_config["metric_list"] = metric_list
+        super().__init__(config=harness_config)
+        self._register(generates)
+
+    def _register(self, generates: bool) -> None:
+        """Add the metrics of the scorers, and of the eviction if answers are generated, to the harness's own."""
+        higher_is_better = {name: higher for scorer in self._scorers for name, higher in SCORERS[scorer].higher.items()}
         if generates:
             segments = {segment["name"] for doc in self._docs for segment in doc["segments"]}
-            names |= dict.fromkeys([*TELEMETRY, *(f"keep_rate_{name}" for name in sorted(segments))])
-        self._aggregation_list.update({name: aggregation(name) for name in names})
-        self._higher_is_better.update(names)
+            higher_is_better |= dict.fromkeys([*TELEMETRY, *(f"keep_rate_{name}" for name in sorted(segments))])
+        self._aggregation_list.update({name: aggregation(name) for name in higher_is_better})
+        self._higher_is_better.update(higher_is_better)
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Called by the harness where other tasks load their data set."""
+        """Make the data set of the declared documents. The harness calls it instead of downloading one."""
         from datasets import Dataset
 
         self.dataset = {SPLIT: Dataset.from_list(self._docs)}
@@ -81,10 +73,10 @@ class DeclaredTask(ConfigurableTask):
         chat_template: Callable[..., str] | None = None,
         gen_prefix: str | None = None,
     ) -> str:
-        """The document's messages, rendered by the chat template, or as the harness writes them without one."""
+        """The document's messages, rendered by the chat template; without one, as the harness writes them."""
         if num_fewshot:
             raise UsageError(f"task {self.task_name}: examples are declared in messages:, so num_fewshot stays 0")
-        turns = [dict(m) for m in doc["messages"]]
+        turns = [dict(message) for message in doc["messages"]]
         if system_instruction and turns[0]["role"] == "system":
             turns[0]["content"] = f"{system_instruction}\n\n{turns[0]['content']}"
         elif system_instruction:
@@ -94,7 +86,7 @@ class DeclaredTask(ConfigurableTask):
         return plain_text(turns)
 
     def process_results(self, doc: Mapping[str, Any], results: Sequence[Any]) -> dict[str, Any]:
-        """The harness's own metrics, those of `metrics:`, and what the eviction did to the context."""
+        """The harness's own metrics, those of `metrics:`, and the telemetry of the eviction."""
         scores = dict(super().process_results(doc, results)) if self._metric_fn_list else {}
         for name in self._scorers:
             scores |= SCORERS[name].score(doc, str(results[0]))
@@ -102,7 +94,7 @@ class DeclaredTask(ConfigurableTask):
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:
-    allowed = set(TaskConfig.__dataclass_fields__) - set(REPLACED) | set(OWN) | {"class"}
+    allowed = set(TaskConfig.__dataclass_fields__) - set(REPLACED) | set(DECLARATIONS) | {"class"}
     for key in config:
         if key in REPLACED:
             raise UsageError(f"{key} does not go with a declared task: its data and messages are declared")
@@ -113,33 +105,58 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _folder(config: Mapping[str, Any]) -> Path:
-    """The folder of the YAML, to which paths are relative; where a task has none, the working directory."""
+    """The YAML's folder; the working directory for a task without a file."""
     source = (config.get("metadata") or {}).get("config_source", "inline")
     return Path(".") if source == "inline" else Path(source).parent
 
 
-def _documents(own: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
-    templates = Templates.of(own)
+def _documents(declarations: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
+    templates = Templates.of(declarations)
     docs = []
-    for number, row in enumerate(read_rows(own["data"], folder), start=1):
+    for number, row in enumerate(read_rows(declarations["data"], folder), start=1):
         with naming(f"row {number}"):
             docs.append(templates.document(row))
     return docs
 
 
 def _metrics(names: Any, listed: Any) -> tuple[list[str], list[dict[str, Any]] | None]:
-    """Our scorers, and the harness's metric_list: what it held, and those of ``names`` that are the harness's own."""
+    """The scorers of this package among ``names``, and a metric_list: the listed entries, then the harness's metrics
+    among ``names``. None keeps the harness's default."""
     import lm_eval.api.metrics  # noqa: F401  fills the registry
 
-    theirs = set(registry.metric_registry)
+    of_harness = set(registry.metric_registry)
     names = [names] if isinstance(names, str) else list(names or [])
     entries = list(listed or [])
     for name in names:
-        if name not in SCORERS and name not in theirs:
-            raise unknown("metric", name, {*SCORERS, *theirs})
+        if name not in SCORERS and name not in of_harness:
+            raise unknown("metric", name, {*SCORERS, *of_harness})
     for entry in entries:
-        if entry.get("metric") not in theirs and not entry.get("hf_evaluate"):
-            raise unknown("metric in metric_list", entry.get("metric"), theirs)
+        if entry.get("metric") not in of_harness and not entry.get("hf_evaluate"):
+            raise unknown("metric in metric_list", entry.get("metric"), of_harness)
     entries += [{"metric": name} for name in names if name not in SCORERS]
     scorers = [name for name in names if name in SCORERS]
     return scorers, entries if entries or scorers else None
+
+
+def _check_scorers(names: Sequence[str], docs: Iterable[Mapping[str, Any]], generates: bool) -> None:
+    """Raise UsageError if there is no generated answer to score, or if a document lacks what a scorer reads."""
+    if names and not generates:
+        raise UsageError(f"metrics: {', '.join(names)} score generated answers, not other output types")
+    for doc in docs:
+        for name in names:
+            SCORERS[name].check(name, doc)
+
+
+def _harness_config(config: Mapping[str, Any], declarations: Mapping[str, Any], generates: bool) -> dict[str, Any]:
+    """The keys for the harness, with our defaults. The declarations go into the metadata, which results store."""
+    harness = {key: value for key, value in config.items() if key not in (*DECLARATIONS, "class")}
+    harness.setdefault("output_type", "generate_until")
+    if generates:
+        harness["generation_kwargs"] = GREEDY | (harness.get("generation_kwargs") or {})
+        harness.setdefault("doc_to_target", "")
+    else:
+        harness.setdefault("target_delimiter", "")  # the scored text begins the answer's turn
+    if "doc_to_target" not in harness:
+        raise UsageError(f"output_type {harness['output_type']} needs doc_to_target")
+    harness["metadata"] = {**(harness.get("metadata") or {}), "declared": declarations}
+    return {**harness, "test_split": SPLIT, "doc_to_text": "user", "num_fewshot": 0}

@@ -1,4 +1,4 @@
-"""A row of data to a document: the sandboxed jinja2 templates of a task that is declared by YAML alone."""
+"""The sandboxed jinja2 templates of a declared task, which make a document of a row."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Parts = Sequence[tuple[str, jinja2.Template]]
 
 @dataclass(frozen=True)
 class Templates:
-    """What a document is made of.
+    """The templates of a document's parts.
 
-    messages: role and template of each turn, those that come out blank are left out. segments: name and template of
-    each. context, secret: what a document declares as its context and as what must not leak. A string in place of the
-    list of ``messages`` or ``segments`` names the field of a row that holds the list.
+    messages: role and template of each turn. segments: name and template of each. Blank turns and segments are left
+    out. In place of a list, a string names the field of a row that holds the list. context: the text up to whose end
+    the prompt is compressed. secret: the text that must not leak.
     """
 
     messages: Parts | str
@@ -34,15 +34,15 @@ class Templates:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Templates:
-        """From a YAML's keys system and user, or messages; segments; context; secret. UsageError: what is wrong."""
+        """From a YAML's keys: system and user, or messages; segments; context; secret. Raises UsageError."""
         messages: Any = config.get("messages")
         if messages is None:
             if not config.get("user"):
-                raise UsageError("a declared task needs user: (and system: where there is one) or messages:")
+                raise UsageError("a declared task needs user: (and system: if there is one) or messages:")
             turns = [{"role": role, "content": config.get(role)} for role in ("system", "user") if config.get(role)]
             messages = _pairs(turns, "messages", "role", "content")
         elif config.get("user") or config.get("system"):
-            raise UsageError("messages: stands in place of system: and user:, so they cannot be given together")
+            raise UsageError("messages: replaces system: and user:, so they cannot be given together")
         else:
             messages = _pairs(messages, "messages", "role", "content")
         for role, _ in () if isinstance(messages, str) else messages:
@@ -53,38 +53,39 @@ class Templates:
         return cls(messages, segments, context, secret)
 
     def document(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's fields and, under their names in our documents: messages, segments, system, user, directive,
-        defense, and where they are declared context and secret."""
+        """The document of a row: its fields, messages, segments, system and user; if declared, the context; if a secret
+        is declared, secret, directive and defense."""
         messages = _render(self.messages, row, "messages", "role", "content")
-        users = [m["content"] for m in messages if m["role"] == "user"]
+        users = [message["content"] for message in messages if message["role"] == "user"]
         if not users:
             raise UsageError("there is no user turn, or it is blank")
         segments = _render(self.segments, row, "segments", "name", "text")
-        system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+        system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
         _check_segments(segments, messages)
         doc = {**row, "messages": messages, "segments": segments, "system": system, "user": users[-1]}
         if self.context is not None:
             doc[DECLARED] = _fill(self.context, row, "context")
         if self.secret is not None:
             doc["secret"] = _fill(self.secret, row, "secret").strip()
-            named = {name: _join(segments, name) for name in ("directive", "defense")}
-            doc |= {**named, "directive": named["directive"] or doc["secret"]}
+            doc["directive"] = _join(segments, "directive") or doc["secret"]
+            doc["defense"] = _join(segments, "defense")
         return doc
 
 
-def _pairs(given: Any, what: str, first: str, second: str) -> Parts | str:
-    if isinstance(given, str):
-        return given
-    if not isinstance(given, list) or not all(isinstance(g, Mapping) and set(g) == {first, second} for g in given):
+def _pairs(entries: Any, what: str, first: str, second: str) -> Parts | str:
+    """A YAML's list of ``{first, second}`` as names with templates; a field's name stays as it is."""
+    if isinstance(entries, str):
+        return entries
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(e) == {first, second} for e in entries):
         raise UsageError(f"{what}: takes a list of {{{first}, {second}}}, or the name of a field that holds one")
-    return [(str(g[first]), _compile(g[second], f"{what}, {g[first]}")) for g in given]  # type: ignore[misc]
+    return [(str(e[first]), _compile(e[second], f"{what}, {e[first]}")) for e in entries]  # type: ignore[misc]
 
 
 def _compile(template: Any, what: str) -> jinja2.Template | None:
     if template is None:
         return None
     if not isinstance(template, str):
-        raise UsageError(f"{what}: {template!r} is no text")
+        raise UsageError(f"{what}: {template!r} is not a text")
     try:
         return _ENVIRONMENT.from_string(template)
     except jinja2.TemplateSyntaxError as error:
@@ -92,16 +93,21 @@ def _compile(template: Any, what: str) -> jinja2.Template | None:
 
 
 def _render(parts: Parts | str, row: Mapping[str, Any], what: str, first: str, second: str) -> list[dict[str, str]]:
+    """The parts of a row's document as ``{first, second}``, without those whose text is blank."""
     if isinstance(parts, str):
-        if parts not in row:
-            raise unknown(f"field for {what}", parts, row)
-        found = row[parts]
-        if not isinstance(found, list) or not all(isinstance(f, Mapping) and {first, second} <= set(f) for f in found):
-            raise UsageError(f"{what}: the field {parts!r} holds no list of {{{first}, {second}}}")
-        made = [{first: str(f[first]), second: str(f[second])} for f in found]
+        rendered = _from_field(parts, row, what, first, second)
     else:
-        made = [{first: name, second: _fill(template, row, f"{what}, {name}")} for name, template in parts]
-    return [m for m in made if m[second].strip()]
+        rendered = [{first: name, second: _fill(template, row, f"{what}, {name}")} for name, template in parts]
+    return [part for part in rendered if part[second].strip()]
+
+
+def _from_field(field: str, row: Mapping[str, Any], what: str, first: str, second: str) -> list[dict[str, str]]:
+    if field not in row:
+        raise unknown(f"field for {what}", field, row)
+    entries = row[field]
+    if not isinstance(entries, list) or not all(isinstance(e, Mapping) and {first, second} <= set(e) for e in entries):
+        raise UsageError(f"{what}: the field {field!r} is not a list of {{{first}, {second}}}")
+    return [{first: str(entry[first]), second: str(entry[second])} for entry in entries]
 
 
 def _fill(template: jinja2.Template, row: Mapping[str, Any], what: str) -> str:
@@ -110,21 +116,21 @@ def _fill(template: jinja2.Template, row: Mapping[str, Any], what: str) -> str:
     except jinja2.UndefinedError as error:
         fields = ", ".join(sorted(row)) or "none"
         raise UsageError(f"{what}: {error.message}; the row has the fields {fields}") from error
-    except Exception as error:  # a template can fail in as many ways as an expression can
+    except Exception as error:  # a template can fail in as many ways as an expression
         raise UsageError(f"{what}: the template fails: {type(error).__name__}: {error}") from error
 
 
 def _check_segments(segments: Sequence[Mapping[str, str]], messages: Sequence[Mapping[str, str]]) -> None:
-    """Each segment is in the words of the messages, after the one before it."""
-    text, at = "\n".join(m["content"] for m in messages), 0
+    """Raise UsageError unless each segment is in the text of the messages, after the segment before it."""
+    text, end = "\n".join(message["content"] for message in messages), 0
     for segment in segments:
         words = segment["text"].strip()
-        found = text.find(words, at)
-        if found < 0:
+        start = text.find(words, end)
+        if start < 0:
             raise UsageError(
                 f"segment {segment['name']!r} is not in the messages (or not in the declared order): {words[:60]!r}"
             )
-        at = found + len(words)
+        end = start + len(words)
 
 
 def _join(segments: Sequence[Mapping[str, str]], name: str) -> str:

@@ -201,7 +201,7 @@ def test_what_is_wrong(folder: Path, keys: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no rows"), ("{}\n{", "line 2: not JSON"), ("[1]", "'[1]' is no JSON object"), ("\xff", "not JSON")],
+    [("", "holds no rows"), ("{}\n{", "line 2: not JSON"), ("[1]", "'[1]' is not a JSON object"), ("\xff", "not JSON")],
 )
 def test_wrong_rows(folder: Path, text: str, message: str) -> None:
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
