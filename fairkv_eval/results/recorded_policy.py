@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from typing import Any
+
+import yaml
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS, PolicyArguments
 
@@ -35,7 +39,7 @@ class RecordedPolicy(PolicyArguments):
             parameters=tuple(sorted((str(name), plain(value)) for name, value in parameters.items())),
             segments=described.get("segments"),
             scope=described.get("scope"),
-            press_sha256=described.get("press_sha256"),
+            press_sha256=_present_digest(described.get("press_sha256")),
             **{entry.name: entry.restored(described.get(entry.name)) for entry in ARGUMENTS},
         )
 
@@ -72,3 +76,14 @@ class RecordedPolicy(PolicyArguments):
 def plain(value: Any) -> Any:
     """A value that can be hashed and compared: nested ones as their JSON."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+
+
+def _present_digest(digest: str | None) -> str | None:
+    """A press's digest as it is taken now; see former_digests.yaml."""
+    return _former_digests().get(digest, digest)
+
+
+@cache
+def _former_digests() -> dict[str | None, str]:
+    text = files("fairkv_eval.results").joinpath("former_digests.yaml").read_text(encoding="utf-8")
+    return {entry["former"]: entry["present"] for entry in yaml.safe_load(text).values()}
