@@ -1,4 +1,4 @@
-"""``fairkv figures``: what results show, drawn."""
+"""``fairkv figures``: draw what results show."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("results", nargs="+", help="folders or files of results; --log_samples gives more intervals")
-    parser.add_argument("--output", type=Path, help="where to draw (default: figures/ in the first folder of results)")
+    parser.add_argument(
+        "results", nargs="+", help="folders or files of results; runs with --log_samples give more intervals"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder to draw into (default: figures/ in the first folder of results)"
+    )
     parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
     parser.add_argument("--model", help="only this model")
 
 
 def run(args: argparse.Namespace) -> None:
     from fairkv_eval.errors import UsageError
-    from fairkv_eval.figures.data import arrange
-    from fairkv_eval.figures.figures import figures
+    from fairkv_eval.figures.kinds import figures
+    from fairkv_eval.figures.model_results import arrange
     from fairkv_eval.figures.plotting import save
     from fairkv_eval.results.selection import selected
 
-    found = selected(args.results, args.model, args.task)
-    models, left_out = arrange(found.records)
+    selection = selected(args.results, args.model, args.task)
+    models, left_out = arrange(selection.records)
     first = Path(args.results[0])
     output = args.output or (first if first.is_dir() else first.parent) / "figures"
     if output.exists() and not output.is_dir():
@@ -39,7 +43,7 @@ def run(args: argparse.Namespace) -> None:
             print(f"  {figure.name}: {figure.title}")
         for reason in missing:
             print(f"  left out: {reason}")
-    for reason in [f"{problem.path.name}: {problem.reason}" for problem in found.problems] + left_out:
+    for reason in [f"{problem.path.name}: {problem.reason}" for problem in selection.problems] + left_out:
         print(f"left out: {reason}")
     if not total:
         raise UsageError("no press at a ratio above 0 in these results, so there is nothing to draw")

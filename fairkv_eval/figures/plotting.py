@@ -1,4 +1,4 @@
-"""How figures look: readable in grey and for the colour-blind, with labels at the ends of lines."""
+"""Figures as files: readable in grey and by the colour-blind, with labels at the ends of lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.figures.data import Figure, Panel, Series
+from fairkv_eval.figures.figure import Figure, Panel, Series
 from fairkv_eval.files import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, without its yellow, which is lost on white, and two of Tol's; more lines than colours differ
-# in their marker.
+# Okabe and Ito's palette without its yellow, which is lost on white, and two colours of Tol's. Further lines differ in
+# their marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#882255", "#999933")
-# Each marker with the sign that stands before a line's name, filled and hollow, so that names are found in grey too.
+# Each marker with the sign before a line's name, filled and hollow, so that the names can be matched in grey too.
 MARKERS = {
     **{"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "v": "▼▽", "P": "✚✚", "X": "✖✖", "<": "◀◁", ">": "▶▷", "*": "★☆"},
     **{"$♠$": "♠♤", "$♣$": "♣♧", "$♥$": "♥♡"},
@@ -46,7 +46,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def save(figure: Figure, folder: Path, dpi: int = 150) -> list[Path]:
-    """Draw a figure into ``folder`` as PNG and SVG; each file appears whole or not at all."""
+    """Draw a figure into ``folder`` as PNG and SVG and return their paths. Raise UsageError without matplotlib."""
     try:
         import matplotlib
     except ImportError as error:
@@ -115,10 +115,10 @@ def _line(axis: Axes, one: Series, aside: float | None) -> None:
         markerfacecolor="white" if one.variant else colour,
         zorder=3,
     )
-    known = [(x, low, high) for x, low, high in zip(one.x, one.low, one.high, strict=True) if None not in (low, high)]
-    if not known:
+    bounded = [(x, low, high) for x, low, high in zip(one.x, one.low, one.high, strict=True) if None not in (low, high)]
+    if not bounded:
         return
-    xs, lows, highs = zip(*known, strict=True)
+    xs, lows, highs = zip(*bounded, strict=True)
     if aside is None:
         axis.fill_between(xs, lows, highs, color=colour, alpha=0.13, linewidth=0, zorder=2)
         return
@@ -130,7 +130,7 @@ def _line(axis: Axes, one: Series, aside: float | None) -> None:
 def _label_ends(axis: Axes, panel: Panel) -> None:
     """Each line's name beside its end, moved up or down until names do not touch, joined to the end by a thin line.
 
-    Names stand right of the axes, where lines over the ratio end; where lines end anywhere, within them.
+    Names stand right of the axes if lines run over the ratio and end there, else within the axes.
     """
     if not panel.series:
         return
@@ -163,8 +163,8 @@ def _sign(one: Series) -> str:
 
 
 def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places as near as can be to those wanted, in their order, at least ``gap`` apart, from ``low`` to ``high`` if
-    they fit between."""
+    """The places nearest to the wanted ones, in the same order, at least ``gap`` apart, and from ``low`` to ``high`` if
+    they fit there."""
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     blocks: list[list[float]] = []  # [sum of wanted bottoms, number]: neighbours that touch move as one
     for rank, i in enumerate(order):

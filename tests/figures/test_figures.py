@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fairkv_eval.cli import main
-from fairkv_eval.figures.data import Figure, Panel, Series, arrange, labels, rank_correlation, spread
-from fairkv_eval.figures.figures import KINDS, figures
+from fairkv_eval.figures.figure import Figure, Panel, Series
+from fairkv_eval.figures.kinds import KINDS, figures
+from fairkv_eval.figures.model_results import arrange, labels
 from fairkv_eval.figures.plotting import COLOURS, MARKERS, save, spread_out
+from fairkv_eval.figures.points import accuracy_and_spread
+from fairkv_eval.figures.rank_correlation import rank_correlation
 from fairkv_eval.metrics import FAMILIES
 from fairkv_eval.results.selection import selected
 
@@ -119,8 +122,9 @@ def test_spread_is_best_minus_worst_class_each_relative(results):
     record = task.lines[task.plain()[0]][-1]
     now, whole = (values_by_class(r, lambda m: True) for r in (record, task.full))
     shares = [now[f] / whole[f] for f in task.classes]
-    assert spread(task, record) == pytest.approx((np.mean([now[f] for f in task.classes]), max(shares) - min(shares)))
-    assert spread(task, task.full)[1] == 0
+    expected = np.mean([now[f] for f in task.classes]), max(shares) - min(shares)
+    assert accuracy_and_spread(task, record) == pytest.approx(expected)
+    assert accuracy_and_spread(task, task.full)[1] == 0
 
 
 def test_settings_share_a_panel_and_a_colour(drawn):
