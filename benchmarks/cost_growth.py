@@ -54,7 +54,7 @@ def copy(job: Any, number: int) -> Any:
 
 def run(model: Any, jobs: list[Any], new_tokens: int) -> dict[str, Any]:
     """Seconds of one engine run that no token ends early."""
-    engine = common.engine_of(model, int(model.batch_size), model.max_prefill_tokens)
+    engine = common.engine_of(model, int(model.batch_size), model.settings.max_prefill_tokens)
     endless = [replace(job, want=Generate(new_tokens)) for job in jobs]
     seconds, results = common.timed(lambda: list(engine.run(endless)))
     return {"seconds": seconds, "prompts": len(jobs), "tokens": sum(len(result.tokens) for _, result in results)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -24,56 +23,35 @@ from fairkv_eval.engine.jobs import Job, Result, Score, Totals
 from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.harness.arguments import read_policy, with_policy_arguments
 from fairkv_eval.harness.job_builder import JobBuilder, label_of
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompter import Prompter
-from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.prompts.tokens import Prompt
 
 
 class FairKV(Processes):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
-    press, base, ratio, budget, fair, keep, keep_text, positions, decode_budget, decode_every: the policy, see
-    `policy_arguments`; the press's parameters are arguments of their own (``window=16``). segments, scope, chat,
-    fewshot_delimiter, context_field: see `PromptSettings`. max_prefill_tokens: tokens of one packed forward pass.
-    kv_memory: what ``batch_size=auto`` may fill with KV pairs, in GiB, or below 1 as a part of the free memory.
-    attn_implementation: see `attach`. Everything else is `hf`'s. UsageError names what is wrong and what is allowed.
+    pretrained: as for `hf`; the default model if absent. arguments: those of the policy (`policy_arguments`) and of its
+    press (``window=16``), of `PromptSettings`, of `Settings` and of `hf`. UsageError names a wrong name or value and
+    what is allowed.
     """
 
-    @with_policy_arguments
-    def __init__(
-        self,
-        pretrained: Any = None,
-        segments: str = "auto",
-        scope: str = "auto",
-        chat: str = "auto",
-        fewshot_delimiter: str = "\n\n",
-        context_field: str | None = None,
-        max_prefill_tokens: int = 4096,
-        kv_memory: float = 0.5,
-        attn_implementation: str = "auto",
-        **kwargs: Any,
-    ) -> None:
-        names = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
-        self.policy, others = read_policy(kwargs, names)
-        self.prompt_settings = PromptSettings(segments, scope, chat, fewshot_delimiter, context_field)
-        if not isinstance(max_prefill_tokens, int) or max_prefill_tokens < 1:
-            raise UsageError(
-                f"max_prefill_tokens={max_prefill_tokens!r} is not allowed; it takes a whole number from 1"
-            )
-        memory_budget(kv_memory, torch.device("cpu"))  # a wrong value is better told before the model is loaded
-        check_name(attn_implementation)
+    @shows_settings
+    def __init__(self, pretrained: Any = None, **arguments: Any) -> None:
+        self.settings = settings = Settings.of(arguments)
+        check_name(settings.attn_implementation)
+        hf = dict(settings.hf)
         if pretrained is None:
-            others = {**default_pretrained(), **others}
-            pretrained = others.pop("pretrained")
-        super().__init__(pretrained, **others)
+            hf = {**default_pretrained(), **hf}
+            pretrained = hf.pop("pretrained")
+        super().__init__(pretrained, **hf)
         self.prompter = Prompter(
             self.tokenizer,
-            self.prompt_settings,
+            settings.prompts,
             self.chat_template_args,
             self.add_bos_token,
             self.prefix_token_id,
@@ -81,13 +59,16 @@ class FairKV(Processes):
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
-        self.windows, self.attention, notes = attach_chosen(inner, attn_implementation)
+        self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
-        self.weights_sha256 = provenance.weights_sha256(others, pretrained)
-        self.max_prefill_tokens = max_prefill_tokens
-        self.kv_memory = kv_memory
+        self.weights_sha256 = provenance.weights_sha256(hf, pretrained)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy of requests that come from the harness."""
+        return self.settings.policy
 
     # --- requests
 
@@ -109,7 +90,7 @@ class FairKV(Processes):
             self.model,
             self.windows,
             rows,
-            max_prefill_tokens or self.max_prefill_tokens,
+            max_prefill_tokens or self.settings.max_prefill_tokens,
             decode=lambda tokens: self.tok_decode(tokens, skip_special_tokens=False),
             ask=self.prompter.ask,
             eos=self.eos_tokens,
@@ -123,7 +104,7 @@ class FairKV(Processes):
 
         at_most: tokens of one packed pass, if max_prefill_tokens would need too much memory for logits.
         """
-        tokens = self.max_prefill_tokens
+        tokens = self.settings.max_prefill_tokens
         engine = self.engine(self._rows(jobs), min(tokens, at_most or tokens))
         yield from engine.run(jobs)
         self.run_log.totals.add(engine.totals)
@@ -204,7 +185,7 @@ class FairKV(Processes):
         """Rows that decode together; for ``batch_size=auto`` as many as the memory budget holds, without a trial."""
         if self.batch_size != "auto":
             return int(self.batch_size)
-        budget = memory_budget(self.kv_memory, self.device)
+        budget = memory_budget(self.settings.kv_memory, self.device)
         return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
 
     # --- the harness's view of the model
@@ -226,7 +207,7 @@ class FairKV(Processes):
             **super().get_model_info(),
             "fairkv": {
                 **self.policy.describe(),
-                **asdict(self.prompt_settings),
+                **asdict(self.settings.prompts),
                 **self.totals.describe(),
                 "attn_implementation": self.attention.name,
                 "notes": dict(self.run_log.notes),
@@ -260,7 +241,7 @@ class FairKV(Processes):
             "dtype": str(self.model.dtype),
             "weights": self.weights_sha256,
         }
-        return {**asdict(self.prompt_settings), **model, "seed": self.job_builder.seed}
+        return {**asdict(self.settings.prompts), **model, "seed": self.job_builder.seed}
 
     @property
     def eos_tokens(self) -> frozenset[int]:

@@ -97,12 +97,9 @@ def test_command_builds_its_documents(command: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_s_model_arguments_are_known(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairkv_eval.harness.arguments import read_policy
-    from fairkv_eval.prompts.settings import PromptSettings
+    from fairkv_eval.harness.settings import Settings
 
-    given = dict(parse(command, monkeypatch).model_args or {})
-    PromptSettings(given.pop("segments", "auto"))
-    read_policy(given, ())
+    Settings.of(parse(command, monkeypatch).model_args or {})
 
 
 @pytest.mark.usefixtures("published")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal, InvalidOperation
@@ -197,11 +196,8 @@ def _models(models: Any, common: Any) -> Iterator[dict[str, Any]]:
 
 def _check_model(given: Mapping[str, Any]) -> None:
     """UsageError for an argument that fairkv would refuse once the model is loaded, or that belongs to a policy."""
-    from fairkv_eval.harness.arguments import read_policy
-    from fairkv_eval.model import FairKV
-    from fairkv_eval.prompts.settings import PromptSettings
+    from fairkv_eval.harness.settings import Settings
 
-    own = set(inspect.signature(FairKV.__init__).parameters) - {"self", "kwargs"}
     for name in NAMES:
         if name in given:
             raise UsageError(f"{name}={given[name]!r} is no argument of a sweep's model; it goes under presses")
@@ -209,8 +205,7 @@ def _check_model(given: Mapping[str, Any]) -> None:
         if name in given:
             raise UsageError(f"{name}={given[name]!r} goes beside the model's arguments: {key}: …")
     with naming("model arguments"):
-        read_policy({k: v for k, v in given.items() if k not in own or k == "pretrained"}, own)
-        PromptSettings(**{k: v for k, v in given.items() if k in inspect.signature(PromptSettings).parameters})
+        Settings.of(given)
 
 
 # --- policies
