@@ -1,0 +1,74 @@
+"""Every press with the parameters that tests run it with, and policies of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press_files import load_press
+
+WRAPPERS = ("adakv", "chunkkv")
+NAMES = (
+    "streaming_llm",
+    "snapkv",
+    "h2o",
+    "tova",
+    "knorm",
+    "keydiff",
+    "lagkv",
+    "expected_attention",
+    "random",
+    "pyramidkv",
+    "kvzip",
+    *WRAPPERS,
+)
+
+# By name, whose first word is the press: what it wraps (`base`) and its parameters. They are small enough for contexts
+# of twenty tokens to show them: the defaults of some would protect such a context whole.
+SMALL: dict[str, dict[str, Any]] = {
+    "streaming_llm": {},
+    "snapkv small": {"window": 3, "kernel": 3},
+    "h2o": {},
+    "h2o recent": {"recent": 0.5},
+    "tova": {},
+    "knorm": {},
+    "keydiff": {},
+    "lagkv small": {"sinks": 1, "lag": 3},
+    "expected_attention small": {"sinks": 2, "horizon": 20},
+    "random": {},
+    "pyramidkv small": {"window": 2, "beta": 3},
+    "kvzip": {},
+    "kvzip uniform": {"uniform": True},
+    "kvzip small": {"chunk": 7},
+    "adakv small": {"window": 3},
+    "adakv tova": {"base": "tova", "safeguard": 0},  # one ranking for all heads: they compete with equal scores
+    "adakv knorm": {"base": "knorm", "safeguard": 0},
+    "adakv keydiff": {"base": "keydiff", "safeguard": 1},  # of all that heads could give each other
+    "adakv h2o": {"base": "h2o", "recent": 0.5, "safeguard": 0.5},
+    "adakv pyramidkv": {"base": "pyramidkv", "window": 2, "beta": 3},
+    "chunkkv small": {"window": 3, "chunk": 3},
+    "chunkkv knorm": {"base": "knorm", "chunk": 5},
+}
+PRESSES: dict[str, dict[str, Any]] = (
+    {name: {} for name in NAMES} | SMALL | {"chunkkv streaming_llm": {"base": "streaming_llm"}}
+)
+
+
+def press(name: str, base: str | None = None) -> Press:
+    """The press of this name or file; a name of the table stands for the press, and what it wraps there."""
+    rule = load_press(name.split()[0], base or PRESSES.get(name, {}).get("base"))
+    assert rule is not None
+    return rule
+
+
+def parameters(name: str) -> dict[str, Any]:
+    """Its parameters in the table."""
+    return {key: value for key, value in PRESSES[name].items() if key != "base"}
+
+
+def policy(name: str = "tova", ratio: float = 0.5, fair: float = 0.0, keep: Any = (), **arguments: Any) -> Policy:
+    """A policy of a press by its name in the table, or by any name ("none", a file); ``arguments``: parameters of the
+    press, and what else a policy takes."""
+    given = {"press": name.split()[0], **PRESSES.get(name, {}), "ratio": ratio, "fair": fair, "keep": keep}
+    return Policy.of({**given, **arguments})
