@@ -26,7 +26,7 @@ def imports_of_tests(source: str) -> list[str]:
 )
 def test_an_import_from_a_test_file_is_found(source: str) -> None:
     assert imports_of_tests(f"def test():\n    {source}\n")
-    assert not imports_of_tests("from presses import PRESSES\nimport fairkv_eval.eviction.press")
+    assert not imports_of_tests("from press_table import PRESSES\nimport fairkv_eval.eviction.press")
 
 
 def test_no_test_file_imports_from_another() -> None:

@@ -9,13 +9,14 @@ from fractions import Fraction
 from functools import cache, wraps
 from typing import Any, NamedTuple
 
+import press_table
 import pytest
 import torch
 from exact_shares import largest_remainder_exactly, shares_exactly
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from press_table import PRESSES
 
-import presses
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.budgets import pyramid
@@ -25,7 +26,6 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses
 from fairkv_eval.prompts.segments import Segment
-from presses import PRESSES
 
 CONTEXTS = (1, 2, 5, 17, 300)
 RATIOS = ("0.1", "0.5", "0.9", "0.99")
@@ -282,10 +282,10 @@ def pooled_over(name: str) -> str:
 
 
 def test_the_matrix_is_whole() -> None:
-    assert {presses.press(name).name for name in PRESSES} == {press.name for press in built_in_presses().values()}
+    assert {press_table.press(name).name for name in PRESSES} == {press.name for press in built_in_presses().values()}
     for name in PRESSES:
-        press = presses.press(name)
-        assert press.division(press.configure(presses.parameters(name))).pooled == pooled_over(name), name
+        press = press_table.press(name)
+        assert press.division(press.configure(press_table.parameters(name))).pooled == pooled_over(name), name
     every = list(matrix())
     assert {(s.n, len(s.segments), s.arguments["ratio"], s.arguments["fair"]) for s in every} >= {
         (300, count, float(ratio), fair) for count in range(1, 6) for ratio in RATIOS for fair in FAIR
@@ -296,8 +296,8 @@ def test_the_matrix_is_whole() -> None:
 
 @pytest.mark.parametrize("name", PRESSES)
 def test_matrix(name: str) -> None:
-    press = presses.press(name)
-    checker = Checker(with_cached_scores(press), press.configure(presses.parameters(name)))
+    press = press_table.press(name)
+    checker = Checker(with_cached_scores(press), press.configure(press_table.parameters(name)))
     for setting in matrix():
         checker.check(setting, layers_for(press, layers_of(setting.n)))
 
@@ -330,5 +330,5 @@ def drawn_settings(draw: st.DrawFn) -> tuple[Setting, list[Layer]]:
 @settings(max_examples=12, deadline=None)
 def test_drawn_contexts(name: str, drawn: tuple[Setting, list[Layer]]) -> None:
     setting, layers = drawn
-    press = presses.press(name)
-    Checker(press, press.configure(presses.parameters(name))).check(setting, layers_for(press, layers))
+    press = press_table.press(name)
+    Checker(press, press.configure(press_table.parameters(name))).check(setting, layers_for(press, layers))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from press_table import press
 
 from fairkv_eval import scores
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import budgets
 from fairkv_eval.eviction.press import Parameter, taken
-from presses import press
 
 
 class TestParameters:

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from press_table import press
 
 from fairkv_eval.eviction.press_files import load_press
-from presses import press
 
 GOOD = "press: mine\nscore: !function fairkv_eval.scores.knorm\n"
 

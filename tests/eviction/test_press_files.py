@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
+from press_table import NAMES, WRAPPERS, press
 
 from fairkv_eval import scores
 from fairkv_eval.attention.rotation import Rotation
@@ -18,7 +19,6 @@ from fairkv_eval.eviction.press_files import built_in_presses, load_press, read_
 from fairkv_eval.eviction.quotas import choose, n_kept, ranges
 from fairkv_eval.files import resource_dir
 from fairkv_eval.scores import PROTECTED, Layer
-from presses import NAMES, WRAPPERS, press
 
 README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")
 
