@@ -1,4 +1,4 @@
-"""A cell of a sweep: one task under one policy, and the identity that everything which could change it goes into."""
+"""A cell of a sweep: one task under one policy on one model, with an identity made of all that could change it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
@@ -15,67 +16,68 @@ from lm_eval.api.task import Task
 from lm_eval.utils import handle_non_serializable
 
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.loaded_model import LoadedModel
 
-# Versions that a number can depend on. Not the commit: it changes with every edit of a README, and a sweep that goes
-# on after one would start anew. The press's own digest is part of the policy, the task's functions of its config.
+# Versions that a number can depend on. Not the commit: it changes with every edit of a README, after which a sweep
+# could not resume. The press's own digest is part of the policy, the task's functions are part of its config.
 _PACKAGES = ("fairkv-eval", "lm-eval", "torch", "transformers")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """``identity``: plain values; ``id``: their digest, the same on every machine that would get the same numbers."""
+    """``model``, ``task``: their names. ``identity``: plain values. ``id``: their digest, the same on every machine
+    that would get the same numbers."""
 
+    model: str
     task: str
     policy: Policy
     identity: Mapping[str, Any]
 
-    @property
+    @cached_property
     def id(self) -> str:
         return digest(self.identity)[:16]
 
     @property
     def name(self) -> str:
-        """A folder's name: readable, and not another cell's."""
+        """The name of the cell's folder: readable and unique."""
         return f"{self.policy.slug()}-{self.id[:8]}"
 
 
-def identity(
-    task: Task,
-    policy: Policy,
-    model: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    requests: str,
-) -> dict[str, Any]:
-    """What a cell's numbers come from: model, policy, task, ``settings`` (`Sweep.shared`), the requests' digest."""
-    return {
-        "model": dict(model),
-        "policy": policy.describe(),
+def cells_of(sweep: Sweep, model: LoadedModel, task: Task, requests: Sequence[Instance]) -> tuple[Cell, ...]:
+    """The cells of one task on one model, in the order of the sweep's policies. What numbers depend on is in their
+    identities: model, policy, task, requests, settings and versions."""
+    shared = {
+        "model": model.identity(),
         "task": task.task_name,
         "task_version": task.VERSION,
         "task_config": without_addresses(task.dump_config()),
-        "requests": requests,
-        "settings": dict(settings),
+        "requests": digest_of_requests(requests),
+        "settings": sweep.identity(),
         "versions": {name: version(name) for name in _PACKAGES},
     }
+    return tuple(
+        Cell(model.name, task.task_name, policy, {**shared, "policy": policy.describe()}) for policy in sweep.policies
+    )
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of plain values, whatever the order of their keys."""
+    """SHA-256 of plain values; the order of their keys does not matter."""
     text = json.dumps(value, sort_keys=True, default=handle_non_serializable, ensure_ascii=False)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
 def digest_of_requests(requests: Sequence[Instance]) -> str:
-    """Of all documents, and of everything that is asked about them, in order."""
-    found = hashlib.sha256()
+    """SHA-256 of all requests in order, their documents included."""
+    total = hashlib.sha256()
     docs: dict[int, str] = {}
     for request in requests:
         doc = docs.setdefault(id(request.doc), digest(request.doc))
-        found.update(digest([request.request_type, doc, request.doc_id, request.repeats, request.args]).encode())
-    return found.hexdigest()
+        total.update(digest([request.request_type, doc, request.doc_id, request.repeats, request.args]).encode())
+    return total.hexdigest()
 
 
 def without_addresses(value: Any) -> Any:
-    """A configuration as text and numbers, without the places in memory that Python prints for an object."""
+    """A configuration as text and numbers, without the memory addresses that Python prints for objects."""
     text = json.dumps(value, sort_keys=True, default=handle_non_serializable)
     return json.loads(re.sub(r" at 0x[0-9a-fA-F]+", "", text))

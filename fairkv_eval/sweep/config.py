@@ -49,12 +49,13 @@ class Sweep:
     wandb_config_args: dict[str, Any] | None = None
     hf_hub_log_args: dict[str, Any] | None = None
 
-    def shared(self) -> dict[str, Any]:
-        """The settings that could change a cell's numbers, as plain values: neither where nor how fast it runs, nor who
-        is told."""
+    def identity(self) -> dict[str, Any]:
+        """The settings that can change a cell's numbers. Left out: device, batch size, output path, loggers."""
         names = {field.name for field in fields(self)}
         apart = {"models", "policies", "tasks", "output_path", "include_path", "batch_size", "device", *_LOGGERS}
-        return {name: getattr(self, name) for name in sorted(names - apart)}
+        settings = {name: getattr(self, name) for name in sorted(names - apart)}
+        # Fidelity adds metrics and changes no answer, so that a sweep can ask for it later.
+        return {**settings, "fidelity": False}
 
 
 def read_keys(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""What a sweep would cost, before it runs: its cells, the tokens they need, and a time from a short measured rate."""
+"""What a sweep would cost, before it runs: its cells, the tokens they need, and a time estimated from a short run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +10,17 @@ from fairkv_eval.engine.jobs import Generate, Job, Score, Totals
 from fairkv_eval.engine.scheduler import context_tokens
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
-from fairkv_eval.sweep.run import Work, check, followed, load_model, load_tasks, plan
+from fairkv_eval.sweep.loaded_model import LoadedModel
+from fairkv_eval.sweep.run import check_launch
+from fairkv_eval.sweep.task_run import TaskRun
+from fairkv_eval.sweep.tasks import load_tasks
 
-_STEPS = 8  # tokens an answer of the measurement, long enough for its first steps not to decide
+_STEPS = 8  # tokens per answer of the short run: enough for the first steps, which are slower, not to dominate
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """What is left to compute: contexts (each once), tails, and at most this many new tokens."""
+    """Tokens to compute: of contexts (each once), of tails, and at most this many new ones."""
 
     prefill: int = 0
     tail: int = 0
@@ -27,70 +30,70 @@ class Tokens:
         return Tokens(self.prefill + other.prefill, self.tail + other.tail, self.decode + other.decode)
 
     def seconds(self, measured: Totals) -> float:
-        """At the speeds of a measurement."""
-        spent = (
+        """The time it takes at measured speeds."""
+        measurements = (
             (self.prefill, measured.prefill_seconds, measured.prefill_tokens),
             (self.tail, measured.tail_seconds, measured.tail_tokens),
             (self.decode, measured.decode_seconds, measured.decode_tokens),
         )
-        return sum(tokens * seconds / known for tokens, seconds, known in spent if known)
+        return sum(tokens * seconds / done for tokens, seconds, done in measurements if done)
 
 
 def tokens_of(jobs: Sequence[Job]) -> Tokens:
-    """Of one engine run. Contexts that only begin alike share a prefill too; that is not counted."""
+    """Of one engine run. Contexts that only begin alike share part of a prefill too, which is left out."""
     prefill = sum(map(len, {context_tokens(job) for job in jobs}))
     tail = sum(len(job.prompt.tokens) - job.prompt.context_length for job in jobs)
     tail += sum(len(job.want.continuation) - 1 for job in jobs if isinstance(job.want, Score))
     return Tokens(prefill, tail, sum(job.want.max_tokens for job in jobs if isinstance(job.want, Generate)))
 
 
-def followers(model: FairKV, work: Work) -> list[Job]:
-    """The jobs that are taken along the full cache's answers, its own among them."""
-    if not work.unfinished:
-        return []
-    policies = list(dict.fromkeys(cell.policy for cell in (work.full, *work.unfinished)))
-    return [job for place, repeat in work.asked for job in model.jobs(work.requests[place], policies, repeat)]
-
-
 def tokens_of_fidelity(jobs: Sequence[Job]) -> Tokens:
-    """Of scoring the longest answers they may get; contexts are read for the full cache and again for the others."""
-    once = tokens_of(jobs)
-    return Tokens(2 * once.prefill, once.tail + once.decode)
+    """Of scoring the longest answers that these jobs may get. Contexts are prefilled for the full cache and again for
+    the other policies."""
+    tokens = tokens_of(jobs)
+    return Tokens(2 * tokens.prefill, tokens.tail + tokens.decode)
 
 
 def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
-    """A row a model and task: documents, cells, what is finished and what is left of them. Nothing is written."""
-    check(sweep)
+    """One row per model and task: documents, cells, how many are finished and what the others cost. Writes nothing."""
+    check_launch(sweep)
     tasks = load_tasks(sweep)
     rows = []
     for arguments in sweep.models:
-        model = load_model(sweep, arguments)
-        for work in plan(sweep, arguments, model, tasks, {}):
-            along = followers(model, work) if followed(sweep, work.task) else []
-            rows.append(_row(arguments, model, work, along))
+        model = LoadedModel.load(sweep, arguments)
+        rows += [_row(run) for run in [TaskRun(sweep, model, task) for task in tasks.values()]]
     return rows
 
 
-def _row(arguments: Mapping[str, Any], model: FairKV, work: Work, along: Sequence[Job]) -> dict[str, Any]:
-    jobs = [entry.job for entry in work.todo]
-    needed = tokens_of(jobs) + tokens_of_fidelity(along)
+def _row(run: TaskRun) -> dict[str, Any]:
+    jobs = [job for _, job in run.todo]
+    fidelity_jobs = _fidelity_jobs(run)
+    needed = tokens_of(jobs) + tokens_of_fidelity(fidelity_jobs)
     return {
-        "model": arguments.get("pretrained", "default"),
-        "task": work.task.task_name,
-        "documents": len({request.doc_id for request in work.requests}),
-        "policies": [cell.name for cell in work.cells],
-        "cells": len(work.cells),
-        "finished": len(work.cells) - len(work.unfinished),
+        "model": run.model.arguments.get("pretrained", "default"),
+        "task": run.task.task_name,
+        "documents": len({request.doc_id for request in run.requests}),
+        "policies": [cell.name for cell in run.cells],
+        "cells": len(run.cells),
+        "finished": len(run.cells) - len(run.unfinished),
         "answers": len(jobs),
         "prefill_tokens": needed.prefill,
         "tail_tokens": needed.tail,
         "max_decode_tokens": needed.decode,
-        "seconds": needed.seconds(measure(model, jobs or along)),
+        "seconds": needed.seconds(measure(run.model.lm, jobs or fidelity_jobs)),
     }
 
 
+def _fidelity_jobs(run: TaskRun) -> list[Job]:
+    """The jobs whose answers are scored once more for fidelity, the full cache's among them."""
+    if not run.fidelity or not run.unfinished:
+        return []
+    cells = [run.full, *(cell for cell in run.unfinished if cell != run.full)]
+    return [job for slot in run.slots for job in run.jobs(slot, cells)]
+
+
 def measure(model: FairKV, jobs: Sequence[Job]) -> Totals:
-    """Totals of one short run: a full batch of the first jobs, with a few tokens each."""
+    """Run a full batch of the first jobs, with a few tokens each; return the totals of that run."""
     batch = jobs[: int(model.batch_size) if model.batch_size != "auto" else 16]
     model.reset_totals()
     for _ in model.run([_shortened(job) for job in batch]) if batch else ():

@@ -1,4 +1,4 @@
-"""Answers on disk as they come: a line a request and cell, so that a run that was killed goes on where it stopped."""
+"""The journal: answers on disk as they come, one line per request and cell, so that a killed sweep can resume."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 log = logging.getLogger(__name__)
 
-_SYNCED_EVERY = 1.0  # seconds; a killed process loses no line that was written, a machine that fails this many
+_SYNCED_EVERY = 1.0  # seconds of answers that a failing machine may lose; a killed process loses none
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one request under one policy.
+    """The answer to one request under one policy.
 
-    text and tokens of a generation; logprob (nats) and greedy of a score; telemetry: what eviction did; context: what
-    identifies the context, which several requests may share. fidelity: against the full cache, where that was asked.
+    text and tokens: of a generation. logprob (nats) and greedy: of a log-likelihood. telemetry: what eviction did.
+    context: a digest of the context, which several requests may share. fidelity: to the full cache, once it is
+    measured.
     """
 
     telemetry: dict[str, Any]
@@ -34,9 +35,17 @@ class Answer:
     fidelity: dict[str, float] | None = None
 
 
+class Slot(NamedTuple):
+    """A place for an answer in a cell: the request's index in its task, and its repeat, as the harness may ask for
+    several answers to a request."""
+
+    request: int
+    repeat: int = 0
+
+
 @dataclass(frozen=True)
 class Key:
-    """A cell (its id), a request of its task (its place among them) and how often that was asked before."""
+    """An answer's cell (the id) and slot."""
 
     cell: str
     request: int
@@ -44,10 +53,8 @@ class Key:
 
 
 class Journal:
-    """An append-only file of JSON lines. What follows the last line break was torn off by a kill, and is cut away.
-
-    Use as a context manager; nothing is written before.
-    """
+    """An append-only file of JSON lines, used as a context manager. Entering cuts off what follows the last line break,
+    a line that a kill interrupted."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -68,11 +75,11 @@ class Journal:
         self._file.close()
 
     def write(self, key: Key, answer: Answer) -> None:
-        """Append one answer; it is on its way to the disk when this returns."""
+        """Append one answer. Once this returns, killing the process loses nothing."""
         self._append({**asdict(key), **_short(asdict(answer))})
 
     def write_fidelity(self, key: Key, fidelity: dict[str, float]) -> None:
-        """Append what an answer written before lacks."""
+        """Append the fidelity of an answer that is already written."""
         self._append({**asdict(key), "fidelity": fidelity})
 
     def sync(self) -> None:
@@ -88,7 +95,7 @@ class Journal:
 
 
 def read_answers(paths: Iterable[Path], cells: Iterable[str]) -> dict[Key, Answer]:
-    """The answers of these cells in some journals. A line that cannot be read is named and left out."""
+    """The answers of these cells (by id) in some journals. A line that cannot be read is logged and left out."""
     wanted = set(cells)
     answers: dict[Key, Answer] = {}
     for path in paths:
@@ -103,7 +110,7 @@ def read_answers(paths: Iterable[Path], cells: Iterable[str]) -> dict[Key, Answe
                 elif key in answers:
                     answers[key] = replace(answers[key], fidelity=entry["fidelity"])
             except (KeyError, TypeError) as error:
-                log.warning("%s, line %d is no answer (%s): its prompt runs again", path.name, number, error)
+                log.warning("%s, line %d is not an answer (%s): its prompt runs again", path.name, number, error)
     return answers
 
 
@@ -121,11 +128,11 @@ def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _whole(raw: bytes) -> int:
-    """Bytes up to and with the last line break."""
+    """The number of bytes up to the last line break, which is included."""
     return raw.rfind(b"\n") + 1
 
 
 def _short(entry: dict[str, Any]) -> dict[str, Any]:
-    """Without what a score or a generation has no use for."""
+    """Leave out the fields of the other kind of answer."""
     unused = ("logprob", "greedy") if entry["text"] is not None else ("text", "tokens")
     return {k: v for k, v in entry.items() if k not in unused and not (k == "fidelity" and v is None)}

@@ -1,35 +1,38 @@
-"""A sweep's cells as Ray tasks, on one machine or a cluster whose machines share the output folder.
+"""A sweep as Ray tasks, on one machine or on a cluster whose machines share the output folder.
 
-A part is one task of one model, so that its cells share their prefills; where places would be left without work, its
-policies are divided. Every part has a journal of its own, and all are read when a sweep goes on.
+A share of the cells is one task on one model, so that its cells share their prefills; if workers would be left without
+work, its policies are divided. Each share has its own journal, and a sweep that resumes reads all of them.
 """
 
 from __future__ import annotations
 
-import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tqdm import tqdm
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.processes import bootstrap_without_forks
 from fairkv_eval.sweep.config import Sweep, sweep_of
+from fairkv_eval.sweep.folder import SweepFolder
 from fairkv_eval.sweep.loggers import update_card
-from fairkv_eval.sweep.run import check, load_tasks, locked, run_model
+from fairkv_eval.sweep.progress import ReportingBar, WorkerBars, cells_done, running_bars
+from fairkv_eval.sweep.run import check_launch, run_model
+from fairkv_eval.sweep.tasks import load_tasks
 
-_MANY = 3  # parts a place from which on it matters little that they do not come out even
-_LOOK = 2.0  # seconds between looks at how far the parts are
+_MANY = 3  # shares per worker from which on an uneven division costs little time
+_REFRESH = 2.0  # seconds between updates of the bar
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one Ray task does: places in the sweep's models and policies, and a task's name."""
+class Share:
+    """The cells of one Ray task: indices of a model and of policies in the sweep, and the task's name."""
 
     model: int
     task: str
@@ -39,97 +42,93 @@ class Part:
     def journal(self) -> str:
         return f"journal-{self.model}-{self.task.replace('/', '-')}-{self.policies[0]}"
 
+    def sweep(self, keys: Mapping[str, Any]) -> Sweep:
+        """The sweep of these keys, reduced to this share's model and policies."""
+        whole = sweep_of(keys)
+        policies = tuple(whole.policies[index] for index in self.policies)
+        return replace(whole, models=(whole.models[self.model],), policies=policies)
 
-def run_on_ray(sweep: Sweep, given: Mapping[str, Any]) -> list[Path]:
-    """Run what is not finished yet, ``given`` being the keys that the sweep was made of; the folders of all cells."""
-    check(sweep)
-    ray = _ray()
+
+def run_on_ray(sweep: Sweep, keys: Mapping[str, Any]) -> list[Path]:
+    """Run what is unfinished; return the folders of all cells. ``keys``: those that the sweep was made of."""
+    check_launch(sweep)
+    ray = _import_ray()
     tasks = load_tasks(sweep)
-    with locked(sweep.output_path):
-        started = not ray.is_initialized()
-        if started:
-            ray.init(include_dashboard=False, log_to_driver=False)
-        try:
-            resources = ray.cluster_resources()
-            gpus = int(resources.get("GPU", 0))
-            remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(_run_part)
-            divided = list(parts(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
-            keys = _anywhere(sweep, given)
-            gathered = ray.remote(num_cpus=0)(Gathered).remote()
-            waiting = {remote.remote(keys, part, gathered): part for part in divided}
-            folders = _gather(ray, waiting, divided, gathered, 2 if sweep.fidelity else 1)
-        finally:
-            if started:
-                ray.shutdown()
+    with SweepFolder(sweep.output_path).lock(), _connected(ray):
+        resources = ray.cluster_resources()
+        gpus = int(resources.get("GPU", 0))
+        remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(_run_share)
+        shares = list(shares_of(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
+        bars = ray.remote(num_cpus=0)(WorkerBars).remote()
+        keys = _with_absolute_paths(sweep, keys)
+        running = {remote.remote(keys, share, bars): share for share in shares}
+        folders = _wait(ray, running, bars, bars_per_share=2 if sweep.fidelity else 1)
     update_card(sweep)
+    return [folder for share in shares for folder in folders[share]]
+
+
+def shares_of(sweep: Sweep, tasks: Sequence[str], workers: int) -> Iterator[Share]:
+    """Divide all cells. With fidelity a task's policies stay together, since they follow the full cache's answers."""
+    pairs = [(model, task) for model in range(len(sweep.models)) for task in tasks]
+    step = 1 if sweep.fidelity else min(len(sweep.policies), shares_per_pair(len(pairs), workers))
+    indices = range(len(sweep.policies))
+    for model, task in pairs:
+        # Every ``step``-th policy, so that each share has some of the strong and some of the weak compressions.
+        yield from (Share(model, task, tuple(indices[first::step])) for first in range(step))
+
+
+def shares_per_pair(pairs: int, workers: int) -> int:
+    """The smallest number of shares per pair of model and task with which all workers end at about the same time: the
+    shares come out even, or one more or less matters little. Every share costs one more prefill."""
+    return next(n for n in count(1) if pairs * n % workers == 0 or pairs * n >= _MANY * workers)
+
+
+def _run_share(keys: dict[str, Any], share: Share, bars: Any) -> list[str]:
+    """Run a share in a worker; return the folders of its cells. ``bars``: the actor that its progress goes to."""
+    bootstrap_without_forks()
+    sweep = share.sweep(keys)
+    tasks = {share.task: load_tasks(sweep)[share.task]}
+    bar = partial(ReportingBar, report=partial(bars.report.remote, share.journal))
+    return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, share.journal, bar)]
+
+
+def _wait(ray: Any, running: Mapping[Any, Share], bars: Any, bars_per_share: int) -> dict[Share, list[Path]]:
+    """Show how far the running shares are until all are done; return the folders of their cells."""
+    folders: dict[Share, list[Path]] = {}
+    form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=sum(len(share.policies) for share in running.values()), desc="cells", bar_format=form) as bar:
+        waiting = list(running)
+        while waiting:
+            done, waiting = ray.wait(waiting, timeout=_REFRESH)
+            folders |= {running[reference]: _folders(ray, reference) for reference in done}
+            cells = {running[reference].journal: len(running[reference].policies) for reference in waiting}
+            positions = ray.get(bars.positions.remote())
+            bar.set_postfix_str(running_bars(positions, cells), refresh=False)
+            finished = sum(len(share.policies) for share in folders) + cells_done(positions, cells, bars_per_share)
+            bar.update(max(0.0, finished - bar.n))
+            bar.refresh()  # the text and the time, even if no cell got any further
     return folders
 
 
-def parts(sweep: Sweep, tasks: list[str], places: int) -> Iterator[Part]:
-    """All cells in parts. With fidelity a task's policies stay together, as they follow the full cache's answers."""
-    pairs = [(model, task) for model in range(len(sweep.models)) for task in tasks]
-    each = 1 if sweep.fidelity else min(len(sweep.policies), divisions(len(pairs), places))
-    everything = range(len(sweep.policies))
-    for model, task in pairs:
-        # One in ``each``, so that each part has some of the strong and some of the weak compressions.
-        yield from (Part(model, task, tuple(everything[first::each])) for first in range(each))
-
-
-def divisions(pairs: int, places: int) -> int:
-    """The smallest number of parts for each pair of model and task with which all places end about together: the parts
-    come out even, or are so many that one more or less matters little. Every division is one more prefill."""
-    return next(n for n in count(1) if pairs * n % places == 0 or pairs * n >= _MANY * places)
-
-
-def _run_part(given: dict[str, Any], part: Part, gathered: Any) -> list[str]:
-    """In a worker: the folders of a part's cells. ``gathered``: the actor that is told how far it is."""
-    bootstrap_without_forks()
-    sweep = sweep_of(given)
-    policies = tuple(sweep.policies[place] for place in part.policies)
-    sweep = replace(sweep, models=(sweep.models[part.model],), policies=policies)
-    tasks = {part.task: load_tasks(sweep)[part.task]}
-    bars = partial(Told, tell=partial(gathered.tell.remote, part.journal))
-    return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, part.journal, bars)]
-
-
-def _gather(ray: Any, waiting: dict[Any, Part], divided: list[Part], gathered: Any, bars: int) -> list[Path]:
-    """The folders of all parts, when they are done; ``bars``: through how many bars a part goes."""
-    found: dict[Part, list[Path]] = {}
-    form = "{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=sum(len(part.policies) for part in divided), desc="cells", bar_format=form) as bar:
-        left = list(waiting)
-        while left:
-            done, left = ray.wait(left, timeout=_LOOK)
-            for part in done:
-                found[waiting[part]] = _folders(ray, part)
-            running = {waiting[part].journal: len(waiting[part].policies) for part in left}
-            stands = ray.get(gathered.stands.remote())
-            bar.set_postfix_str(line(stands, running), refresh=False)
-            now = sum(len(part.policies) for part in found) + cells_done(stands, running, bars)
-            bar.update(max(0.0, now - bar.n))
-            bar.refresh()  # what is under way and the time, though no cell got any further
-    return [folder for part in divided for folder in found[part]]
-
-
-def _folders(ray: Any, part: Any) -> list[Path]:
-    """What a part that is done returned. What is wrong with the input is told in one line, wherever it was found."""
+def _folders(ray: Any, reference: Any) -> list[Path]:
+    """The result of a share that is done. A UsageError in a worker is raised as one here."""
     try:
-        return [Path(folder) for folder in ray.get(part)]
+        return [Path(folder) for folder in ray.get(reference)]
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, UsageError):
             raise UsageError(str(error.cause)) from None
         raise
 
 
-def _anywhere(sweep: Sweep, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys with paths that do not depend on where a worker is started."""
-    keys = {**given, "output_path": str(sweep.output_path.resolve())}
+def _with_absolute_paths(sweep: Sweep, keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys with paths that do not depend on a worker's working directory."""
+    keys = {**keys, "output_path": str(sweep.output_path.resolve())}
     if sweep.include_path:
         keys["include_path"] = [str(Path(path).resolve()) for path in sweep.include_path]
     return keys
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -138,53 +137,14 @@ def _ray() -> Any:
     return ray
 
 
-class Stand(NamedTuple):
-    """A bar's position: ``done`` of ``total``, and what it says beside it."""
-
-    done: float
-    total: float
-    more: str
-
-    @property
-    def share(self) -> float:
-        return self.done / self.total if self.total else 1.0
-
-
-Stands = Mapping[str, Mapping[str, Stand]]  # {part: {its bar's name: where it is}}
-
-
-class Told(tqdm):
-    """A bar that is not drawn: ``tell(name, stand)`` is called whenever it would be."""
-
-    def __init__(self, *, tell: Callable[[str, Stand], object], **given: Any) -> None:
-        self._tell = tell  # the bar is shown for the first time while it is made
-        super().__init__(file=io.StringIO(), **given)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> None:
-        self._tell(self.desc, Stand(self.n or 0, self.total or 0, str(self.postfix or "")))
-
-
-class Gathered:
-    """Where every part's bars are, as the parts tell it."""
-
-    def __init__(self) -> None:
-        self._stands: dict[str, dict[str, Stand]] = {}
-
-    def tell(self, part: str, name: str, stand: Stand) -> None:
-        self._stands.setdefault(part, {})[name] = stand
-
-    def stands(self) -> Stands:
-        return self._stands
-
-
-def cells_done(stands: Stands, running: Mapping[str, int], bars: int) -> float:
-    """Of the cells of the parts that run ({part: its cells}) how many are done, with shares of those under way: a part
-    has gone through ``bars`` bars when it ends."""
-    shares = {part: sum(stand.share for stand in stands.get(part, {}).values()) / bars for part in running}
-    return sum(cells * min(1.0, shares[part]) for part, cells in running.items())
-
-
-def line(stands: Stands, running: Iterable[str]) -> str:
-    """What is under way: the last bar of each part that runs and was heard of."""
-    last = [list(stands[part].items())[-1] for part in running if stands.get(part)]
-    return "; ".join(f"{name} {s.done:g}/{s.total:g}{f' ({s.more})' if s.more else ''}" for name, s in last)
+@contextmanager
+def _connected(ray: Any) -> Iterator[None]:
+    """Start Ray, and stop it at the end, unless it is running already."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(include_dashboard=False, log_to_driver=False)
+    try:
+        yield
+    finally:
+        ray.shutdown()

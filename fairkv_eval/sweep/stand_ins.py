@@ -1,4 +1,4 @@
-"""A harness model that knows its answers: what a sweep has found is scored by the harness's own `evaluate`."""
+"""Harness models that compute nothing: one to build a task's requests with, one that replays a cell's answers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from fairkv_eval.harness.response import Response
+from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.sweep.journal import Slot
 
 
-class Asked(Exception):
-    """The harness has built its requests, and asks for answers."""
+class RequestsBuilt(Exception):
+    """Raised once the harness has built a task's requests and asks for their answers."""
 
 
-class Asking(LM):
-    """Stops an evaluation once its requests are built: they are then `task.instances`, as any model would get them.
+class TemplateModel(LM):
+    """Renders chats as the model ``like`` does, and stops an evaluation with RequestsBuilt before anything is answered.
 
-    ``like``: the model whose chat template renders them.
+    The requests are then `task.instances`, as any model would get them.
     """
 
     def __init__(self, like: Any) -> None:
@@ -37,39 +38,40 @@ class Asking(LM):
         return str(self._like.apply_chat_template(chat_history, add_generation_prompt))
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        raise Asked
+        raise RequestsBuilt
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        raise Asked
+        raise RequestsBuilt
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        raise Asked
+        raise RequestsBuilt
 
 
-class Knowing(Asking):
-    """Gives each of ``requests`` its answer, by its place among them and how often it was asked before."""
+class ReplayModel(TemplateModel):
+    """Replays the answers of a cell to ``requests``."""
 
     def __init__(
         self,
         like: Any,
         requests: Sequence[Instance],
-        answers: Mapping[tuple[int, int], Response | tuple[float, bool]],
+        answers: Mapping[Slot, Response | LogLikelihood],
     ) -> None:
         super().__init__(like)
-        self._places = {id(request): place for place, request in enumerate(requests)}
+        self._index = {id(request): index for index, request in enumerate(requests)}
         self._answers = answers
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        return self._known(requests)
+        return self._replay(requests)
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
-        return self._known(requests)
+        return self._replay(requests)
 
-    def _known(self, requests: list[Instance]) -> list[Any]:
-        asked: Counter[int] = Counter()
+    def _replay(self, requests: list[Instance]) -> list[Any]:
+        """The harness repeats a request by listing it several times."""
+        repeats: Counter[int] = Counter()
         answers = []
         for request in requests:
-            place = self._places[id(request)]
-            answers.append(self._answers[place, asked[place]])
-            asked[place] += 1
+            index = self._index[id(request)]
+            answers.append(self._answers[Slot(index, repeats[index])])
+            repeats[index] += 1
         return answers

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import log_softmax, rel_entr
-from tiny_sweeps import a_sweep, numbers, scores
+from tiny_sweeps import cell_files, cell_metrics, tiny_sweep
 
 from fairkv_eval.engine.fidelity import METRICS, Lead, fidelity
 from fairkv_eval.engine.jobs import Follow, Generate, Job
@@ -32,11 +32,11 @@ LOGITS = arrays(np.float64, (2, 4, 6), elements=st.floats(-20, 20))
 @given(LOGITS)
 def test_divergence_is_scipys(logits: np.ndarray) -> None:
     full, policy = log_softmax(logits, axis=-1)
-    found = fidelity(torch.tensor(full), torch.tensor(policy))
-    assert found["fidelity_kl"] == pytest.approx(rel_entr(np.exp(full), np.exp(policy)).sum(-1).mean(), abs=1e-9)
+    ours = fidelity(torch.tensor(full), torch.tensor(policy))
+    assert ours["fidelity_kl"] == pytest.approx(rel_entr(np.exp(full), np.exp(policy)).sum(-1).mean(), abs=1e-9)
     same = [int(a) == int(b) for a, b in zip(full.argmax(-1), policy.argmax(-1), strict=True)]
-    assert found["fidelity_top1"] == sum(same) / 4
-    assert found["fidelity_first_disagreement"] == (same.index(False) if False in same else 4)
+    assert ours["fidelity_top1"] == sum(same) / 4
+    assert ours["fidelity_first_disagreement"] == (same.index(False) if False in same else 4)
 
 
 def test_tokens_that_neither_allows_add_nothing() -> None:
@@ -72,8 +72,8 @@ def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: st
     assert results[0].fidelity["fidelity_kl"] == 0 and apart >= 4
 
 
-def test_a_sweep_asks_for_it_later_and_keeps_its_answers(
-    folder: Path,
+def test_a_sweep_adds_it_later_and_keeps_its_answers(
+    task_folder: Path,
     unbroken: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -88,34 +88,34 @@ def test_a_sweep_asks_for_it_later_and_keeps_its_answers(
         return run(self, jobs, at_most)
 
     monkeypatch.setattr(FairKV, "run", only_follows)
-    run_sweep(a_sweep(folder, output, fidelity=True))
-    found, before, first = numbers(output), scores(unbroken), numbers(unbroken)
-    assert found.keys() == before.keys()
-    for (task, policy), (results, samples) in found.items():
-        told = results["results"][task]
-        old = {k: v for k, v in told.items() if not k.startswith("fidelity")}
-        assert old == before[task, policy][0][task]
-        own, earlier = results["config"]["fairkv"], first[task, policy][0]["config"]["fairkv"]
-        assert own["sweep"]["fidelity"] == (task != "pick")
+    run_sweep(tiny_sweep(task_folder, output, fidelity=True))
+    completed, previous = cell_files(output), cell_files(unbroken)
+    assert completed.keys() == previous.keys()
+    for (task, policy), (result, samples) in completed.items():
+        metrics = result["results"][task]
+        old_metrics = {k: v for k, v in metrics.items() if not k.startswith("fidelity")}
+        assert old_metrics == previous[task, policy][0]["results"][task]
+        config, old_config = result["config"]["fairkv"], previous[task, policy][0]["config"]["fairkv"]
+        assert config["sweep"]["fidelity"] == (task != "pick")
         # The answers are an earlier run's, and so is what they cost.
-        assert own["sweep"]["run"] == earlier["sweep"]["run"]
+        assert config["sweep"]["run"] == old_config["sweep"]["run"]
         for speed in ("prefill_tokens_per_second", "decode_tokens_per_second"):
-            assert own[speed] == earlier[speed]
-        assert task == "pick" or own["decode_tokens_per_second"] > 0
+            assert config[speed] == old_config[speed]
+        assert task == "pick" or config["decode_tokens_per_second"] > 0
         if task == "pick":
             assert not any(name in sample for sample in samples for name in METRICS)
             continue
         for name, higher in METRICS.items():
             column = [sample[name] for sample in samples]
             assert all(name in sample["metrics"] for sample in samples)
-            assert told[f"{name},none"] == pytest.approx(np.mean(column))
-            assert told[f"{name}_stderr,none"] == pytest.approx(np.std(column, ddof=1) / math.sqrt(len(column)))
-            assert results["higher_is_better"][task][name] is higher
-        assert (told["fidelity_kl,none"] == 0) == (policy == "full")
-    # A second time nothing is left to do; a cell that is lost is put together again from the journal.
+            assert metrics[f"{name},none"] == pytest.approx(np.mean(column))
+            assert metrics[f"{name}_stderr,none"] == pytest.approx(np.std(column, ddof=1) / math.sqrt(len(column)))
+            assert result["higher_is_better"][task][name] is higher
+        assert (metrics["fidelity_kl,none"] == 0) == (policy == "full")
+    # A second time nothing runs; a cell whose files are lost is written again from the journal.
     ran.clear()
     lost = next(output.glob("model/say/tova_ratio=0.5-*"))
     shutil.rmtree(lost)
-    run_sweep(a_sweep(folder, output, fidelity=True))
-    assert not ran and scores(output) == {k: (v["results"], s) for k, (v, s) in found.items()}
+    run_sweep(tiny_sweep(task_folder, output, fidelity=True))
+    assert not ran and cell_metrics(output) == {k: (v["results"], s) for k, (v, s) in completed.items()}
     assert json.loads(next(lost.glob("results_*")).read_text())["results"]["say"]["fidelity_kl,none"] > 0

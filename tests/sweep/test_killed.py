@@ -1,4 +1,4 @@
-"""`fairkv sweep` as a command: killed again and again, stopped by Ctrl-C, and ended as one that was never touched."""
+"""`fairkv sweep` as a command, killed again and again or stopped by Ctrl-C: it resumes and ends as an unbroken one."""
 
 from __future__ import annotations
 
@@ -15,31 +15,23 @@ from typing import Any
 import few_builtins
 import pytest
 import yaml
-from tiny_sweeps import assert_same, numbers
+from tiny_sweeps import assert_same, cell_files, tiny_keys
 
 from fairkv_eval.sweep.config import sweep_of
 from fairkv_eval.sweep.run import run_sweep
 
 
-def settings(folder: Path, output: Path) -> dict[str, Any]:
-    return {
-        "model_args": {"pretrained": str(folder / "model"), "dtype": "float32"},
-        "presses": ["tova", "knorm"],
-        "ratios": [0, 0.5],
-        "tasks": ["say", "pick"],
-        "gen_kwargs": {"max_gen_toks": 60},
-        "include_path": str(folder),
-        "output_path": str(output),
-        "bootstrap_iters": 20,
-        "device": "cpu",
-        "fidelity": True,
-    }
+def keys_of(task_folder: Path, output: Path) -> dict[str, Any]:
+    """Of a sweep with long answers, so that a kill comes amid them."""
+    changes = {"presses": ["tova", "knorm"], "fair": False, "tasks": ["say", "pick"], "batch_size": 1}
+    return tiny_keys(task_folder, output, **changes, gen_kwargs={"max_gen_toks": 60}, fidelity=True)
 
 
-def start(folder: Path, output: Path) -> subprocess.Popen:
-    path = folder / f"{output.name}.yaml"
-    path.write_text(yaml.safe_dump(settings(folder, output)))
-    start_up = os.pathsep.join([str(few_builtins.write(folder)), os.environ.get("PYTHONPATH", "")])
+def start(task_folder: Path, output: Path) -> subprocess.Popen:
+    """Start the command with this output folder; started again, it resumes."""
+    path = task_folder / f"{output.name}.yaml"
+    path.write_text(yaml.safe_dump(keys_of(task_folder, output)))
+    start_up = os.pathsep.join([str(few_builtins.write(task_folder)), os.environ.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [sys.executable, "-m", "fairkv_eval.cli", "sweep", str(path)],
         stdout=subprocess.PIPE,
@@ -50,13 +42,14 @@ def start(folder: Path, output: Path) -> subprocess.Popen:
 
 
 def lines(output: Path) -> int:
+    """Complete lines of the journal."""
     path = output / ".sweep" / "journal.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def wait_for(run: subprocess.Popen, output: Path, more: int) -> None:
-    """Until the journal has so many lines, or the run has ended."""
-    while run.poll() is None and lines(output) < more:
+def wait_for(run: subprocess.Popen, output: Path, count: int) -> None:
+    """Wait until the journal has so many lines, or the run has ended."""
+    while run.poll() is None and lines(output) < count:
         time.sleep(0.005)
 
 
@@ -69,22 +62,22 @@ def answered(output: Path) -> list[tuple[str, int, int]]:
 
 @pytest.mark.parametrize("kills", [1, pytest.param(3, marks=pytest.mark.long)])
 @pytest.mark.usefixtures("only_these_tasks")
-def test_killed_at_random_moments_it_ends_as_an_unbroken_run(folder: Path, tmp_path: Path, kills: int) -> None:
+def test_killed_at_random_moments_it_ends_as_an_unbroken_run(task_folder: Path, tmp_path: Path, kills: int) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_sweep(sweep_of(settings(folder, whole)))
+    run_sweep(sweep_of(keys_of(task_folder, whole)))
     draw, total = random.Random(0), lines(whole)
     for _ in range(kills):
         before = lines(killed)
-        run = start(folder, killed)
+        run = start(task_folder, killed)
         wait_for(run, killed, before + draw.randrange(1, total // 3))
         time.sleep(draw.random() / 50)
         run.kill()
         run.communicate()
         assert run.returncode == -signal.SIGKILL and lines(killed) > before
-    last = start(folder, killed)
+    last = start(task_folder, killed)
     assert (last.communicate()[1], last.returncode)[1] == 0
-    assert_same_files(numbers(whole), numbers(killed))
-    # What was written before a kill was not asked for again.
+    assert_same_files(cell_files(whole), cell_files(killed))
+    # No answer twice: what was written before a kill was not computed again.
     assert answered(killed) == answered(whole)
 
 
@@ -96,14 +89,14 @@ def assert_same_files(whole: dict, killed: dict) -> None:
         for sample, other_sample in zip(samples, resampled, strict=True):
             assert sample["doc_hash"] == other_sample["doc_hash"]
             assert task == "pick" or sample["resps"] == other_sample["resps"]
-            # Nearly nothing, where distributions of float32 are compared with others that are all but the same.
+            # Nearly equal: float32 distributions are compared with others that are all but the same.
             assert [sample[m] for m in sample["metrics"]] == pytest.approx(
                 [other_sample[m] for m in sample["metrics"]], rel=1e-4, abs=1e-6
             )
 
 
-def test_ctrl_c_is_one_line_and_status_130(folder: Path, tmp_path: Path) -> None:
-    run = start(folder, tmp_path / "stopped")
+def test_ctrl_c_is_one_line_and_status_130(task_folder: Path, tmp_path: Path) -> None:
+    run = start(task_folder, tmp_path / "stopped")
     wait_for(run, tmp_path / "stopped", 3)
     run.send_signal(signal.SIGINT)
     errors = run.communicate()[1]

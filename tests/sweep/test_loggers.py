@@ -1,4 +1,4 @@
-"""A sweep's cells on W&B and the Hub: what the harness's loggers are told, and what is refused before anything runs."""
+"""A sweep's cells on W&B and the Hub: what the harness's loggers receive, and what is refused before anything runs."""
 
 from __future__ import annotations
 
@@ -8,47 +8,35 @@ from types import SimpleNamespace
 
 import pytest
 import worker
-from tiny_sweeps import a_sweep
+from tiny_sweeps import tiny_sweep
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep import loggers
-from fairkv_eval.sweep import run as sweeps
 from fairkv_eval.sweep.loggers import check_loggers
 from fairkv_eval.sweep.run import run_sweep
 
-GIVEN = {"presses": "tova", "fair": False, "tasks": ["say"]}  # two cells
-SPARSE = {**GIVEN, "tasks": ["some"]}  # with metrics that some documents have no part in
+pytestmark = pytest.mark.usefixtures("only_these_tasks")
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("tasks")
-    worker.write_tasks(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def only_these_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    manager = sweeps.TaskManager
-    monkeypatch.setattr(sweeps, "TaskManager", lambda **given: manager(**{**given, "include_defaults": False}))
+TWO_CELLS = {"presses": "tova", "fair": False, "tasks": ["say"]}
+SPARSE = {**TWO_CELLS, "tasks": ["some"]}  # with metrics that some documents do not have
 
 
 class Wandb:
-    """In place of the harness's WandbLogger: what it was told, run by run."""
+    """In place of the harness's WandbLogger: what it receives, run by run."""
 
     runs: list[dict]
     broken = False
 
     def __init__(self, arguments: dict, config: dict) -> None:
-        self.told = {"arguments": arguments, "config": config, "finished": 0}
-        self.runs.append(self.told)
+        self.run_log = {"arguments": arguments, "config": config, "finished": 0}
+        self.runs.append(self.run_log)
         self.run = SimpleNamespace(finish=self._finish)
 
     def _finish(self) -> None:
-        self.told["finished"] += 1
+        self.run_log["finished"] += 1
 
     def post_init(self, results: dict) -> None:
-        self.told["results"] = results
+        self.run_log["results"] = results
 
     def log_eval_result(self) -> None:
         if self.broken:
@@ -56,11 +44,11 @@ class Wandb:
 
     def log_eval_samples(self, samples: dict) -> None:
         # As the harness's logger reads them: every metric of the task, of every document.
-        for task, own in samples.items():
-            for entry in self.told["results"]["configs"][task]["metric_list"]:
-                assert all(entry["metric"] in sample for sample in own)
-            assert all(sample["arguments"][0][0] and sample["resps"][0][0] for sample in own)
-        self.told["samples"] = samples
+        for task, rows in samples.items():
+            for entry in self.run_log["results"]["configs"][task]["metric_list"]:
+                assert all(entry["metric"] in sample for sample in rows)
+            assert all(sample["arguments"][0][0] and sample["resps"][0][0] for sample in rows)
+        self.run_log["samples"] = samples
 
 
 @pytest.fixture
@@ -73,12 +61,12 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> type[Wandb]:
     return Fresh
 
 
-def test_every_cell_is_a_run_of_its_own(folder: Path, tmp_path: Path, wandb: type[Wandb]) -> None:
-    plain = run_sweep(a_sweep(folder, tmp_path / "plain", **GIVEN))
+def test_every_cell_is_a_run_of_its_own(task_folder: Path, tmp_path: Path, wandb: type[Wandb]) -> None:
+    plain = run_sweep(tiny_sweep(task_folder, tmp_path / "plain", **TWO_CELLS))
     assert not wandb.runs
-    told = {"wandb_args": "project=kv,name=mine", "wandb_config_args": {"note": 1}}
-    logged = run_sweep(a_sweep(folder, tmp_path / "logged", **GIVEN, **told))
-    assert [path.name for path in logged] == [path.name for path in plain]  # who is told changes no cell
+    wandb_keys = {"wandb_args": "project=kv,name=mine", "wandb_config_args": {"note": 1}}
+    logged = run_sweep(tiny_sweep(task_folder, tmp_path / "logged", **TWO_CELLS, **wandb_keys))
+    assert [path.name for path in logged] == [path.name for path in plain]  # a logger changes no cell
     assert [run["arguments"] for run in wandb.runs] == [
         {"project": "kv", "name": f"mine say {path.name}", "group": "logged", "job_type": "say"} for path in logged
     ]
@@ -89,17 +77,17 @@ def test_every_cell_is_a_run_of_its_own(folder: Path, tmp_path: Path, wandb: typ
         assert len(run["samples"]["say"]) == len(worker.WORDS)
 
 
-def test_metrics_that_some_documents_have_no_part_in(folder: Path, tmp_path: Path, wandb: type[Wandb], caplog) -> None:
-    run_sweep(a_sweep(folder, tmp_path, **SPARSE, wandb_args={"project": "kv"}))
+def test_metrics_that_some_documents_do_not_have(task_folder: Path, tmp_path: Path, wandb: type[Wandb], caplog) -> None:
+    run_sweep(tiny_sweep(task_folder, tmp_path, **SPARSE, wandb_args={"project": "kv"}))
     assert "is not on W&B" not in caplog.text
     assert [sample["zero"] for sample in wandb.runs[0]["samples"]["some"]][:2] == [3.0, None]
 
 
-def test_a_cell_that_wandb_refuses_is_told_and_kept(
-    folder: Path, tmp_path: Path, wandb: type[Wandb], caplog: pytest.LogCaptureFixture
+def test_a_cell_that_wandb_refuses_is_logged_and_kept(
+    task_folder: Path, tmp_path: Path, wandb: type[Wandb], caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb.broken = True
-    folders = run_sweep(a_sweep(folder, tmp_path, **GIVEN, wandb_args={"project": "kv"}))
+    folders = run_sweep(tiny_sweep(task_folder, tmp_path, **TWO_CELLS, wandb_args={"project": "kv"}))
     assert all(list(path.glob("results_*.json")) for path in folders)
     assert [run["finished"] for run in wandb.runs] == [1, 1]
     assert f"cell {folders[0].name} of say is not on W&B: no space left on W&B" in caplog.text
@@ -125,7 +113,7 @@ class Hub:
 
 
 def test_every_cell_is_pushed_and_the_card_is_made_once(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub, cards = Hub(), []
     tracker = loggers.EvaluationTracker
@@ -133,14 +121,14 @@ def test_every_cell_is_pushed_and_the_card_is_made_once(
     monkeypatch.setattr(tracker, "recreate_metadata_card", lambda self: cards.append(self.results_repo))
     monkeypatch.setenv("HF_TOKEN", "a token")
     args = "push_results_to_hub=True,hub_results_org=lab,results_repo_name=kv,public_repo=True"
-    folders = run_sweep(a_sweep(folder, tmp_path, **GIVEN, hf_hub_log_args=args))
+    folders = run_sweep(tiny_sweep(task_folder, tmp_path, **TWO_CELLS, hf_hub_log_args=args))
     assert len(hub.uploaded) == len(folders) == 2
     assert all("results_" in name for name in hub.uploaded)
     assert hub.created == {("lab/kv", False)} and cards == ["lab/kv"]
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("keys", "message"),
     [
         ({"wandb_args": {"project": "kv"}}, "wandb_args needs W&B: pip install wandb"),
         ({"wandb_config_args": {"a": 1}}, "wandb_args is not"),
@@ -149,19 +137,19 @@ def test_every_cell_is_pushed_and_the_card_is_made_once(
         ({"hf_hub_log_args": {"output_path": "x"}}, "'output_path'"),
     ],
 )
-def test_what_cannot_be_logged_to_is_refused_first(
-    given: dict, told: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_logger_that_is_unavailable_is_refused_first(
+    keys: dict, message: str, task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    sweep = a_sweep(folder, tmp_path / "out", **GIVEN, **given)
-    with pytest.raises(UsageError, match=told):
+    sweep = tiny_sweep(task_folder, tmp_path / "out", **TWO_CELLS, **keys)
+    with pytest.raises(UsageError, match=message):
         check_loggers(sweep)
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         run_sweep(sweep)
     assert not (tmp_path / "out").exists()
 
 
-def test_arguments_are_a_mapping(folder: Path, tmp_path: Path) -> None:
+def test_arguments_are_a_mapping(task_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="wandb_args='kv' is not allowed; it takes a mapping, or name=value"):
-        a_sweep(folder, tmp_path, wandb_args="kv")
+        tiny_sweep(task_folder, tmp_path, wandb_args="kv")

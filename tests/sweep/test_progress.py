@@ -1,35 +1,53 @@
-"""How far a sweep is that runs elsewhere."""
+"""How far a sweep is, here and in Ray's workers."""
 
 from __future__ import annotations
 
-from fairkv_eval.sweep.on_ray import Gathered, Stand, Told, cells_done, line
+from types import SimpleNamespace
+from typing import Any
+
+from fairkv_eval.engine.jobs import Result, Score
+from fairkv_eval.sweep.journal import Key
+from fairkv_eval.sweep.progress import AnswerCounter, BarPosition, ReportingBar, WorkerBars, cells_done, running_bars
 
 
-def test_a_told_bar_draws_nothing_and_tells_where_it_is(capfd) -> None:
-    heard = []
-    with Told(total=3, desc="say", mininterval=0, tell=lambda name, stand: heard.append((name, stand))) as bar:
+def test_a_cell_and_a_prompt_count_with_their_last_answer() -> None:
+    keys = [Key(cell, request, repeat) for request in (0, 1) for repeat in (0, 1) for cell in ("a", "b")]
+    counter = AnswerCounter(keys)
+    job: Any = SimpleNamespace(want=Score((1, 2)))
+    texts = [counter.add(key, job, Result({})).rpartition(", ")[0] for key in keys]
+    assert texts == [f"{cells}/2 cells, {n // 2}/4 prompts" for n, cells in enumerate((0, 0, 0, 0, 0, 0, 1, 2), 1)]
+
+
+def test_a_reporting_bar_draws_nothing_and_reports_its_position(capfd) -> None:
+    reports = []
+
+    def report(name: str, position: BarPosition) -> None:
+        reports.append((name, position))
+
+    with ReportingBar(total=3, desc="say", mininterval=0, report=report) as bar:
         for done in range(3):
             bar.set_postfix_str(f"{done + 1}/3 prompts", refresh=False)
             bar.update(1)
-    assert heard[0] == ("say", Stand(0, 3, ""))
-    assert [stand.done for _, stand in heard[1:4]] == [1, 2, 3] and heard[-1] == ("say", Stand(3, 3, "3/3 prompts"))
+    assert reports[0] == ("say", BarPosition(0, 3, ""))
+    assert [position.done for _, position in reports[1:4]] == [1, 2, 3]
+    assert reports[-1] == ("say", BarPosition(3, 3, "3/3 prompts"))
     assert capfd.readouterr() == ("", "")
-    heard.clear()
-    with Told(total=0, desc="say", disable=True, tell=lambda *told: heard.append(told)):
+    reports.clear()
+    with ReportingBar(total=0, desc="say", disable=True, report=report):
         pass
-    assert not heard
+    assert not reports
 
 
-def test_parts_under_way_count_for_the_share_that_is_done() -> None:
-    gathered = Gathered()
-    running = {"a": 10, "b": 4, "unheard of": 7}
-    assert cells_done(gathered.stands(), running, bars=2) == 0 and line(gathered.stands(), running) == ""
-    gathered.tell("a", "say", Stand(50, 50, "5/5 prompts"))
-    gathered.tell("a", "say fidelity", Stand(1, 5, ""))
-    gathered.tell("b", "pick", Stand(3, 12, "1/4 cells"))
-    gathered.tell("done before", "say", Stand(1, 1, ""))
-    assert cells_done(gathered.stands(), running, bars=2) == 10 * (1 + 0.2) / 2 + 4 * 0.25 / 2
-    assert cells_done(gathered.stands(), {"b": 4}, bars=1) == 1
-    assert line(gathered.stands(), running) == "say fidelity 1/5; pick 3/12 (1/4 cells)"
-    gathered.tell("b", "pick", Stand(0, 0, ""))  # nothing was left to do
-    assert cells_done(gathered.stands(), {"b": 4}, bars=1) == 4
+def test_unfinished_cells_count_for_the_share_that_is_done() -> None:
+    bars = WorkerBars()
+    cells = {"a": 10, "b": 4, "silent": 7}
+    assert cells_done(bars.positions(), cells, bars=2) == 0 and running_bars(bars.positions(), cells) == ""
+    bars.report("a", "say", BarPosition(50, 50, "5/5 prompts"))
+    bars.report("a", "say fidelity", BarPosition(1, 5, ""))
+    bars.report("b", "pick", BarPosition(3, 12, "1/4 cells"))
+    bars.report("ended", "say", BarPosition(1, 1, ""))
+    assert cells_done(bars.positions(), cells, bars=2) == 10 * (1 + 0.2) / 2 + 4 * 0.25 / 2
+    assert cells_done(bars.positions(), {"b": 4}, bars=1) == 1
+    assert running_bars(bars.positions(), cells) == "say fidelity 1/5; pick 3/12 (1/4 cells)"
+    bars.report("b", "pick", BarPosition(0, 0, ""))  # nothing is missing
+    assert cells_done(bars.positions(), {"b": 4}, bars=1) == 4

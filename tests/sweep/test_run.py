@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import worker
 from filelock import FileLock
-from tiny_sweeps import a_sweep, assert_same, numbers, scores
+from tiny_sweeps import assert_same, cell_files, cell_metrics, tiny_sweep
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep import run as sweeps
 from fairkv_eval.sweep.estimate import dry_run
 from fairkv_eval.sweep.journal import read_answers
+from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.run import run_sweep
+from fairkv_eval.sweep.task_run import TaskRun
+from fairkv_eval.sweep.tasks import load_tasks
 
 pytestmark = pytest.mark.usefixtures("only_these_tasks")
 
@@ -28,13 +30,13 @@ POLICIES = {
 }
 
 
-def test_every_cell_is_what_a_run_of_its_own_gives(folder: Path, unbroken: Path) -> None:
-    found = numbers(unbroken)
-    assert {policy for _, policy in found} == set(POLICIES) and len(found) == len(POLICIES) * len(worker.TASKS)
+def test_every_cell_is_what_a_run_of_its_own_gives(task_folder: Path, unbroken: Path) -> None:
+    files = cell_files(unbroken)
+    assert {policy for _, policy in files} == set(POLICIES) and len(files) == len(POLICIES) * len(worker.TASKS)
     for policy, arguments in POLICIES.items():
-        alone = worker.evaluate(folder, arguments)
+        alone = worker.evaluate(task_folder, arguments)
         for task in worker.TASKS:
-            ours, samples = found[task, policy]
+            ours, samples = files[task, policy]
             assert_same(ours["results"][task], alone["results"][task])
             for a, b in zip(samples, alone["samples"][task], strict=True):
                 assert {k: a[k] for k in ("doc", "doc_id", "doc_hash", "prompt_hash", "target_hash")} == {
@@ -42,51 +44,50 @@ def test_every_cell_is_what_a_run_of_its_own_gives(folder: Path, unbroken: Path)
                 }
                 if task != "pick":
                     assert a["resps"] == b["resps"]
-            told = ours["config"]
+            config = ours["config"]["fairkv"]
             for key in ("press", "ratio", "fair", "parameters", "press_sha256", "model_sha256"):
-                assert told["fairkv"][key] == alone["config"]["fairkv"][key]
-            assert told["fairkv"]["sweep"]["cell"]
+                assert config[key] == alone["config"]["fairkv"][key]
+            assert config["sweep"]["cell"]
         bytes_alone = alone["config"]["fairkv"]  # of all three tasks, which share their contexts
-        assert found["pick", policy][0]["config"]["fairkv"]["achieved_ratio"] == bytes_alone["achieved_ratio"]
+        assert files["pick", policy][0]["config"]["fairkv"]["achieved_ratio"] == bytes_alone["achieved_ratio"]
 
 
-def test_finished_cells_and_journalled_answers_are_not_asked_for_again(
-    folder: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_finished_cells_and_journalled_answers_are_not_computed_again(
+    task_folder: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "again"
     shutil.copytree(unbroken, output)
     files = sorted(output.rglob("results_*"))
     for cell in (files[0].parent, files[-1].parent):
         shutil.rmtree(cell)
-    monkeypatch.setattr(FairKV, "run", lambda self, jobs: pytest.fail("asked again"))
-    folders = run_sweep(a_sweep(folder, output))
-    assert scores(output) == scores(unbroken) and len(folders) == len(files)
+    monkeypatch.setattr(FairKV, "run", lambda self, jobs: pytest.fail("computed again"))
+    folders = run_sweep(tiny_sweep(task_folder, output))
+    assert cell_metrics(output) == cell_metrics(unbroken) and len(folders) == len(files)
     assert [path for path in files[1:-1] if not path.exists()] == []
 
 
-def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(folder: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(task_folder: Path, unbroken: Path, tmp_path: Path) -> None:
     journal = (unbroken / ".sweep" / "journal.jsonl").read_bytes()
     for cut in (0, 17, len(journal) // 3, len(journal) // 2 + 1, len(journal) - 1):
         output = tmp_path / str(cut)
-        (output / ".sweep" / "unfinished" / "left").mkdir(parents=True)
+        (output / ".sweep" / "unfinished" / "old").mkdir(parents=True)
         (output / ".sweep" / "journal.jsonl").write_bytes(journal[:cut])
-        run_sweep(a_sweep(folder, output))
-        assert scores(output).keys() == scores(unbroken).keys()
-        for key, (results, samples) in scores(output).items():
-            same, as_before = scores(unbroken)[key]
+        run_sweep(tiny_sweep(task_folder, output))
+        assert cell_metrics(output).keys() == cell_metrics(unbroken).keys()
+        for key, (results, samples) in cell_metrics(output).items():
+            same, as_before = cell_metrics(unbroken)[key]
             assert_same(results[key[0]], same[key[0]])
             assert [s["doc_hash"] for s in samples] == [s["doc_hash"] for s in as_before]
             assert key[0] == "pick" or [s["resps"] for s in samples] == [s["resps"] for s in as_before]
 
 
-def test_what_could_change_a_number_makes_another_cell(folder: Path, unbroken: Path, tmp_path: Path) -> None:
-    model = sweeps.load_model(a_sweep(folder, tmp_path), a_sweep(folder, tmp_path).models[0])
+def test_what_could_change_a_number_makes_another_cell(task_folder: Path, unbroken: Path, tmp_path: Path) -> None:
+    sweep = tiny_sweep(task_folder, tmp_path)
+    model = LoadedModel.load(sweep, sweep.models[0])
 
-    def ids(**given) -> set[str]:
-        sweep = a_sweep(folder, tmp_path, tasks=["say"], **given)
-        tasks = sweeps.load_tasks(sweep)
-        (work,) = sweeps.plan(sweep, sweep.models[0], model, tasks, {})
-        return {cell.id for cell in work.cells}
+    def ids(**keys) -> set[str]:
+        sweep = tiny_sweep(task_folder, tmp_path, tasks=["say"], **keys)
+        return {cell.id for cell in TaskRun(sweep, model, load_tasks(sweep)["say"]).cells}
 
     base = ids()
     assert ids() == base and ids(batch_size=7) == base and ids(presses="tova") < base
@@ -101,18 +102,22 @@ def test_what_could_change_a_number_makes_another_cell(folder: Path, unbroken: P
         assert not ids(**other) & base, other
 
 
-def test_two_sweeps_on_one_folder(folder: Path, tmp_path: Path) -> None:
+def test_two_sweeps_on_one_folder(task_folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".sweep").mkdir()
     with (
         FileLock(tmp_path / ".sweep" / "lock"),
         pytest.raises(UsageError, match=r"another sweep is running in .*; wait until it ends, or name another"),
     ):
-        run_sweep(a_sweep(folder, tmp_path))
+        run_sweep(tiny_sweep(task_folder, tmp_path))
     assert [path.name for path in (tmp_path / ".sweep").iterdir()] == ["lock"]
 
 
-def test_a_dry_run_tells_what_is_left_and_writes_nothing(folder: Path, unbroken: Path, tmp_path: Path) -> None:
-    rows = {row["task"]: row for row in dry_run(a_sweep(folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))}
+def test_a_dry_run_estimates_unfinished_cells_and_writes_nothing(
+    task_folder: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    rows = {
+        row["task"]: row for row in dry_run(tiny_sweep(task_folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))
+    }
     assert not (tmp_path / "new").exists()
     context = sum(len(f"{worker.PREAMBLE}What about {words}?") - 1 for words in set(worker.WORDS))
     wanted = {
@@ -125,32 +130,33 @@ def test_a_dry_run_tells_what_is_left_and_writes_nothing(folder: Path, unbroken:
         assert (row["cells"], row["finished"], row["documents"]) == (5, 0, 7)
         assert row["answers"] == 7 * 5 * answers and row["max_decode_tokens"] == 7 * 5 * answers * decode
         assert row["prefill_tokens"] == context and row["tail_tokens"] == 7 * 5 * tail and row["seconds"] > 0
-    done = dry_run(a_sweep(folder, unbroken))
+    done = dry_run(tiny_sweep(task_folder, unbroken))
     assert [(row["finished"], row["answers"], row["seconds"]) for row in done] == [(5, 0, 0)] * 3
     # Fidelity reads the contexts twice more and scores each answer, here of at most 5 tokens, for every cell.
-    told = dry_run(a_sweep(folder, unbroken, tasks=["pick", "say"], fidelity=True, gen_kwargs={"max_gen_toks": 5}))
-    assert [row["prefill_tokens"] for row in told] == [context, 3 * context]
-    assert told[1]["tail_tokens"] == 7 * 5 * (2 + 2 + 2 * 5) and told[1]["max_decode_tokens"] == 7 * 5 * 2 * 5
+    sweep = tiny_sweep(task_folder, unbroken, tasks=["pick", "say"], fidelity=True, gen_kwargs={"max_gen_toks": 5})
+    pick, say = dry_run(sweep)
+    assert (pick["prefill_tokens"], say["prefill_tokens"]) == (context, 3 * context)
+    assert say["tail_tokens"] == 7 * 5 * (2 + 2 + 2 * 5) and say["max_decode_tokens"] == 7 * 5 * 2 * 5
 
 
 def test_a_launcher_of_several_processes_is_refused(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="2 processes were launched"):
-        run_sweep(a_sweep(folder, tmp_path))
+        run_sweep(tiny_sweep(task_folder, tmp_path))
 
 
 def test_tasks_are_checked_before_a_model_is_loaded(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FairKV, "_create_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UsageError, match=r"unknown task 'pck'\. Did you mean 'pick'\?"):
-        run_sweep(a_sweep(folder, tmp_path / "new", tasks=["say", "pck"]))
+        run_sweep(tiny_sweep(task_folder, tmp_path / "new", tasks=["say", "pck"]))
     assert not (tmp_path / "new").exists()
 
 
 def test_the_journal_of_a_cell_holds_its_answers(unbroken: Path) -> None:
-    found = numbers(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
-    answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [found])
+    cell = cell_files(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
+    answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [cell])
     assert sorted((key.request, key.repeat) for key in answers) == [(i, r) for i in range(7) for r in range(2)]

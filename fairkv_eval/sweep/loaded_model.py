@@ -1,0 +1,49 @@
+"""A model of a sweep, loaded once for all its cells."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy
+import torch
+
+from fairkv_eval import provenance
+from fairkv_eval.model import FairKV
+from fairkv_eval.pretrained import HUB_NAME
+from fairkv_eval.sweep.config import Sweep
+
+# Arguments that change how fast a model runs and not what it answers, and its name, which `FairKV.identity` has.
+_NOT_IDENTIFYING = {"pretrained", "kv_memory", "max_prefill_tokens"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """``lm``: the harness model; ``arguments``: its model arguments in the sweep, without those of a policy."""
+
+    lm: FairKV
+    arguments: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, sweep: Sweep, arguments: Mapping[str, Any]) -> LoadedModel:
+        """Load one of the sweep's models, seeded as `lm_eval` seeds it."""
+        random.seed(sweep.seed[0])
+        numpy.random.seed(sweep.seed[1])
+        torch.manual_seed(sweep.seed[2])
+        return cls(FairKV(**arguments, batch_size=sweep.batch_size, device=sweep.device), arguments)
+
+    @property
+    def name(self) -> str:
+        """The model's name without a machine's paths."""
+        return provenance.model_name(self.arguments.get("pretrained") or HUB_NAME)
+
+    def identity(self) -> dict[str, Any]:
+        """Everything about the model that can change an answer, as plain values."""
+        return {
+            **self.lm.identity(),
+            "arguments": {name: value for name, value in self.arguments.items() if name not in _NOT_IDENTIFYING},
+            "hub_commit": getattr(self.lm.config, "_commit_hash", None),
+            "device": self.lm.device.type,
+        }

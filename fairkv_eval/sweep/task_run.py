@@ -1,0 +1,148 @@
+"""One task on one model of a sweep: its cells, the answers that they need, and their files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from lm_eval.api.task import Task
+from tqdm import tqdm
+
+from fairkv_eval.engine.fidelity import Lead
+from fairkv_eval.engine.jobs import Follow, Job, Result
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.sweep.cell import Cell, cells_of, digest
+from fairkv_eval.sweep.cell_files import CellWriter
+from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.evaluation import each_warning_once, evaluate_cell
+from fairkv_eval.sweep.folder import SweepFolder
+from fairkv_eval.sweep.journal import Answer, Journal, Key, Slot
+from fairkv_eval.sweep.loaded_model import LoadedModel
+from fairkv_eval.sweep.progress import AnswerCounter, Bars
+from fairkv_eval.sweep.tasks import build_requests
+
+_DISTRIBUTIONS = 1024  # over the whole vocabulary, held in memory at once
+
+
+class TaskRun:
+    """Answers, compares and writes the cells of one task on one model.
+
+    cells: one per policy of the sweep. unfinished: those without files, or without the fidelity that is wanted.
+    answers: of the unfinished cells, as far as they are known, and of the full cache if others are compared with it.
+    todo: the jobs of the answers that are missing, a request's cells side by side, so that they share its prefill.
+
+    All of it is built at once, so that a prompt that cannot run is reported before the first job of any task.
+    """
+
+    def __init__(self, sweep: Sweep, model: LoadedModel, task: Task) -> None:
+        self.sweep, self.model, self.task = sweep, model, task
+        self.folder = SweepFolder(sweep.output_path)
+        self.requests = build_requests(sweep, model.lm, task)
+        self.slots = [Slot(i, n) for i, request in enumerate(self.requests) for n in range(request.repeats or 1)]
+        self.cells = cells_of(sweep, model, task, self.requests)
+        self.fidelity = sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
+        unfinished = [cell for cell in self.cells if not self.folder.finished(cell, self.fidelity)]
+        compared = [self.full] if self.fidelity and unfinished else []
+        self.answers = self.folder.answers([*unfinished, *compared])
+        # A full cache that is finished and whose journal is lost is answered, and so written, again.
+        unfinished += [cell for cell in compared if any(Key(cell.id, *slot) not in self.answers for slot in self.slots)]
+        self.unfinished = [cell for cell in self.cells if cell in unfinished]
+        self.todo = list(self._missing())
+        self.began = time.time()
+
+    @property
+    def full(self) -> Cell:
+        """The full cache's cell."""
+        return next(cell for cell in self.cells if cell.policy == Policy())
+
+    def jobs(self, slot: Slot, cells: Sequence[Cell]) -> list[Job]:
+        """One request under the policies of several cells."""
+        if not cells:
+            return []
+        return self.model.lm.jobs(self.requests[slot.request], [cell.policy for cell in cells], slot.repeat)
+
+    def answer(self, journal: Journal, bars: Bars = tqdm) -> None:
+        """Compute the missing answers in one engine run. The journal gets each as it comes."""
+        self.began = time.time()
+        self.model.lm.reset_totals()
+        if not self.todo:
+            return
+        counter = AnswerCounter([key for key, _ in self.todo])
+        with bars(total=len(self.todo), desc=self.task.task_name, unit="answer") as bar:
+            for index, result in self.model.lm.run([job for _, job in self.todo]):
+                key, job = self.todo[index]
+                self.answers[key] = self._answer(key, job, result)
+                journal.write(key, self.answers[key])
+                bar.set_postfix_str(counter.add(key, job, result), refresh=False)
+                bar.update(1)
+
+    def follow(self, journal: Journal, bars: Bars = tqdm) -> None:
+        """Score every policy on the full cache's answers (fidelity), a few prompts at a time, because the full cache's
+        distributions stay in memory meanwhile."""
+        if not self.fidelity:
+            return
+        lengths = {slot: len(self.answers[Key(self.full.id, *slot)].tokens) for slot in self.slots}
+        with bars(total=len(self.slots), desc=f"{self.task.task_name} fidelity", unit="prompt") as bar:
+            for group in _groups(lengths):
+                jobs = [self._fidelity_jobs(slot) for slot in group]
+                # The full cache goes first: the others are compared with its distributions.
+                self._compare([entries[0] for entries in jobs if entries], journal)
+                self._compare([entry for entries in jobs for entry in entries[1:]], journal)
+                bar.update(len(group))
+
+    def write(self) -> None:
+        """Evaluate the unfinished cells and write their files."""
+        writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began)
+        with each_warning_once():
+            for cell in self.unfinished:
+                answers = {slot: self.answers[Key(cell.id, *slot)] for slot in self.slots}
+                results = evaluate_cell(self.task, self.requests, answers, self.sweep, self.model.lm)
+                writer.write(cell, results, answers)
+
+    def _missing(self) -> Iterator[tuple[Key, Job]]:
+        for slot in self.slots:
+            cells = [cell for cell in self.unfinished if Key(cell.id, *slot) not in self.answers]
+            for cell, job in zip(cells, self.jobs(slot, cells), strict=True):
+                yield Key(cell.id, *slot), job
+
+    def _answer(self, key: Key, job: Job, result: Result) -> Answer:
+        """What the journal keeps of a result."""
+        prompt = job.prompt
+        context = digest([prompt.tokens[: prompt.context_length], prompt.segments, prompt.marks])[:16]
+        response = self.model.lm.answer(self.requests[key.request], result)
+        if isinstance(response, tuple):
+            return Answer(result.telemetry, context, logprob=response[0], greedy=response[1])
+        return Answer(result.telemetry, context, text=str(response), tokens=result.tokens)
+
+    def _fidelity_jobs(self, slot: Slot) -> list[tuple[Key, Job]]:
+        """The full cache's answer scored under the full cache, which leads, and under each policy without a fidelity;
+        nothing if all have one."""
+        policies = [cell for cell in self.unfinished if cell != self.full]
+        cells = [self.full, *(cell for cell in policies if self.answers[Key(cell.id, *slot)].fidelity is None)]
+        lead = self.answers[Key(self.full.id, *slot)]
+        if len(cells) == 1 and lead.fidelity is not None:
+            return []
+        want = Follow(lead.tokens, Lead())
+        jobs = [replace(job, want=want) for job in self.jobs(slot, cells)]
+        return [(Key(cell.id, *slot), job) for cell, job in zip(cells, jobs, strict=True)]
+
+    def _compare(self, entries: Sequence[tuple[Key, Job]], journal: Journal) -> None:
+        if not entries:
+            return
+        for index, result in self.model.lm.run([job for _, job in entries], _DISTRIBUTIONS):
+            key = entries[index][0]
+            assert result.fidelity is not None
+            self.answers[key] = replace(self.answers[key], fidelity=result.fidelity)
+            journal.write_fidelity(key, result.fidelity)
+
+
+def _groups(lengths: Mapping[Slot, int]) -> Iterator[list[Slot]]:
+    """Prompts whose answers together have at most half as many tokens as distributions may be held; at least one."""
+    group: list[Slot] = []
+    for slot, length in lengths.items():
+        if group and sum(lengths[other] for other in group) + length > _DISTRIBUTIONS // 2:
+            yield group
+            group = []
+        group.append(slot)
+    yield group
