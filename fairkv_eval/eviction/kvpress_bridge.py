@@ -1,29 +1,8 @@
 """kvpress's scorers as presses: ``press=kvpress:<Class>`` scores with that class's ``score()``, plain or fair.
 
-A scorer is given the keys and values of the span alone and stand-ins for the rest (see `kvpress_view`), and as
-``compression_ratio`` the part of the span that is evicted, such that kvpress would keep the span's budget.
-
-So a fair span is a context of its own whose queries also see the text before it. This makes the fair KnormPress,
-KeyDiffPress, TOVAPress and ObservedAttentionPress our fair knorm, keydiff, tova and h2o exactly. Others differ from
-ours, because kvpress knows no spans:
-
-- SnapKVPress takes its whole ``window_size`` from each span and ours splits the window, so ``window_size`` =
-  window / segments is the same where every span is longer than that;
-- ``n_sink`` protects the start of each span and ours that of the context, so StreamingLLMPress, LagKVPress and
-  ExpectedAttentionPress are ours with ``n_sink=0``.
-
-What cannot be had:
-
-- Scorers that refuse short inputs refuse short contexts and short spans: an error that stops the run.
-- StreamingLLMPress gives two scores only, by ``compression_ratio``, and so knows nothing of a whitelist, a quota or a
-  head's budget that differs from the span's: where that leaves less room, its sinks are evicted first.
-- A class that does more than score (PyramidKVPress), that wraps or replaces scorers (AdaKVPress, ThinKPress) or that
-  reads the model (QFilterPress, KVzapPress, CriticalKVPress) is refused; so is one that computes with hidden states.
-- Weights of attention are those of the model, its scaling and softcap included, and in float32. What a scorer makes of
-  queries by itself is scaled as kvpress does it, by the root of their dimension, whatever the model does; and queries
-  whose rotation was taken back are rounded to the model's dtype once more than kvpress's own.
-- Fields that are no number (CURPress's ``leverage_type``, RandomPress's ``seed``) keep their defaults. Noise is drawn
-  from the context's tokens, layer and span, never from the global seed, so that results repeat.
+A scorer gets the keys and values of the span alone and stand-ins for the rest (see `kvpress_view`). Its
+``compression_ratio`` is the part of the span to evict, such that kvpress would keep the span's budget. presses/README.md
+lists where the scorers differ from our rules, and which are refused.
 """
 
 from __future__ import annotations

@@ -48,13 +48,13 @@ class PolicyArguments:
     ratio: float = argument(
         0.0,
         fraction_below_one,
-        "fraction of a context's KV pairs that is evicted, in [0, 1); floor(n·(1−ratio)) are kept, never below 1",
+        "fraction of a context's KV pairs to evict, in [0, 1); floor(n·(1−ratio)) are kept, never below 1",
         kw_only=False,
     )
     budget: int | None = argument(
         None,
         count_or_none,
-        "in place of a ratio: KV pairs a layer and head keeps (their mean if the press divides budgets unevenly); "
+        "instead of a ratio: KV pairs kept per layer and head (their mean if the press divides budgets unevenly); "
         "contexts no longer than that stay whole",
     )
     fair: float = argument(
@@ -86,8 +86,8 @@ class PolicyArguments:
     decode_budget: int | None = argument(
         None,
         count_or_none,
-        "KV pairs a layer and head holds while decoding, context, tail and answer together; for presses that need only "
-        "what is in the cache",
+        "KV pairs held per layer and head while decoding, context, tail and answer together; for presses that need "
+        "only the cache's own content",
     )
     decode_every: int = argument(16, count, "evict again after every this many generated tokens", needs="decode_budget")
 
