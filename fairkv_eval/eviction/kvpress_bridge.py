@@ -1,8 +1,8 @@
 """kvpress's scorers as presses: ``press=kvpress:<Class>`` scores with that class's ``score()``, plain or fair.
 
 A scorer gets the keys and values of the span alone and stand-ins for the rest (see `kvpress_view`). Its
-``compression_ratio`` is the part of the span to evict, such that kvpress would keep the span's budget. presses/README.md
-lists where the scorers differ from our rules, and which are refused.
+``compression_ratio`` is the part of the span to evict, such that kvpress would keep the span's budget. The scorers'
+differences from our rules, and the refused ones, are listed in presses/README.md.
 """
 
 from __future__ import annotations

@@ -140,7 +140,7 @@ def word_count(text: str) -> int:
 
 
 def position(template: str) -> str:
-    """Where the defence stands, seen from the directive."""
+    """Where the defense stands, seen from the directive."""
     head, tail = (part.strip() for part in template.split(PLACEHOLDER))
     return "around" if head and tail else "before" if head else "after"
 
@@ -150,7 +150,7 @@ def position(template: str) -> str:
     [(IFEVAL_ROWS, IFEVAL_FIELDS), (RACCOON_ROWS, RACCOON_FIELDS)],
     ids=["sys_ifeval_demo", "raccoon_demo"],
 )
-def test_rows_have_the_fields_and_a_usable_defence(rows, fields):
+def test_rows_have_the_fields_and_a_usable_defense(rows, fields):
     assert len(rows) == 24
     assert len({row["key"] for row in rows}) == 24
     for row in rows:
@@ -166,7 +166,7 @@ def test_rows_have_the_fields_and_a_usable_defence(rows, fields):
         assert word_count(refusals[0]) <= 12
 
 
-def test_defences_vary_in_position_and_wording():
+def test_defenses_vary_in_position_and_wording():
     positions = Counter(position(row["defense"]) for row in IFEVAL_ROWS)
     assert positions == {"before": 12, "after": 6, "around": 6}
     assert len({row["defense"] for row in IFEVAL_ROWS}) >= 6
@@ -250,5 +250,5 @@ def test_raccoon_crosses_directives_with_attacks():
     assert pairs == {(directive, attack): 1 for directive in directives for attack in attacks}
     assert all(25 <= word_count(directive) <= 70 for directive in directives)
     assert len({row["user"] for row in RACCOON_ROWS}) == 24
-    # One system prompt a directive: the attacks on it meet the same defence.
+    # One system prompt a directive: the attacks on it meet the same defense.
     assert len({(row["directive"], row["defense"]) for row in RACCOON_ROWS}) == 8

@@ -1,4 +1,4 @@
-"""Documents: the published counts, the order of directive and defence, and templates of every shape."""
+"""Documents: the published counts, the order of directive and defense, and templates of every shape."""
 
 from __future__ import annotations
 
