@@ -1,9 +1,9 @@
-"""Records against each other on the same documents: to the full cache, fair to plain, and all policies by rank."""
+"""Many records on the same documents: each against the full cache, fair against plain, and all policies by rank."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,69 +11,70 @@ from typing import Any
 from fairkv_eval.analysis import paired
 from fairkv_eval.results.record import Record
 
-ALPHA = 0.05  # below which a corrected p-value tells two policies apart
+ALPHA = 0.05  # a corrected p-value below it sets two policies apart
 
 Values = Mapping[str, Mapping[str, float]]  # {metric: {document: value}}
+Key = tuple[int, str]  # index of a record, and a metric
+Corrected = tuple[paired.Difference, float]  # a difference with its corrected p-value
 
 
-@dataclass
-class Comparison:
-    """What is known of one record's metric beyond its value.
+@dataclass(frozen=True)
+class Standing:
+    """How one record's metric stands among the others.
 
-    ``vs_full``: record − full cache; ``vs_plain``: fair − plain. Each comes with its p-value corrected (Holm) over all
+    ``vs_full``: record − full cache; ``vs_plain``: fair − plain. The p-value of each is corrected (Holm) over all
     differences of its kind on this task and metric. ``rank`` among the policies of the same model and conditions: 1 +
     how many are significantly better.
     """
 
-    vs_full: tuple[paired.Difference, float] | None = None
-    vs_plain: tuple[paired.Difference, float] | None = None
+    vs_full: Corrected | None = None
+    vs_plain: Corrected | None = None
     rank: int | None = None
 
 
 @dataclass
-class _Asked:
-    """Differences of one kind that are corrected together."""
+class _Pairs:
+    """Differences that are corrected together: those of one kind, task and metric."""
 
-    where: list[tuple[int, str]] = field(default_factory=list)
-    pairs: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    keys: list[Key] = field(default_factory=list)
+    values: list[tuple[list[float], list[float]]] = field(default_factory=list)
 
 
-def compare(records: Sequence[Record], values: Sequence[Values]) -> dict[tuple[int, str], Comparison]:
-    """{(index of the record, metric): comparison}; ``values[i]`` are those of ``records[i]``.
+def standings(records: Sequence[Record], values: Sequence[Values]) -> dict[Key, Standing]:
+    """{(index of the record, metric): standing}; ``values[i]`` are those of ``records[i]``.
 
-    Only metrics with a better direction are compared, and only records that share model, weights, conditions, task and
-    version (`Record.run`). A record without values has no comparison.
+    Only metrics with a better direction stand, and only records are compared that share model, weights, conditions,
+    task and version (`Record.run`). A record without values has no standing.
     """
-    found: dict[tuple[int, str], Comparison] = {
-        (index, metric): Comparison()
-        for index, (record, given) in enumerate(zip(records, values, strict=True))
-        for metric in given
-        if record.higher_is_better.get(metric) is not None
-    }
+    directed = [
+        {metric: metrics[metric] for metric in metrics if record.higher_is_better.get(metric) is not None}
+        for record, metrics in zip(records, values, strict=True)
+    ]
     runs: dict[Any, list[int]] = {}
     for index, record in enumerate(records):
-        if values[index]:
+        if directed[index]:
             runs.setdefault(record.run, []).append(index)
-    with _out_of_collection():
-        for kind, partners in (("vs_full", _full_caches), ("vs_plain", _plain_twins)):
-            asked: dict[tuple[str, str], _Asked] = {}
-            for members in runs.values():
-                for index, other in partners(records, members):
-                    _ask(asked, records[index].task, index, values[index], values[other], found)
-            _answer(asked, kind, found)
-        for members in runs.values():
-            _rank(records, members, values, found)
-    return found
+    with _no_collection():
+        vs_full = _corrected(records, directed, runs.values(), _full_caches)
+        vs_plain = _corrected(records, directed, runs.values(), _plain_twins)
+        ranks = {key: rank for members in runs.values() for key, rank in _ranks(records, directed, members)}
+    keys = [(index, metric) for index, metrics in enumerate(directed) for metric in metrics]
+    return {key: Standing(vs_full.get(key), vs_plain.get(key), ranks.get(key)) for key in keys}
 
 
 @contextmanager
-def _out_of_collection() -> Iterator[None]:
-    """What exists when ``gc.freeze`` is called is left alone by the collector until the end. statsmodels' correction
-    runs a full collection each time, which on a thousand results takes longer than everything else."""
+def _no_collection() -> Iterator[None]:
+    """Keep the garbage collector away from objects that exist when ``gc.freeze`` is called; unfreeze on exit.
+
+    statsmodels' correction runs a full collection each time, which on a thousand results takes longer than all else.
+    """
     try:
         yield
     finally:
         gc.unfreeze()
+
+
+Partners = Callable[[Sequence[Record], Sequence[int]], Iterable[tuple[int, int]]]
 
 
 def _full_caches(records: Sequence[Record], members: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -95,48 +96,47 @@ def _plain_twins(records: Sequence[Record], members: Sequence[int]) -> Iterable[
             yield index, twin
 
 
-def _ask(asked: dict, task: str, index: int, mine: Values, others: Values, found: Mapping) -> None:
-    for metric, given in mine.items():
-        theirs = others.get(metric)
-        if not theirs or (index, metric) not in found:
-            continue
-        documents = _common([given, theirs])
-        if documents:
-            entry = asked.setdefault((task, metric), _Asked())
-            entry.where.append((index, metric))
-            entry.pairs.append((_of(given, documents), _of(theirs, documents)))
-
-
-def _common(given: Sequence[Mapping[str, float]]) -> list[str]:
-    """The documents that all have, in the first's order."""
-    shared = set(given[0]).intersection(*given[1:])
-    return list(given[0]) if len(shared) == len(given[0]) else [d for d in given[0] if d in shared]
-
-
-def _of(given: Mapping[str, float], documents: list[str]) -> list[float]:
-    return list(map(given.__getitem__, documents))
-
-
-def _answer(asked: Mapping[Any, _Asked], kind: str, found: Mapping[tuple[int, str], Comparison]) -> None:
-    groups = list(asked.values())
-    told = iter(paired.differences([pair for group in groups for pair in group.pairs]))
-    for group in groups:
+def _corrected(
+    records: Sequence[Record], values: Sequence[Values], runs: Iterable[Sequence[int]], partners: Partners
+) -> dict[Key, Corrected]:
+    """The differences of all records to their partners."""
+    groups: dict[tuple[str, str], _Pairs] = {}
+    for index, partner in (pair for members in runs for pair in partners(records, members)):
+        for metric in values[index]:
+            record, other = (values[i].get(metric, {}) for i in (index, partner))
+            if documents := _common([record, other]):
+                group = groups.setdefault((records[index].task, metric), _Pairs())
+                group.keys.append((index, metric))
+                group.values.append((_of(record, documents), _of(other, documents)))
+    differences = iter(paired.differences([pair for group in groups.values() for pair in group.values]))
+    corrected: dict[Key, Corrected] = {}
+    for group in groups.values():
         gc.freeze()
-        differences = [next(told) for _ in group.pairs]
-        corrected = paired.holm([difference.p for difference in differences])
-        for where, difference, p in zip(group.where, differences, corrected, strict=True):
-            setattr(found[where], kind, (difference, p))
+        of_group = [next(differences) for _ in group.values]
+        ps = paired.holm([difference.p for difference in of_group])
+        corrected |= zip(group.keys, zip(of_group, ps, strict=True), strict=True)
+    return corrected
 
 
-def _rank(records: Sequence[Record], members: Sequence[int], values: Sequence[Values], found: Mapping) -> None:
-    metrics = dict.fromkeys(metric for i in members for metric in values[i] if (i, metric) in found)
-    for metric in metrics:
-        able = [i for i in members if metric in values[i]]
-        documents = _common([values[i][metric] for i in able])
+def _ranks(records: Sequence[Record], values: Sequence[Values], members: Sequence[int]) -> Iterator[tuple[Key, int]]:
+    """The rank of each member on each metric, over the documents that all of them have."""
+    for metric in dict.fromkeys(metric for i in members for metric in values[i]):
+        holders = [i for i in members if metric in values[i]]
+        documents = _common([values[i][metric] for i in holders])
         if not documents:
             continue
         gc.freeze()
-        scores = {str(i): _of(values[i][metric], documents) for i in able}
-        higher = bool(records[able[0]].higher_is_better[metric])
+        scores = {str(i): _of(values[i][metric], documents) for i in holders}
+        higher = bool(records[holders[0]].higher_is_better[metric])
         for place in paired.ranks(scores, higher_is_better=higher, alpha=ALPHA):
-            found[int(place.name), metric].rank = place.rank
+            yield (int(place.name), metric), place.rank
+
+
+def _common(values: Sequence[Mapping[str, float]]) -> list[str]:
+    """The documents that all have, in the first's order."""
+    shared = set(values[0]).intersection(*values[1:])
+    return list(values[0]) if len(shared) == len(values[0]) else [d for d in values[0] if d in shared]
+
+
+def _of(values: Mapping[str, float], documents: list[str]) -> list[float]:
+    return list(map(values.__getitem__, documents))

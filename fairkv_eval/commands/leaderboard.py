@@ -1,9 +1,13 @@
-"""``fairkv leaderboard``: results as a table that can be trusted, in four formats."""
+"""``fairkv leaderboard``: rank results with paired differences, in four formats."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fairkv_eval.leaderboard.board import Board
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,14 +32,14 @@ def run(args: argparse.Namespace) -> None:
     board = build(read(args.results), top)
     formats = {"json": dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
     written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
-    _tell(board.data, written)
+    _report(board, written)
 
 
-def _tell(data: dict, written: list[Path]) -> None:
+def _report(board: Board, written: list[Path]) -> None:
     from fairkv_eval.commands.terminal import console, show
 
-    results = sum(len(row["tasks"]) for row in data["rows"])
-    parts = [f"{results} results in {len(data['rows'])} rows; tasks: {', '.join(data['tasks'])}"]
-    if data["left_out"]:
-        parts += ["left out:", *(f"  {problem['file']}: {problem['reason']}" for problem in data["left_out"])]
+    results = sum(len(row.tasks) for row in board.rows)
+    parts = [f"{results} results in {len(board.rows)} rows; tasks: {', '.join(board.tasks)}"]
+    if board.left_out:
+        parts += ["left out:", *(f"  {omission.file}: {omission.reason}" for omission in board.left_out)]
     show(console(), [*parts, *(f"wrote {path}" for path in written)])

@@ -1,17 +1,18 @@
-"""Results as a leaderboard: one row a model and policy, with every task's metrics, costs and paired differences."""
+"""Results as a leaderboard: one row per model and policy, with every task's metrics, costs and paired differences."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.analysis.all_runs import ALPHA, Comparison, Values, compare
+from fairkv_eval.analysis.all_runs import ALPHA, Corrected, Standing, Values, standings
 from fairkv_eval.errors import UsageError
+from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Omission, Row, TaskEntry, TaskSummary, plain
 from fairkv_eval.leaderboard.samples import samples_of
 from fairkv_eval.results.reader import Records
 from fairkv_eval.results.record import Record
@@ -33,46 +34,51 @@ METHOD = (
 
 @dataclass(frozen=True)
 class Board:
-    """``data``: what leaderboard.json holds. ``prompts``: {task: {document: end of its prompt}}. ``responses``:
-    {row id: {task: [(document, response)]}}, of the same documents in every row."""
+    """``prompts``: {task: {document: end of its prompt}}. ``responses``: {row id: {task: [(document, response)]}}, of
+    the same documents in every row."""
 
-    data: dict[str, Any]
-    prompts: dict[str, dict[str, str]]
-    responses: dict[str, dict[str, list[tuple[str, str]]]]
+    tasks: Mapping[str, TaskSummary]
+    rows: Sequence[Row]
+    left_out: Sequence[Omission]
+    prompts: Mapping[str, Mapping[str, str]]
+    responses: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What leaderboard.json holds."""
+        parts = {"tasks": self.tasks, "rows": self.rows, "left_out": self.left_out}
+        return {"kind": KIND, "method": METHOD, **plain(parts)}
 
 
-def build(found: Records, top: Path | None = None) -> Board:
-    """The leaderboard of these results; files are named relative to ``top``. UsageError where no result is left."""
-    if not found.records:
-        reasons = "; ".join(f"{_named(path, top)}: {reason}" for path, reason in found.problems[:3])
+def build(results: Records, top: Path | None = None) -> Board:
+    """The leaderboard of these results, with files named relative to ``top``. Raise UsageError for no results."""
+    if not results.records:
+        reasons = "; ".join(f"{_file(path, top)}: {reason}" for path, reason in results.problems[:3])
         raise UsageError(f"no result of the harness was found{f' ({reasons})' if reasons else ''}")
-    records = sorted(found.records, key=_order)
+    records = sorted(results.records, key=_order)
     values, shown, problems = samples_of(records)
-    comparisons = compare(records, values)
-    rows: dict[str, dict[str, Any]] = {}
-    responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
-    for index, (record, name) in enumerate(zip(records, _row_ids(records), strict=True)):
-        row = rows.setdefault(name, _row(name, record))
-        row["tasks"][record.task] = _entry(record, values[index], comparisons, index, top)
-        if shown[index]:
-            responses.setdefault(name, {})[record.task] = [(document, text) for document, _, text in shown[index]]
-    _tell_apart(list(rows.values()))
+    standing = standings(records, values)
+    ids = _row_ids(records)
+    firsts = {row_id: record for row_id, record in reversed(list(zip(ids, records, strict=True)))}
+    variants = _variants(firsts)
+    rows = {row_id: _row(row_id, firsts[row_id], variants[row_id]) for row_id in dict.fromkeys(ids)}
     prompts: dict[str, dict[str, str]] = {}
-    for record, lines in zip(records, shown, strict=True):
-        prompts.setdefault(record.task, {}).update({document: prompt for document, prompt, _ in lines})
-    left_out = [{"file": _named(p.path, top), "reason": p.reason} for p in (*found.problems, *problems)]
-    data = {
-        "kind": KIND,
-        "method": METHOD,
-        "tasks": _tasks(records),
-        "rows": list(rows.values()),
-        "left_out": left_out,
-    }
-    return Board(_finite(data), prompts, responses)
+    responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
+    for index, (row_id, record) in enumerate(zip(ids, records, strict=True)):
+        metrics = {
+            name: _metric(record, name, values[index], standing.get((index, name), Standing()))
+            for name in record.metrics
+        }
+        rows[row_id].tasks[record.task] = _entry(record, metrics, top)
+        prompts.setdefault(record.task, {}).update({document: prompt for document, prompt, _ in shown[index]})
+        if shown[index]:
+            responses.setdefault(row_id, {})[record.task] = [(document, text) for document, _, text in shown[index]]
+    left_out = [Omission(_file(path, top), reason) for path, reason in (*results.problems, *problems)]
+    return Board(_tasks(records), list(rows.values()), left_out, prompts, responses)
 
 
 def dumped(board: Board) -> str:
-    """leaderboard.json, with a line a row."""
+    """leaderboard.json, with one line per row."""
 
     def on_one_line(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -91,117 +97,124 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _row_ids(records: Sequence[Record]) -> list[str]:
-    """An id for each record: equal for one model, policy and conditions, as long as its tasks differ."""
+    """An id for each record: equal for one model, policy and conditions, as long as the tasks differ."""
     numbers: dict[Any, int] = {}
-    taken: set[tuple[Any, str]] = set()
-    found = []
+    used: set[tuple[Any, str]] = set()
+    ids = []
     for record in records:
         general = tuple(pair for pair in record.conditions if pair[0] not in _OF_TASK)
         variant = 0
         key: Any = (record.model, record.model_sha, record.source, record.policy, general, variant)
-        while (key, record.task) in taken:
+        while (key, record.task) in used:
             variant += 1
             key = (*key[:-1], variant)
-        taken.add((key, record.task))
-        found.append(f"r{numbers.setdefault(key, len(numbers) + 1)}")
-    return found
+        used.add((key, record.task))
+        ids.append(f"r{numbers.setdefault(key, len(numbers) + 1)}")
+    return ids
 
 
-def _row(name: str, record: Record) -> dict[str, Any]:
+def _row(row_id: str, record: Record, variant: str) -> Row:
     policy = record.policy
-    described = {key: value for key, value in policy.describe().items() if key != "press_sha256"}
-    return {
-        "id": name,
-        "model": record.model,
-        "model_sha": record.model_sha,
-        "source": record.source,
-        "policy": policy.label,
-        "press_name": policy.name,
-        "settings": list(policy.settings()),
-        **described,
-        "segments": policy.segments,
-        "scope": policy.scope,
-        "full_cache": policy.full,
-        "conditions": {name: value for name, value in record.conditions if name not in _OF_TASK},
-        "tasks": {},
-    }
+    return Row(
+        id=row_id,
+        model=record.model,
+        model_sha=record.model_sha,
+        source=record.source,
+        policy=policy.label,
+        variant=variant,
+        press_name=policy.name,
+        settings=list(policy.settings()),
+        described={key: value for key, value in policy.describe().items() if key != "press_sha256"},
+        segments=policy.segments,
+        scope=policy.scope,
+        full_cache=policy.full,
+        conditions=_conditions(record, of_task=False),
+    )
 
 
-def _tell_apart(rows: list[dict[str, Any]]) -> None:
-    """``variant``: what a row says of its conditions where others have its model and policy; else empty."""
-    alike: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        row["variant"] = ""
-        alike.setdefault((row["model"], row["policy"]), []).append(row)
-    for same in alike.values():
-        told = [{"model": row["source"], "weights": (row["model_sha"] or "")[:9], **row["conditions"]} for row in same]
-        names = [n for n in dict.fromkeys(n for t in told for n in t) if len({str(t.get(n)) for t in told}) > 1]
-        for row, conditions in zip(same, told, strict=True):
-            row["variant"] = ", ".join(f"{name}={conditions.get(name)}" for name in names)
+def _conditions(record: Record, of_task: bool) -> dict[str, Any]:
+    return {name: value for name, value in record.conditions if (name in _OF_TASK) == of_task}
 
 
-def _entry(
-    record: Record, values: Values, comparisons: Mapping[tuple[int, str], Comparison], index: int, top: Path | None
-) -> dict[str, Any]:
-    metrics = {}
-    for name, metric in record.metrics.items():
-        told = comparisons.get((index, name), Comparison())
-        n = len(values[name]) if name in values else metric.n
-        entry: dict[str, Any] = {"value": metric.value, "stderr": metric.stderr, "n": n}
-        for kind, compared in (("vs_full", told.vs_full), ("vs_plain", told.vs_plain)):
-            if compared:
-                difference, corrected = compared
-                entry[kind] = {**vars(difference), "p_corrected": corrected}
-        if told.rank is not None:
-            entry["rank"] = told.rank
-        metrics[name] = entry
-    return {
-        "metrics": metrics,
-        "documents": record.n,
-        "limit": record.limit,
-        "conditions": {name: value for name, value in record.conditions if name in _OF_TASK},
-        "achieved_ratio": record.achieved_ratio,
-        "kv_bytes_full": record.kv_bytes_full,
-        "kv_bytes_kept": record.kv_bytes_kept,
-        "tokens_per_second": dict(record.tokens_per_second),
-        "date": _date(record.date),
-        "commit": record.commit,
-        "versions": dict(record.versions),
-        "command": command(record),
-        "file": _named(record.path, top),
-        "cell": record.cell,
-    }
+def _variants(firsts: Mapping[str, Record]) -> dict[str, str]:
+    """{row id: its conditions that other rows of the same model and policy do not share}, given one record per row."""
+    variants = {}
+    alike: dict[tuple[str, str], list[str]] = {}
+    for row_id, record in firsts.items():
+        alike.setdefault((record.model, record.policy.label), []).append(row_id)
+    for ids in alike.values():
+        conditions = {row_id: _all_conditions(firsts[row_id]) for row_id in ids}
+        names = dict.fromkeys(name for of_row in conditions.values() for name in of_row)
+        differing = [name for name in names if len({str(of_row.get(name)) for of_row in conditions.values()}) > 1]
+        for row_id, of_row in conditions.items():
+            variants[row_id] = ", ".join(f"{name}={of_row.get(name)}" for name in differing)
+    return variants
 
 
-def _tasks(records: Iterable[Record]) -> dict[str, Any]:
-    """Each task's version, documents and metrics with their direction; the main metric is the foremost that has one."""
-    found: dict[str, Any] = {}
+def _all_conditions(record: Record) -> dict[str, Any]:
+    weights = (record.model_sha or "")[:9]
+    return {"model": record.source, "weights": weights, **_conditions(record, of_task=False)}
+
+
+def _metric(record: Record, name: str, values: Values, standing: Standing) -> MetricEntry:
+    metric = record.metrics[name]
+    return MetricEntry(
+        value=metric.value,
+        stderr=metric.stderr,
+        n=len(values[name]) if name in values else metric.n,
+        rank=standing.rank,
+        vs_full=_difference(standing.vs_full),
+        vs_plain=_difference(standing.vs_plain),
+    )
+
+
+def _difference(corrected: Corrected | None) -> CorrectedDifference | None:
+    return corrected and CorrectedDifference(**vars(corrected[0]), p_corrected=corrected[1])
+
+
+def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None) -> TaskEntry:
+    return TaskEntry(
+        metrics=metrics,
+        documents=record.n,
+        limit=record.limit,
+        achieved_ratio=record.achieved_ratio,
+        kv_bytes_full=record.kv_bytes_full,
+        kv_bytes_kept=record.kv_bytes_kept,
+        tokens_per_second=record.tokens_per_second,
+        conditions=_conditions(record, of_task=True),
+        versions=record.versions,
+        date=_date(record.date),
+        commit=record.commit,
+        file=_file(record.path, top),
+        cell=record.cell,
+        command=command(record),
+    )
+
+
+def _tasks(records: Iterable[Record]) -> dict[str, TaskSummary]:
+    """Each task with the metrics of all its records; the main metric is the foremost that has a direction."""
+    by_task: dict[str, list[Record]] = {}
     for record in records:
-        entry = found.setdefault(record.task, {"version": record.version, "documents": record.n, "metrics": {}})
+        by_task.setdefault(record.task, []).append(record)
+    return {task: _summary(members) for task, members in sorted(by_task.items())}
+
+
+def _summary(records: Sequence[Record]) -> TaskSummary:
+    metrics: dict[str, bool | None] = {}
+    for record in records:
         for name in record.metrics:
-            entry["metrics"].setdefault(name, record.higher_is_better.get(name.partition(",")[0]))
-    for entry in found.values():
-        directed = [name for name, better in entry["metrics"].items() if better is not None]
-        entry["main_metric"] = foremost(directed) or next(iter([*directed, *entry["metrics"]]), None)
-    return dict(sorted(found.items()))
+            metrics.setdefault(name, record.higher_is_better.get(name.partition(",")[0]))
+    directed = [name for name, better in metrics.items() if better is not None]
+    main = foremost(directed) or next(iter([*directed, *metrics]), None)
+    return TaskSummary(records[0].version, records[0].n, metrics, main)
 
 
-def _named(path: Path, top: Path | None) -> str:
-    """A file's path below the results, or its name where it lies elsewhere: no paths of this machine."""
-    inside = top is not None and path.is_relative_to(top)
-    return path.relative_to(top).as_posix() if inside and top else path.name
+def _file(path: Path, top: Path | None) -> str:
+    """A file's path below the results, or its name if it lies elsewhere: no paths of this machine."""
+    return path.relative_to(top).as_posix() if top and path.is_relative_to(top) else path.name
 
 
 def _date(seconds: float | None) -> str | None:
     if seconds is None:
         return None
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no infinity and no NaN: None stands for them."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

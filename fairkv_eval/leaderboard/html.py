@@ -9,13 +9,13 @@ from importlib.resources import files
 from typing import Any
 
 from fairkv_eval.analysis.all_runs import ALPHA
-from fairkv_eval.leaderboard.board import Board
+from fairkv_eval.leaderboard.board import METHOD, Board
 
 _SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")
 
 
 def as_html(board: Board) -> str:
-    """The page. The only script a browser runs on it is ours, by its hash; what models wrote is data and stays text."""
+    """The page. A browser runs only our script on it, by its hash; what models wrote is data and stays text."""
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -26,16 +26,16 @@ def as_html(board: Board) -> str:
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         data=Markup(embedded(_payload(board))),
-        results=sum(len(row["tasks"]) for row in board.data["rows"]),
-        tasks=list(board.data["tasks"]),
-        models=list(dict.fromkeys(row["model"] for row in board.data["rows"])),
-        method=board.data["method"],
-        left_out=board.data["left_out"],
+        results=sum(len(row.tasks) for row in board.rows),
+        tasks=list(board.tasks),
+        models=list(dict.fromkeys(row.model for row in board.rows)),
+        method=METHOD,
+        left_out=board.left_out,
     )
 
 
 def embedded(value: Any) -> str:
-    """JSON that no text in it can break out of a script element with."""
+    """JSON in which no text can close the script element around it."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -43,7 +43,7 @@ def embedded(value: Any) -> str:
 
 
 def _payload(board: Board) -> dict[str, Any]:
-    """The rows with their responses, and each task's prompts once."""
+    """The rows with their responses, and the prompts of each task once."""
     rows = [{**row, "responses": board.responses.get(row["id"], {})} for row in board.data["rows"]]
     return {"alpha": ALPHA, "tasks": board.data["tasks"], "rows": rows, "prompts": board.prompts}
 

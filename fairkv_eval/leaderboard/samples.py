@@ -12,14 +12,12 @@ from fairkv_eval.results import samples
 from fairkv_eval.results.reader import Problem
 from fairkv_eval.results.record import Record
 
-SHOWN = 3  # responses a row shows
-
-
+SHOWN = 3  # responses per row
 _LONGEST = 700  # characters of a response or prompt that is shown
 
 
 def samples_of(records: Sequence[Record]) -> tuple[list[Values], list[list[tuple[str, str, str]]], list[Problem]]:
-    """Of each record the values by metric and document, and what is shown: (document, prompt, response)."""
+    """Per record the values by metric and document, and what is shown: (document, prompt, response)."""
     values: list[Values] = []
     shown: list[list[tuple[str, str, str]]] = []
     problems = []
@@ -51,11 +49,11 @@ def _prompt(line: Mapping[str, Any]) -> str:
 
 
 def _response(line: Mapping[str, Any]) -> str:
-    """What was generated; of a multiple-choice task the log-likelihood of each choice."""
-    given = line.get("filtered_resps") or line.get("resps") or ""
-    if isinstance(given, list) and len(given) == 1 and isinstance(given[0], str):
-        return given[0]
-    return given if isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    """The generated text; for a multiple-choice task the log-likelihood of each choice."""
+    response = line.get("filtered_resps") or line.get("resps") or ""
+    if isinstance(response, list) and len(response) == 1 and isinstance(response[0], str):
+        return response[0]
+    return response if isinstance(response, str) else json.dumps(response, ensure_ascii=False)
 
 
 def _cut(text: str, from_end: bool = False) -> str:

@@ -1,6 +1,6 @@
 // The charts: the metric over the ratio, a panel a task and model, a line a press, plain and fair.
 
-// Okabe and Ito's colours, told apart by the colour-blind; shapes tell them apart in grey.
+// Okabe and Ito's colours, which the colour-blind can distinguish; the shapes differ in grey, too.
 const COLOURS = ['#0072B2', '#D55E00', '#009E73', '#CC79A7', '#B8860B', '#56B4E9', 'currentColor', '#E69F00'];
 const SHAPES = ['circle', 'square', 'triangle', 'diamond', 'down', 'plus', 'cross'];
 const MOST_PANELS = 6;
@@ -49,8 +49,8 @@ function seriesOf(results, choice) {
     const fixed = { ...row, budget: null };
     const name = [pressName(row), row.fair ? fairness(row) : '', extras(fixed)].filter(Boolean).join(' ');
     if (!series.has(name)) series.set(name, { name, row, points: [] });
-    const told = figureOf(result, choice);
-    series.get(name).points.push({ x: ratioOf(result), y: told.value, error: told.stderr ?? 0 });
+    const metric = figureOf(result, choice);
+    series.get(name).points.push({ x: ratioOf(result), y: metric.value, error: metric.stderr ?? 0 });
   }
   const lines = [...series.values()];
   for (const line of lines) {
@@ -88,7 +88,7 @@ function panel(results, choice, size) {
   return element('figure', {}, caption, drawing);
 }
 
-/** From values to pixels, with round ticks; an exact scale ends where its values do. */
+/** From values to pixels, with round ticks; an exact scale ends at its last value. */
 function scale(low, high, from, to, exact = false) {
   const spread = high - low || Math.abs(high) || 1;
   const raw = spread / 5;
@@ -166,10 +166,10 @@ function legend(lines) {
   return element('ul', { class: 'legend' }, ...items);
 }
 
-/** A long name without its middle: how it ends tells fair from plain. */
+/** A long name without its middle: its end says fair or plain. */
 const shortened = (name) => name.length > 25 ? `${name.slice(0, 14)}…${name.slice(-10)}` : name;
 
-/** A name at the end of each line, moved apart where they would overlap. */
+/** A name at the end of each line, moved apart if they would overlap. */
 function labels(lines, x, y, height, size) {
   const gap = 14;
   const ends = lines.map((line) => {

@@ -1,4 +1,4 @@
-// What a row opens to: the command, where it comes from, every metric, and what the model wrote.
+// The details of a row: its command, its origin, every metric, and what the model wrote.
 
 function toggleDetails(result, button) {
   const open = result.details !== null;
@@ -23,7 +23,7 @@ function origin({ row, entry }) {
     policy: row.policy,
     weights: row.model_sha,
     documents: entry.limit === null ? entry.documents : `${entry.documents} (--limit ${entry.limit})`,
-    'KV bytes': entry.kv_bytes_full === null ? null : `${bytes(entry.kv_bytes_kept)} of ${bytes(entry.kv_bytes_full)} a context`,
+    'KV bytes': entry.kv_bytes_full === null ? null : `${bytes(entry.kv_bytes_kept)} of ${bytes(entry.kv_bytes_full)} per context`,
     'tokens per second': speeds.join(', '),
     conditions: pairs({ ...row.conditions, ...entry.conditions }),
     commit: entry.commit,
@@ -36,18 +36,18 @@ function origin({ row, entry }) {
 
 const pairs = (values) => Object.entries(values).map(([name, value]) => `${name} ${value}`).join(', ');
 
-function facts(told) {
+function facts(values) {
   const list = element('dl');
-  for (const [name, value] of Object.entries(told)) {
+  for (const [name, value] of Object.entries(values)) {
     if (value !== null && value !== undefined && value !== '') list.append(element('dt', {}, name), element('dd', {}, String(value)));
   }
   return list;
 }
 
 function responses({ row, task }) {
-  const given = row.responses[task] ?? [];
-  if (!given.length) return [];
-  const blocks = given.flatMap(([document, response]) => [
+  const pairs = row.responses[task] ?? [];
+  if (!pairs.length) return [];
+  const blocks = pairs.flatMap(([document, response]) => [
     element('p', { class: 'small' }, 'prompt'), element('pre', {}, DATA.prompts[task][document] ?? ''),
     element('p', { class: 'small' }, 'response'), element('pre', { class: 'response' }, response === '' ? '(empty)' : response),
   ]);
@@ -57,16 +57,16 @@ function responses({ row, task }) {
 function metricsTable({ task, entry }) {
   const head = ['Metric', 'Value', 'n', 'Δ full cache', 'p', 'Δ plain', 'p', 'Rank'].map((title) => element('th', { scope: 'col' }, title));
   const body = element('tbody');
-  for (const [name, told] of Object.entries(entry.metrics)) {
+  for (const [name, metric] of Object.entries(entry.metrics)) {
     const better = DATA.tasks[task].metrics[name];
-    const value = figure(told.value) + (told.stderr === null ? '' : ` ± ${figure(told.stderr)}`);
+    const value = figure(metric.value) + (metric.stderr === null ? '' : ` ± ${figure(metric.stderr)}`);
     const compared = ['vs_full', 'vs_plain'].flatMap((kind) => {
-      const difference = told[kind];
+      const difference = metric[kind];
       if (!difference) return ['–', '–'];
       return [`${verdict(difference, better)} ${figure(difference.mean, true)}`, probability(difference.p_corrected)];
     });
     const direction = better === true ? ' ↑' : better === false ? ' ↓' : '';
-    const cells = [value, told.n, ...compared, told.rank ?? '–'].map((cell) => element('td', {}, String(cell)));
+    const cells = [value, metric.n, ...compared, metric.rank ?? '–'].map((cell) => element('td', {}, String(cell)));
     body.append(element('tr', {}, element('th', { scope: 'row' }, name + direction), ...cells));
   }
   return element('table', {}, element('caption', { class: 'hidden' }, 'All metrics of this result'), element('thead', {}, element('tr', {}, ...head)), body);

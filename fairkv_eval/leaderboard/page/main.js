@@ -1,11 +1,11 @@
 // The filters, and what follows when one changes.
 
 function options(id, entries, first) {
-  const given = first === undefined ? entries : [['', first], ...entries];
-  byId(id).replaceChildren(...given.map(([value, text]) => element('option', { value }, text)));
+  const all = first === undefined ? entries : [['', first], ...entries];
+  byId(id).replaceChildren(...all.map(([value, text]) => element('option', { value }, text)));
 }
 
-/** The metrics of the task chosen, or of all; the one chosen before stays where it can. */
+/** Offer the metrics of the chosen task, or of all; the former choice stays if it is among them. */
 function offerMetrics() {
   const before = byId('metric').value;
   const tasks = byId('task').value ? [byId('task').value] : Object.keys(DATA.tasks);

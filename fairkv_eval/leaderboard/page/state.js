@@ -1,8 +1,8 @@
-// The data, what is chosen of it, and how figures are written.
+// The data, the choice of it, and the format of figures.
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
 
-/** One result a row and task: what the table lists and the charts draw. */
+/** One result per row and task: what the table lists and the charts draw. */
 const RESULTS = DATA.rows.flatMap((row) =>
   Object.entries(row.tasks).map(([task, entry]) => ({ row, task, entry, tr: null, details: null })));
 
@@ -19,7 +19,7 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** What the filters say now; `metric` is empty where each task's main metric is meant. */
+/** The state of the filters; an empty `metric` means each task's main metric. */
 function chosen() {
   const number = (id, otherwise) => (byId(id).value === '' ? otherwise : Number(byId(id).value));
   return {
@@ -33,7 +33,7 @@ function chosen() {
   };
 }
 
-/** A full cache is neither plain nor fair and has no press: it stays, as what the others are compared with. */
+/** A full cache is neither plain nor fair and has no press: it stays, since the others are compared with it. */
 function passes(result, choice) {
   const { row, task } = result;
   if (choice.task && task !== choice.task) return false;
@@ -44,14 +44,14 @@ function passes(result, choice) {
   return choice.presses.size === 0 || choice.presses.has(row.press);
 }
 
-/** The ratio asked for; where a budget was, what it came to. */
+/** The policy's ratio; for a budget the achieved one. */
 const ratioOf = ({ row, entry }) => (row.budget === null ? row.ratio : entry.achieved_ratio ?? 0);
 
 const metricOf = (result, choice) => choice.metric || DATA.tasks[result.task].main_metric;
 const figureOf = (result, choice) => result.entry.metrics[metricOf(result, choice)];
 const betterOf = (result, choice) => DATA.tasks[result.task].metrics[metricOf(result, choice)];
 
-/** As many digits as mean something: four decimals below 1, four digits above; an exponent only where nothing is left. */
+/** As many digits as mean something: four decimals below 1, four digits above; an exponent only for what would be 0. */
 function figure(value, signed = false) {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
@@ -71,24 +71,24 @@ function bytes(value) {
   return `${Number((value / 1000 ** step).toPrecision(3))} ${steps[step]}`;
 }
 
-/** "▲" or "▼" where a difference is told from none: better or worse. */
+/** "▲" or "▼" for a significant difference: better or worse. */
 function verdict(difference, better) {
   if (!difference || difference.p_corrected >= DATA.alpha || better === null || better === undefined) return '';
   return (difference.mean > 0) === better ? '▲' : '▼';
 }
 
-/** How often each press is spelled differently: with other parameters or another base. */
+/** The number of spellings of each press, with other parameters or another base. */
 const SPELLINGS = new Map(unique(RESULTS.map(({ row }) => row.press)).map((press) =>
   [press, unique(RESULTS.filter(({ row }) => row.press === press).map(({ row }) => row.press_name)).length]));
 
-/** A press by its bare name where it is the same everywhere; its parameters are among a row's details. */
+/** The bare name of a press if it has the same parameters everywhere; those are among a row's details. */
 const pressName = (row) => SPELLINGS.get(row.press) === 1 ? row.press : row.press_name;
 const policyName = (row) => row.press === 'none' ? 'full cache' : pressName(row);
 
 /** What sets a policy apart beyond press, ratio and fairness. */
 function extras(row) {
-  const told = row.settings.filter((setting) => !setting.startsWith('fair='));
-  if (row.budget !== null) told.unshift(`budget=${row.budget}`);
-  if (row.variant) told.push(row.variant);
-  return told.join(', ');
+  const settings = row.settings.filter((setting) => !setting.startsWith('fair='));
+  if (row.budget !== null) settings.unshift(`budget=${row.budget}`);
+  if (row.variant) settings.push(row.variant);
+  return settings.join(', ');
 }

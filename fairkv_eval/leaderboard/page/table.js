@@ -16,7 +16,7 @@ const COLUMNS = [
   { id: 'plain_p', title: 'p', label: 'p of the difference of fair to plain, corrected', value: (r, c) => figureOf(r, c)?.vs_plain?.p_corrected ?? null, cell: (r, c) => [probability(figureOf(r, c)?.vs_plain?.p_corrected)] },
   { id: 'rank', title: 'Rank', value: (r, c) => figureOf(r, c)?.rank ?? null, cell: rankCell },
   { id: 'achieved', title: 'Achieved', label: 'Ratio achieved', value: ({ entry }) => entry.achieved_ratio, cell: ({ entry }) => [figure(entry.achieved_ratio)] },
-  { id: 'bytes', title: 'KV held', label: 'KV bytes held, mean of a context', value: ({ entry }) => entry.kv_bytes_kept, cell: ({ entry }) => [bytes(entry.kv_bytes_kept)] },
+  { id: 'bytes', title: 'KV held', label: 'KV bytes held, mean per context', value: ({ entry }) => entry.kv_bytes_kept, cell: ({ entry }) => [bytes(entry.kv_bytes_kept)] },
   { id: 'speed', title: 'tok/s', label: 'Tokens decoded per second', value: ({ entry }) => entry.tokens_per_second.decode ?? null, cell: ({ entry }) => [figure(entry.tokens_per_second.decode)] },
   { id: 'date', title: 'Date', value: ({ entry }) => entry.date, cell: ({ entry }) => [(entry.date ?? '–').slice(0, 10)], number: false },
 ];
@@ -34,19 +34,19 @@ function pressCell(result) {
 }
 
 function valueCell(result, choice) {
-  const told = figureOf(result, choice);
-  if (!told) return ['–'];
-  const error = told.stderr === null ? [] : [element('span', { class: 'small' }, ` ± ${figure(told.stderr)}`)];
-  return [figure(told.value), ...error];
+  const metric = figureOf(result, choice);
+  if (!metric) return ['–'];
+  const error = metric.stderr === null ? [] : [element('span', { class: 'small' }, ` ± ${figure(metric.stderr)}`)];
+  return [figure(metric.value), ...error];
 }
 
 function differenceCell(result, choice, kind) {
-  const told = figureOf(result, choice)?.[kind];
-  if (!told) return ['–'];
-  const mark = verdict(told, betterOf(result, choice));
-  const parts = [element('span', { class: mark ? 'told' : null }, `${mark && `${mark} `}${figure(told.mean, true)}`)];
+  const difference = figureOf(result, choice)?.[kind];
+  if (!difference) return ['–'];
+  const mark = verdict(difference, betterOf(result, choice));
+  const parts = [element('span', { class: mark ? 'significant' : null }, `${mark && `${mark} `}${figure(difference.mean, true)}`)];
   if (mark) parts[0].setAttribute('title', mark === '▲' ? 'better' : 'worse');
-  if (told.low !== null) parts.push(element('span', { class: 'small' }, ` [${figure(told.low, true)}, ${figure(told.high, true)}]`));
+  if (difference.low !== null) parts.push(element('span', { class: 'small' }, ` [${figure(difference.low, true)}, ${figure(difference.high, true)}]`));
   return parts;
 }
 
@@ -72,7 +72,7 @@ function rankCell(result, choice) {
 }
 
 function drawHead() {
-  const row = element('tr');
+  const heading = element('tr');
   for (const column of COLUMNS) {
     const button = element('button', { type: 'button', 'aria-label': column.label }, column.title);
     button.addEventListener('click', () => {
@@ -80,14 +80,14 @@ function drawHead() {
       sorting.column = column.id;
       fillTable(chosen());
     });
-    row.append(element('th', { scope: 'col', id: `c-${column.id}`, class: classOf(column) }, button));
+    heading.append(element('th', { scope: 'col', id: `c-${column.id}`, class: classOf(column) }, button));
   }
-  byId('board').tHead.replaceChildren(row);
+  byId('board').tHead.replaceChildren(heading);
 }
 
 const classOf = ({ id, number }) => `of-${id}${number === false ? '' : ' number'}`;
 
-/** Rows are built once and refilled only when another metric is asked for; filters and orders move them. */
+/** Rows are built once and refilled only for another metric; filters and orders move them. */
 function rowOf(result, choice) {
   const metric = metricOf(result, choice);
   if (result.tr && result.metric === metric) return result.tr;
@@ -152,7 +152,7 @@ function fillTable(choice) {
     const order = sorting.column !== column.id ? 'none' : sorting.down ? 'descending' : 'ascending';
     byId(`c-${column.id}`).setAttribute('aria-sort', order);
   }
-  // What is the same in every row is said in the filters.
+  // The filters show what is the same in every row.
   byId('board').classList.toggle('one-task', choice.task !== '');
   byId('board').classList.toggle('one-model', byId('model').options.length < 3);
   const metrics = unique(shown.map((result) => metricOf(result, choice)));
