@@ -6,8 +6,12 @@ import os
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
 
+# Examples take as long as a busy machine makes them.
+hypothesis.settings.register_profile("no deadline", deadline=None)
+hypothesis.settings.load_profile("no deadline")
 # Before torch is imported. The models are tiny, and each test process has a core of its own.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
