@@ -15,7 +15,8 @@ from fairkv_eval.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from fairkv_eval.harness.task_check import Checked, Shelf
+    from fairkv_eval.harness.task_check import TaskReport
+    from fairkv_eval.harness.task_library import TaskLibrary
 
 _LONGEST = 1200  # characters shown of one stretch of a prompt
 
@@ -38,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     for name, least in (("docs", 1), ("show", 0)):
         if getattr(args, name) < least:
             raise UsageError(f"--{name} {getattr(args, name)} is not allowed; it takes a whole number from {least}")
-    from fairkv_eval.harness.task_check import Shelf
+    from fairkv_eval.harness.task_library import TaskLibrary
 
-    shelf = Shelf(args.task, args.include_path)
-    return _check(shelf, args) if args.check else _list(shelf, args.json)
+    library = TaskLibrary(args.task, args.include_path)
+    return _check(library, args) if args.check else _list(library, args.json)
 
 
-def _list(shelf: Shelf, as_json: bool) -> int:
-    entries = [_describe(shelf, name) for name in shelf.names]
+def _list(library: TaskLibrary, as_json: bool) -> int:
+    entries = [_describe(library, name) for name in library.names]
     if as_json:
         print(json.dumps(entries, indent=2))
         return 0
@@ -58,11 +59,11 @@ def _list(shelf: Shelf, as_json: bool) -> int:
     return 0
 
 
-def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
+def _describe(library: TaskLibrary, name: str) -> dict[str, Any]:
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file = next((file for file in shelf.files if file.name == name), None)
-    path = shelf.manager.task_index[name].yaml_path
+    file = next((file for file in library.files if file.name == name), None)
+    path = library.manager.task_index[name].yaml_path
     config = file.config if file else (load_yaml(path, resolve_func=False) if path else {})
     metadata = config.get("metadata")
     return {
@@ -73,7 +74,7 @@ def _describe(shelf: Shelf, name: str) -> dict[str, Any]:
     }
 
 
-def _check(shelf: Shelf, args: argparse.Namespace) -> int:
+def _check(library: TaskLibrary, args: argparse.Namespace) -> int:
     from fairkv_eval.harness.task_check import check
     from fairkv_eval.pretrained import load_tokenizer
     from fairkv_eval.prompts.prompter import Prompter
@@ -81,7 +82,7 @@ def _check(shelf: Shelf, args: argparse.Namespace) -> int:
 
     prompter = Prompter(load_tokenizer(args.pretrained), PromptSettings())
     screen, results = console(), []
-    for result in check(shelf, prompter, args.docs):
+    for result in check(library, prompter, args.docs):
         results.append(result)
         if not args.json and (result.name or result.findings):
             show(screen, _report(result, args.show, screen))
@@ -89,7 +90,7 @@ def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     wrong = sum(finding.wrong for finding in findings)
     if args.json:
         tasks = [
-            {"task": r.name, "documents": r.documents, "declared": sorted(r.declared), "given": sorted(r.given)}
+            {"task": r.name, "documents": r.documents, "declared": sorted(r.declared), "given": sorted(r.returned)}
             for r in results
             if r.name
         ]
@@ -99,7 +100,7 @@ def _check(shelf: Shelf, args: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def _report(result: Checked, shown: int, screen: Console) -> Iterator[RenderableType]:
+def _report(result: TaskReport, shown: int, screen: Console) -> Iterator[RenderableType]:
     """A heading, the first prompts, and one line per finding."""
     from rich.padding import Padding
     from rich.text import Text

@@ -1,21 +1,18 @@
-"""Loads tasks, renders their first prompts and finds what is wrong with them."""
+"""The check of tasks: load each, render its first prompts, score made-up answers, and report what is wrong."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.files import resource_dir
+from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import LogLikelihood, Response
-from fairkv_eval.harness.task_files import Finding, TaskFile, read_folder
+from fairkv_eval.harness.task_files import Finding, TaskFile
+from fairkv_eval.harness.task_library import TaskLibrary, quiet
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
 
@@ -23,162 +20,118 @@ _ANSWER = "I can't assist with that request."
 
 
 @dataclass(eq=False)
-class Checked:
-    """A task after its check: documents, first prompts with their segments, metrics declared and given."""
+class TaskReport:
+    """What the check of a task saw: documents, first prompts with their segments, metrics, and findings.
+
+    declared: metrics of its metric_list. returned: metrics that its process_results returned for made-up answers.
+    """
 
     name: str
     documents: int = 0
     prompts: list[tuple[int, Text]] = field(default_factory=list)
     declared: set[str] = field(default_factory=set)
-    given: set[str] = field(default_factory=set)
+    returned: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
 
+    def wrong(self, what: str) -> None:
+        self.findings.append(Finding(self.name, what))
 
-class Shelf:
-    """Tasks that can be named: ours, those of the user's folders, and the harness's own where one of them is named.
 
-    names: tasks and groups to look at; none are all tasks of the user's folders, or all of ours where there are no
-    folders. metadata: as ``lm_eval --metadata``. UsageError for a folder or name that does not exist.
+def check(library: TaskLibrary, prompter: Prompter, docs: int = 8) -> Iterator[TaskReport]:
+    """Check each task of a library, groups by their members, and ``docs`` prompts of each.
+
+    The last report has no name: its findings are about files, and about metrics that none of their tasks returns.
     """
-
-    def __init__(
-        self, names: Sequence[str] = (), include_path: Sequence[Path] = (), metadata: Mapping[str, Any] | None = None
-    ) -> None:
-        for folder in include_path:
-            if not folder.is_dir():
-                raise UsageError(f"--include_path {str(folder)!r} is no folder")
-        ours = resource_dir("tasks")
-        read = {folder: read_folder(folder) for folder in (ours, *include_path)}
-        looked_at = [read[folder] for folder in (include_path or [ours])]
-        self.files = [file for files, _ in read.values() for file in files]
-        self.findings = [finding for _, findings in (read.values() if names else looked_at) for finding in findings]
-        if names:
-            self.findings = [finding for finding in self.findings if finding.where in names]
-        own = {file.name for file in self.files}
-        self.manager = _manager([*read], not set(names) <= own, dict(metadata or {}))
-        for name in names:
-            if name not in self.manager.task_index:
-                unread = [str(finding) for _, findings in read.values() for finding in findings if finding.unreadable]
-                hint = " ".join(["", "Files that cannot be read:", *unread]) if unread else ""
-                raise UsageError(f"{unknown('task', name, own)}{hint}")
-        self.groups = {file.name for file in self.files if file.is_group}
-        chosen = names or [file.name for files, _ in looked_at for file in files]
-        self.names = sorted(dict.fromkeys(chosen), key=lambda name: name in self.groups)
-
-    def load(self, name: str) -> Mapping[str, Any]:
-        """The task of this name, or all tasks of the group."""
-        with _quiet():
-            return self.manager.load([name])["tasks"]
-
-
-def _manager(folders: Sequence[Path], include_defaults: bool, metadata: dict[str, Any]) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    paths: list[str | Path] = [str(folder) for folder in folders]
-    with _quiet():
-        return TaskManager(include_path=paths, include_defaults=include_defaults, metadata=metadata)
-
-
-def check(shelf: Shelf, prompter: Prompter, docs: int = 8) -> Iterator[Checked]:
-    """Check each task of a shelf, groups by their members, ``docs`` prompts of each; then what only all of them tell.
-
-    The last one has no name: its findings are about files, and about metrics that no task gives.
-    """
-    checked: dict[str, Checked] = {}
-    for name in shelf.names:
+    reports: dict[str, TaskReport] = {}
+    for name in library.names:
         try:
-            tasks = shelf.load(name)
-            fresh = [member for member in tasks if member not in checked]
-            again = shelf.load(name) if fresh else {}
+            tasks = library.load(name)
+            fresh = [member for member in tasks if member not in reports]
+            again = library.load(name) if fresh else {}
         except Exception as error:  # whatever a data set, a template or a builder can raise
-            yield Checked(name, findings=[Finding(name, f"cannot be built: {_told(error)}")])
+            yield TaskReport(name, findings=[Finding(name, f"cannot be built: {_message(error)}")])
             continue
         for member in fresh:
-            with _quiet():
-                checked[member] = check_task(tasks[member], again[member], prompter, docs)
-            yield checked[member]
-    yield Checked("", findings=[*shelf.findings, *_never_given(shelf, checked)])
+            with quiet():
+                reports[member] = check_task(tasks[member], again[member], prompter, docs)
+            yield reports[member]
+    yield TaskReport("", findings=[*library.findings, *_never_returned(library, reports)])
 
 
-def check_task(task: Any, again: Any, prompter: Prompter, docs: int = 8) -> Checked:
+def check_task(task: Any, again: Any, prompter: Prompter, docs: int = 8) -> TaskReport:
     """Check one task, built twice: documents, the first prompts, and the metrics of its process_results."""
-    result = Checked(task.config.task, declared=set(task.aggregation()))
-    name, documents = result.name, task.eval_docs
-    result.documents = len(documents)
-
-    def wrong(what: str) -> None:
-        result.findings.append(Finding(name, what))
-
+    documents = task.eval_docs
+    report = TaskReport(task.config.task, len(documents), declared=set(task.aggregation()))
     if not isinstance(task.config.metadata, Mapping) or "version" not in task.config.metadata:
-        wrong("has no metadata.version")
-    if differs := _first_difference(documents, again.eval_docs):
-        wrong(f"two builds differ: {differs}")
+        report.wrong("has no metadata.version")
+    if difference := _first_difference(documents, again.eval_docs):
+        report.wrong(f"two builds differ: {difference}")
     try:
         task.build_all_requests(limit=docs, rank=0, world_size=1)
     except Exception as error:  # templates are the task's own code
-        wrong(f"cannot make its prompts: {_told(error)}")
-        return result
-    seen: set[int] = set()
-    for request in task.instances:
-        if request.doc_id in seen:
-            continue
-        seen.add(request.doc_id)
-        try:
-            text = prompter.divide(request.args[0], request.doc)
-        except UsageError as error:
-            wrong(f"doc {request.doc_id}: {error}")
-            continue
-        if not text.text.strip():
-            wrong(f"doc {request.doc_id}: its prompt is empty")
-        result.prompts.append((request.doc_id, text))
+        report.wrong(f"cannot make its prompts: {_message(error)}")
+        return report
+    first_requests = {request.doc_id: request for request in reversed(task.instances)}
+    for doc_id in sorted(first_requests):
+        _check_prompt(first_requests[doc_id], prompter, report)
     if callable(task.config.process_results):
-        _score(task, documents, docs, result)
-    return result
+        _check_scores(task, documents, docs, report)
+    return report
 
 
-def _score(task: Any, documents: Iterable[Any], docs: int, result: Checked) -> None:
-    """Score made-up answers: of the first documents, and of more while a declared metric has not been given."""
+def _check_prompt(request: Any, prompter: Prompter, report: TaskReport) -> None:
+    try:
+        text = prompter.divide(request.args[0], request.doc)
+    except UsageError as error:
+        report.wrong(f"doc {request.doc_id}: {error}")
+        return
+    if not text.text.strip():
+        report.wrong(f"doc {request.doc_id}: its prompt is empty")
+    report.prompts.append((request.doc_id, text))
+
+
+def _check_scores(task: Any, documents: Iterable[Any], docs: int, report: TaskReport) -> None:
+    """Score made-up answers: to the first documents, and to more until every declared metric was returned."""
     for doc_id, doc in enumerate(documents):
-        if doc_id >= docs and result.declared <= result.given:
+        if doc_id >= docs and report.declared <= report.returned:
             break
         try:
-            given = set(task.process_results(doc, _made_up(task, doc)))
+            metrics = set(task.process_results(doc, _made_up(task, doc)))
         except Exception as error:  # scoring is the task's own code
-            result.findings.append(Finding(result.name, f"doc {doc_id}: scoring an answer failed: {_told(error)}"))
+            report.wrong(f"doc {doc_id}: scoring an answer failed: {_message(error)}")
             return
-        for metric in sorted(given - result.declared - result.given):
-            what = f"doc {doc_id}: process_results gives {metric!r}, which metric_list does not declare"
-            result.findings.append(Finding(result.name, what))
-        result.given |= given
+        for metric in sorted(metrics - report.declared - report.returned):
+            report.wrong(f"doc {doc_id}: process_results gives {metric!r}, which metric_list does not declare")
+        report.returned |= metrics
 
 
 def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
-    """Results as the harness hands them to process_results, with everything a compressed model tells."""
-    segments = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
-    told = {"keep_rate": 0.5, "segments": segments, "kv_bytes_full": 2, "kv_bytes_kept": 1}
-    scored = {**told, "continuation_tokens": 2}
+    """Results as the harness passes them to process_results, with all telemetry of a compressed model."""
+    keep_rates = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
+    telemetry = {"keep_rate": 0.5, "segments": keep_rates, "kv_bytes_full": 2, "kv_bytes_kept": 1}
+    scored = {**telemetry, "continuation_tokens": 2}
     if task.OUTPUT_TYPE == "multiple_choice":
         return [LogLikelihood(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
     if task.OUTPUT_TYPE == "loglikelihood":
         return [LogLikelihood(-1.0, False, scored)]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return [-1.0]
-    return [Response(_ANSWER, {**told, "response_entropy": 1.0})]
+    return [Response(_ANSWER, {**telemetry, "response_entropy": 1.0})]
 
 
-def _never_given(shelf: Shelf, checked: Mapping[str, Checked]) -> Iterator[Finding]:
-    """Metrics that no document of a task gives; where tasks share a list, those that none of the tasks gives."""
-    sources: dict[Path, list[TaskFile]] = {}
-    for file in shelf.files:
+def _never_returned(library: TaskLibrary, reports: Mapping[str, TaskReport]) -> Iterator[Finding]:
+    """Metrics that no document of a task gives; of a list that tasks share, those that none of the tasks gives."""
+    sharers: dict[Path, list[TaskFile]] = {}
+    for file in library.files:
         if file.metrics_from:
-            sources.setdefault(file.metrics_from, []).append(file)
-    for files in sources.values():
-        done = [checked[file.name] for file in files if file.name in checked and checked[file.name].given]
-        given = set().union(*(one.given for one in done))
-        for metric in sorted(set().union(*(one.declared for one in done)) - given) if done else ():
-            names = ", ".join(one.name for one in done)
-            whole = len(done) == len(files)
-            yield Finding(names, f"metric_list declares {metric!r}, which no document gives", whole)
+            sharers.setdefault(file.metrics_from, []).append(file)
+    for files in sharers.values():
+        scored = [reports[file.name] for file in files if file.name in reports and reports[file.name].returned]
+        returned = set().union(*(report.returned for report in scored))
+        names = ", ".join(report.name for report in scored)
+        for metric in sorted(set().union(*(report.declared for report in scored)) - returned):
+            what = f"metric_list declares {metric!r}, which no document gives"
+            yield Finding(names, what, wrong=len(scored) == len(files))
 
 
 def _first_difference(documents: Sequence[Any], again: Sequence[Any]) -> str:
@@ -195,22 +148,10 @@ def _digest(value: Any) -> bytes:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).digest()
 
 
-def _told(error: Exception) -> str:
-    """An error for people: those of Python's containers say too little by their words alone."""
+def _message(error: Exception) -> str:
+    """An error for people: those of Python's containers say too little on their own."""
     if isinstance(error, IndexError):
-        return "its data set is empty, or a list in it is shorter than the task takes it for"
+        return "its data set is empty, or a list in it is shorter than the task expects"
     if isinstance(error, KeyError):
         return f"a document has no field {error}"
     return str(error) or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the harness's own progress bars and remarks out of a report."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)

@@ -1,6 +1,6 @@
-"""What is wrong with a folder of task YAMLs as files, and what it holds.
+"""The task YAMLs of a folder: what they declare, and what is wrong with them as files.
 
-The harness's index drops a file that it cannot read without a word, so the files are parsed here.
+The harness's index silently drops a file that it cannot read, so the files are parsed here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import yaml
 
 from fairkv_eval.errors import unknown
 
-# Keys in the order in which a task's YAML has them; keys of one group stand in any order among themselves.
+# The order of the keys in a task's YAML; within a group any order is allowed.
 KEY_ORDER = (
     ("include",),
     ("group", "group_alias"),
@@ -37,7 +37,7 @@ _BEYOND_THE_CONFIGS = {"include", "class", "aggregate_metric_list", "recipe"}
 
 @dataclass(frozen=True)
 class Finding:
-    """Something about a task or file: ``wrong``, or else worth a look only. ``unreadable``: of a file nobody sees."""
+    """Something about a task or file: ``wrong``, or only worth a look. ``unreadable``: the harness does not see it."""
 
     where: str
     what: str
@@ -63,21 +63,20 @@ class TaskFile:
 
     @property
     def readme(self) -> Path:
-        """The README of its folder, or of the benchmark's folder around that; where it should be if there is none."""
-        own = self.path.parent / "README.md"
-        around = own.parent.parent / "README.md"
-        return around if around.is_file() and not own.is_file() else own
+        """The README beside the file or, if only that exists, the one a folder above, of the whole benchmark."""
+        beside = self.path.parent / "README.md"
+        above = beside.parent.parent / "README.md"
+        return above if above.is_file() and not beside.is_file() else beside
 
     @property
     def summary(self) -> str:
-        """What its README says of it in one line, alone or together with others; "" where it says nothing."""
+        """What its README says about it in one line, alone or together with others; "" if nothing."""
         text = self.readme.read_text(encoding="utf-8") if self.readme.is_file() else ""
         for bullet in re.findall(r"^[*-] (`.*(?:\n[ \t]+\S.*)*)", text, re.MULTILINE):
-            found = re.match(
-                r"((?:`[^`]+`(?: \([^)]*\))?(?:, )?)+):? *(.*)", " ".join(bullet.replace("**", "").split())
-            )
-            if found and (own := re.search(rf"`{re.escape(self.name)}`(?: \(([^)]*)\))?", found[1])):
-                return found[2] or own[1] or ""
+            line = " ".join(bullet.replace("**", "").split())
+            entry = re.match(r"((?:`[^`]+`(?: \([^)]*\))?(?:, )?)+):? *(.*)", line)
+            if entry and (name := re.search(rf"`{re.escape(self.name)}`(?: \(([^)]*)\))?", entry[1])):
+                return entry[2] or name[1] or ""
         return ""
 
 
@@ -113,42 +112,34 @@ def _read(path: Path) -> TaskFile:
 
     config = load_yaml(path, resolve_func=True)
     name = config.get("group") or config.get("task")
-    return TaskFile(name if isinstance(name, str) else "", path, config, _where(path, "metric_list"))
+    return TaskFile(name if isinstance(name, str) else "", path, config, _source_of(path, "metric_list"))
 
 
-def _where(path: Path, key: str) -> Path | None:
-    """The file of a YAML's includes, itself first, that has a key; local keys win and later includes."""
-    own = _own(path)
-    if key in own:
-        return path.resolve()
-    includes = own.get("include") or []
-    for include in reversed([includes] if isinstance(includes, str) else includes):
-        found = _where(path.parent / include, key)
-        if found:
-            return found
-    return None
-
-
-def _own(path: Path) -> dict[str, Any]:
-    """The keys a file has itself, functions as text."""
+def _source_of(path: Path, key: str) -> Path | None:
+    """The file that a key comes from: the YAML itself, or one of its includes, of which later ones win."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    return load_yaml(path, resolve_func=False, recursive=False)
+    config = load_yaml(path, resolve_func=False, recursive=False)
+    if key in config:
+        return path.resolve()
+    includes = config.get("include") or []
+    later_first = reversed([includes] if isinstance(includes, str) else includes)
+    return next((source for name in later_first if (source := _source_of(path.parent / name, key))), None)
 
 
 def _about_keys(path: Path) -> Iterator[str]:
-    """Unknown keys, keys given twice, and keys out of order."""
+    """What is wrong with its keys: unknown ones, ones that stand twice, and their order."""
     from lm_eval.config.group import GroupConfig
     from lm_eval.config.task import TaskConfig
 
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    known = {f.name for config in (TaskConfig, GroupConfig) for f in fields(config)} | _BEYOND_THE_CONFIGS
+    allowed = {f.name for config in (TaskConfig, GroupConfig) for f in fields(config)} | _BEYOND_THE_CONFIGS
     for key in dict.fromkeys(keys):
         if keys.count(key) > 1:
             yield f"{key} is given {keys.count(key)} times; the last one counts"
-        if key not in known:
-            yield str(unknown("key", key, known))
+        if key not in allowed:
+            yield str(unknown("key", key, allowed))
     ranked = [key for key in keys if _rank(key) is not None]
     for before, after in pairwise(ranked):
         if _rank(before) > _rank(after):  # type: ignore[operator]
@@ -171,7 +162,7 @@ def _about_file(file: TaskFile) -> Iterator[str]:
 
 
 def unreadable(folders: Iterable[Path]) -> Iterator[str]:
-    """What is wrong with each YAML in these folders that is no YAML, or includes a file that is not there."""
+    """One line per file in these folders that is not valid YAML, or that includes a missing file."""
     from lm_eval.tasks._yaml_loader import load_yaml
 
     for path in (path for folder in folders for path in sorted(folder.glob("**/*.yaml"))):
@@ -180,4 +171,4 @@ def unreadable(folders: Iterable[Path]) -> Iterator[str]:
         except (yaml.YAMLError, OSError) as error:
             yield f"{path}: {' '.join(str(error).split())}"
         except ValueError:
-            pass  # a YAML of something else
+            pass  # a YAML file that is not a task

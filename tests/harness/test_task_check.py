@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.harness.task_check import Shelf, check
+from fairkv_eval.harness.task_check import check
+from fairkv_eval.harness.task_library import TaskLibrary
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.settings import PromptSettings
@@ -78,7 +79,7 @@ def folder(path: Path, text: str = GOOD, readme: str | None = "* `mine`: a task\
 
 def findings(path: Path, names: tuple[str, ...] = (), docs: int = 2) -> list[str]:
     prompter = Prompter(tiny.tokenizer(), PromptSettings())
-    results = list(check(Shelf(names, [path]), prompter, docs))
+    results = list(check(TaskLibrary(names, [path]), prompter, docs))
     assert results[-1].name == ""
     return [str(finding) for result in results for finding in result.findings]
 
@@ -146,18 +147,18 @@ def test_metrics_of_a_shared_list_need_one_task_that_gives_them(tmp_path: Path) 
         f"include: _base.yaml\ntask: other\nprocess_results: !function mine_docs.more\n{meta}"
     )
     assert findings(path) == []
-    results = list(check(Shelf(["mine"], [path]), Prompter(tiny.tokenizer(), PromptSettings()), 2))
+    results = list(check(TaskLibrary(["mine"], [path]), Prompter(tiny.tokenizer(), PromptSettings()), 2))
     assert [(f.what, f.wrong) for f in results[-1].findings] == [(told, False)], "the other task was not looked at"
 
 
 def test_unknown_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few_builtins.patch(monkeypatch)
     with pytest.raises(UsageError, match=r"unknown task 'sys_ifeval_dmo'. Did you mean 'sys_ifeval_demo'"):
-        Shelf(["sys_ifeval_dmo"])
+        TaskLibrary(["sys_ifeval_dmo"])
     with pytest.raises(UsageError, match=r"unknown task 'mine'.*Files that cannot be read: mine.yaml: cannot be read"):
-        Shelf(["mine"], [folder(tmp_path, "task: [mine")])
-    with pytest.raises(UsageError, match="is no folder"):
-        Shelf([], [tmp_path / "nowhere"])
+        TaskLibrary(["mine"], [folder(tmp_path, "task: [mine")])
+    with pytest.raises(UsageError, match="is not a folder"):
+        TaskLibrary([], [tmp_path / "nowhere"])
 
 
 @pytest.fixture
