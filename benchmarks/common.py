@@ -96,19 +96,17 @@ def sys_ifeval(model: Any, prompts: int, new_tokens: int) -> list[Any]:
 def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     """The engine of a `FairKV`, which no token stops: a benchmark decides how far it runs."""
     engine = model.engine(rows, max_prefill_tokens)
-    engine.eos = frozenset()
+    engine.answers.eos = frozenset()
     return engine
 
 
 def admit(engine: Any, jobs: Sequence[Any]) -> Any:
     """Prefill, evict and run the tails of generations in one go: the batch of their rows."""
     from fairkv_eval.engine.batch import Batch
-    from fairkv_eval.engine.scheduler import OpenContexts
 
-    contexts, batch = OpenContexts(jobs, engine.windows), Batch(len(jobs))
-    group = list(range(len(jobs)))
-    engine._prefill(contexts.open(group), contexts, ())
-    engine._admit(group, jobs, contexts, batch)
+    batch, group = Batch(len(jobs)), engine.scheduler(jobs).next(len(jobs))
+    engine.prefill(group)
+    engine.admit(group, batch)
     return batch
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import common
 import torch
 
-from fairkv_eval.engine.jobs import Generate
+from fairkv_eval.engine.jobs import Generation
 
 HEADER = ("prompts", "tokens", "seconds", "ms a prompt")
 
@@ -55,7 +55,7 @@ def copy(job: Any, number: int) -> Any:
 def run(model: Any, jobs: list[Any], new_tokens: int) -> dict[str, Any]:
     """Seconds of one engine run that no token ends early."""
     engine = common.engine_of(model, int(model.batch_size), model.settings.max_prefill_tokens)
-    endless = [replace(job, want=Generate(new_tokens)) for job in jobs]
+    endless = [replace(job, want=Generation(new_tokens)) for job in jobs]
     seconds, results = common.timed(lambda: list(engine.run(endless)))
     return {"seconds": seconds, "prompts": len(jobs), "tokens": sum(len(result.tokens) for _, result in results)}
 

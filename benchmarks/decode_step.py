@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, DynamicLayer
 
-from fairkv_eval.engine.jobs import Generate
+from fairkv_eval.engine.jobs import Generation
 
 HEADER = ("step", "rows", "entries a row", "ms", "steps/s")
 BARE = ("bare, dynamic cache", "bare, in place")
@@ -54,7 +54,7 @@ class InPlace(DynamicLayer):
 class NoAttention:
     """A phase that hands the queries back."""
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Any) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Any) -> Tensor:
         return q.transpose(1, 2)
 
 
@@ -73,7 +73,7 @@ class Ours:
         return round(statistics.mean(m for lengths in self.lengths for m in lengths))
 
     def _buffers(self) -> list[Any]:
-        return [buffer for cache in self.batch.caches for buffer in cache._buffers()]
+        return [buffer for cache in self.batch.caches for buffer in cache.buffers]
 
     def rewind(self) -> None:
         for buffer, lengths in zip(self._buffers(), self.lengths, strict=True):
@@ -82,10 +82,10 @@ class Ours:
             row.tokens, row.position = [token] * SAID, position
 
     def step(self) -> None:
-        self.engine._decode_step(self.batch)
+        self.engine.decode_step(self.batch)
 
     def without_attention(self) -> None:
-        self.engine._forward(NoAttention(), self.first, self.positions, list(range(len(self.first))))
+        self.engine.runner.forward(NoAttention(), self.first, self.positions, list(range(len(self.first))))
 
     def agreeing(self, bare: Any) -> int:
         """Rows whose next token is the one that the bare model says alone, on this row's own pairs."""
@@ -94,9 +94,9 @@ class Ours:
         said = [row.tokens[-1] for row in self.batch.rows]
         self.rewind()
         alone = []
-        places = [(cache, row) for cache in self.batch.caches for row in range(cache.rows)]
+        places = [(cache, row) for cache in self.batch.caches for row in range(cache.n_rows)]
         for (rows, row), token, position in zip(places, self.first, self.positions, strict=True):
-            pairs = [rows.row(layer, row) for layer in range(len(rows.layers))]
+            pairs = [rows.pairs(layer, row) for layer in range(len(rows.layers))]
             cache = Cache(layers=[InPlace(*(F.pad(t[None], (0, 0, 0, 1)) for t in own)) for own in pairs])
             ids, at = (torch.tensor([[value]], device=bare.device) for value in (token, position))
             logits = bare(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True).logits
@@ -155,7 +155,7 @@ def compare(args: argparse.Namespace, dtype: str, rows: int, model: Any, bare: A
 
 def endless(job: Any) -> Any:
     """The same generation without an end: its stop strings are as long as they were, and never met."""
-    return replace(job, want=Generate(1 << 30, tuple(stop[::-1] for stop in job.want.stop)))
+    return replace(job, want=Generation(1 << 30, tuple(stop[::-1] for stop in job.want.stop)))
 
 
 def bare_steps(bare: Any, rows: int, length: int) -> list[tuple[Callable[[], None], Callable[[], None]]]:

@@ -18,8 +18,8 @@ import torch
 from fairkv_eval.documents.sys_ifeval import sys_ifeval
 from fairkv_eval.engine.batch import Batch
 from fairkv_eval.engine.cache import ContextCache
-from fairkv_eval.engine.jobs import Generate, Job
-from fairkv_eval.engine.scheduler import OpenContexts
+from fairkv_eval.engine.jobs import Generation, Job
+from fairkv_eval.engine.scheduler import Group
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.tokens import Prompt
@@ -64,23 +64,22 @@ def text(model: Any, size: int) -> tuple[int, ...]:
 def measure(model: Any, tokens: tuple[int, ...], policies: dict[str, Policy]) -> dict[str, dict[str, int]]:
     """Bytes under each policy, one prefill for all."""
     engine = common.engine_of(model, rows=1, max_prefill_tokens=len(tokens))
-    job = Job(Prompt(tokens, len(tokens) - 1), Policy(), Generate(2), "long context")
+    job = Job(Prompt(tokens, len(tokens) - 1), Policy(), Generation(2), "long context")
     jobs = [replace(job, policy=own) for own in policies.values()]
-    contexts = OpenContexts(jobs, engine.windows)
-    (context,) = contexts.open(range(len(jobs)))
-    engine._prefill([context], contexts, ())
-    found = {}
-    for index, (name, cache) in enumerate(zip(policies, context.caches.values(), strict=True)):
-        rows = Batch(1)
-        engine._admit([index], jobs, contexts, rows)
-        held = {"context": cache.nbytes, "storage": storage(cache)}
-        found[name] = {
-            "pairs": cache.pairs,
-            **held,
-            "row": rows.caches[0].nbytes_held,
-            "buffers": rows.nbytes_allocated,
+    group = engine.scheduler(jobs).next(len(jobs))
+    engine.prefill(group)
+    figures = {}
+    for name, member in zip(policies, group.members, strict=True):
+        batch = Batch(1)
+        engine.admit(Group([member]), batch)
+        figures[name] = {
+            "pairs": member.cache.pairs,
+            "context": member.cache.nbytes,
+            "storage": storage(member.cache),
+            "row": batch.caches[0].nbytes_held,
+            "buffers": batch.nbytes_allocated,
         }
-    return found
+    return figures
 
 
 def storage(cache: ContextCache) -> int:

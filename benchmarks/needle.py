@@ -28,7 +28,7 @@ from scipy.stats import binomtest
 from tqdm import tqdm
 
 from fairkv_eval import provenance
-from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
 from fairkv_eval.eviction.press_files import load_press
@@ -181,7 +181,7 @@ def measure(model: FairKV, task: Any, length: int, scopes: Sequence[str], polici
 def question(model: FairKV, request: Instance, scope: str, policies: Policies) -> Job:
     """A document's job as the harness asks for it; with scope ``system`` its context ends before the question."""
     job = model.job(request)
-    assert isinstance(job.want, Generate)
+    assert isinstance(job.want, Generation)
     text = model.prompter.divide(request.args[0], request.doc)
     if scope == "system":
         last_line = request.doc["input"].rpartition("\n")[2]  # where the task's template has its question

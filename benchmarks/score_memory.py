@@ -72,7 +72,8 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
 
     from fairkv_eval import provenance
     from fairkv_eval.engine.check import attach_checked
-    from fairkv_eval.engine.engine import Engine, Generate, Job
+    from fairkv_eval.engine.engine import Engine
+    from fairkv_eval.engine.jobs import Generation, Job
     from fairkv_eval.eviction.policy import Policy
     from fairkv_eval.eviction.press_files import load_press
     from fairkv_eval.pretrained import default_pretrained
@@ -86,7 +87,7 @@ def one(args: argparse.Namespace) -> dict[str, Any]:
     policy = Policy(press, press.configure({}), args.ratio)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(3, model.config.vocab_size, (args.context + 1,), generator=generator).tolist()
-    job = Job(Prompt(tuple(tokens), args.context), policy, Generate(1), "benchmark")
+    job = Job(Prompt(tuple(tokens), args.context), policy, Generation(1), "benchmark")
     results: list[Any] = []
     peaks = memory.measure(lambda: results.extend(engine.run([job])))
     telemetry = results[0][1].telemetry

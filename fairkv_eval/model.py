@@ -19,13 +19,15 @@ from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.check import length_limit
 from fairkv_eval.engine.context import Watcher
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Job, Result, Score, Totals
+from fairkv_eval.engine.jobs import Job, LogLikelihood
 from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
+from fairkv_eval.engine.result import Result
+from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness.job_builder import JobBuilder, label_of
 from fairkv_eval.harness.processes import Processes
-from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompter import Prompter
@@ -80,7 +82,7 @@ class FairKV(Processes):
         """A request as a job under the model's own policy."""
         return self.jobs(request, [self.policy], repeat)[0]
 
-    def answer(self, request: Instance, result: Result) -> Response | LogLikelihood:
+    def answer(self, request: Instance, result: Result) -> Response | LogLikelihoodResponse:
         """The result of a request's job as the harness takes it."""
         return self.job_builder.answer(request, result)
 
@@ -114,7 +116,7 @@ class FairKV(Processes):
         return self._answers("generate_until", requests, disable_tqdm)
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy) as LogLikelihood."""
+        """Compress each context, then score its continuation: (log-likelihood in nats, is greedy)."""
         if self.enable_thinking:
             raise UsageError("enable_thinking=True is for generative tasks only, as in `hf`")
         return self._answers("loglikelihood", requests, disable_tqdm)
@@ -143,7 +145,7 @@ class FairKV(Processes):
         note = "rolling windows scored uncompressed: a one-token context leaves nothing to compress"
         self.run_log.note(note, len(requests))
         jobs = [
-            Job(Prompt(tuple(context), 0), Policy(), Score(tuple(continuation)), "rolling window")
+            Job(Prompt(tuple(context), 0), Policy(), LogLikelihood(tuple(continuation)), "rolling window")
             for _, context, continuation in requests
         ]
         answers: list[tuple[float, bool]] = [(0.0, False)] * len(jobs)

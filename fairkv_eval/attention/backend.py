@@ -1,4 +1,4 @@
-"""The contract between what holds KV pairs and what attends over them."""
+"""The contract between the caches that hold KV pairs and the backends that attend over them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,11 @@ from torch import Tensor
 
 
 class Options(NamedTuple):
-    """What a layer asks of its attention beyond scaling: a sliding window in tokens, a bound on the logits."""
+    """How a layer attends: the factor of its logits, a sliding window in tokens, a bound on the logits."""
 
+    scaling: float
     window: int | None = None
     softcap: float | None = None
-
-
-NO_OPTIONS = Options()
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Step:
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """Visible entries, boolean ``[rows, 1, 1, longest]``; None where all are."""
+        """Visible entries, boolean ``[rows, 1, 1, longest]``; None if all are."""
         window = self.longest if self.window is None else min(self.window, self.longest)
         if min(window, self.shortest) == self.longest:
             return None
@@ -56,9 +54,9 @@ class Step:
         return mask[:, None, None]
 
 
-class Shown(NamedTuple):
-    """What a decode step sees of one buffer: its heads, keys and values ``[rows, heads, capacity, dim]``, where they
-    lie, and the step that says how many of a row's entries are visible."""
+class VisibleRows(NamedTuple):
+    """What a decode step sees of one buffer: its heads, its keys and values ``[rows, heads, capacity, dim]`` where they
+    lie, and the step, which says how many of a row's entries are visible."""
 
     heads: slice
     keys: Tensor
@@ -70,17 +68,17 @@ Attending = tuple[Tensor, Tensor, Tensor]  # queries [heads, m, dim], keys and v
 
 
 class Backend(Protocol):
-    """How a layer attends: over packed sequences, and one query a row."""
+    """How a layer attends: over packed sequences, and one query per row."""
 
     name: str
 
-    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
-        """For each sequence, the attention of its last m of n tokens, each over itself and what came before.
+    def packed(self, sequences: Iterable[Attending], options: Options) -> list[Tensor]:
+        """For each sequence, the attention of its last m of n tokens, each over itself and the tokens before it.
 
-        sequences: queries ``[heads, m, dim]``, keys and values ``[kv_heads, n, dim]`` of each, as many heads to a KV
-        head everywhere; taken as they come, since all of them at once may be more than memory holds. Returns the
-        shapes of the queries.
+        sequences: queries ``[heads, m, dim]``, keys and values ``[kv_heads, n, dim]`` of each, with the same number of
+        heads per KV head everywhere. They are consumed one by one, since all of them at once may be more than memory
+        holds. Returns tensors of the queries' shapes.
         """
 
-    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
-        """One query a row and head over what its row holds: q ``[rows, kv_heads, group, dim]`` to the shape of q."""
+    def rows(self, q: Tensor, visible: VisibleRows, options: Options) -> Tensor:
+        """One query per row and head over the row's entries: q ``[rows, kv_heads, group, dim]`` to the shape of q."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,8 +20,15 @@ from fairkv_eval.errors import UsageError
 
 HALF = (torch.float16, torch.bfloat16)
 
-_MOST_DIM = 256  # of a head, in both kernels; it must also be a multiple of 8
+_MAX_DIM = 256  # of a head, in both kernels; it must also be a multiple of 8
 _EVERYTHING = (-1, -1)
+
+
+class Packing(NamedTuple):
+    """Sequences packed by token: where they end, from 0, int32 ``[sequences + 1]``, and the longest one's tokens."""
+
+    ends: Tensor
+    longest: int
 
 
 class Kernel(Protocol):
@@ -32,23 +39,10 @@ class Kernel(Protocol):
     def obstacle(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> str | None:
         """Why the kernel cannot attend like this; None if it can."""
 
-    def packed(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        query_ends: Tensor,
-        key_ends: Tensor,
-        most_queries: int,
-        most_keys: int,
-        scaling: float,
-        options: Options,
-    ) -> Tensor:
+    def packed(self, q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, options: Options) -> Tensor:
         """Causal attention of packed sequences: q ``[total_q, heads, dim]``, k and v ``[total_k, kv_heads, dim]``."""
 
-    def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
-    ) -> Tensor:
+    def rows(self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         """One query over the first ``lengths[r]`` entries of row r: q ``[rows, kv_heads, group, dim]``, keys and values
         ``[rows, kv_heads, capacity, dim]``, contiguous. Nothing but the contents of ``lengths`` changes from step to
         step, so that a CUDA graph could replay it until rows or capacity change."""
@@ -69,40 +63,27 @@ class TorchKernel:
             return "it does not bound logits (softcap)"
         return _obstacle(q, k, v, self._dtypes)
 
-    def packed(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        query_ends: Tensor,
-        key_ends: Tensor,
-        most_queries: int,
-        most_keys: int,
-        scaling: float,
-        options: Options,
-    ) -> Tensor:
+    def packed(self, q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, options: Options) -> Tensor:
         """See `Kernel.packed`."""
-        window = _window(options, most_queries, most_keys)
-        return self._attend(
+        output: Tensor = self._attend(
             q,
             k,
             v,
-            query_ends,
-            key_ends,
-            most_queries,
-            most_keys,
-            scale=scaling,
-            window_size=window,
+            queries.ends,
+            keys.ends,
+            queries.longest,
+            keys.longest,
+            scale=options.scaling,
+            window_size=_window(options, queries.longest, keys.longest),
             enable_gqa=True,
         )
+        return output
 
-    def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
-    ) -> Tensor:
+    def rows(self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         """See `Kernel.rows`. Each KV head of each row is a sequence, so that the buffer is read where it lies."""
         rows, heads, capacity, dim = keys.shape
         sequences = rows * heads
-        output = self._attend(
+        output: Tensor = self._attend(
             q.reshape(sequences, -1, dim),
             keys.view(sequences * capacity, 1, dim),
             values.view(sequences * capacity, 1, dim),
@@ -110,7 +91,7 @@ class TorchKernel:
             _spaced(sequences, capacity, q.device),
             1,
             capacity,
-            scale=scaling,
+            scale=options.scaling,
             window_size=_window(options, 1, capacity),
             enable_gqa=True,
             seqused_k=lengths[:, None].expand(rows, heads).reshape(-1).contiguous(),
@@ -134,44 +115,32 @@ class FlashAttnKernel:
         """See `Kernel.obstacle`."""
         return _obstacle(q, k, v, self._dtypes)
 
-    def packed(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        query_ends: Tensor,
-        key_ends: Tensor,
-        most_queries: int,
-        most_keys: int,
-        scaling: float,
-        options: Options,
-    ) -> Tensor:
+    def packed(self, q: Tensor, k: Tensor, v: Tensor, queries: Packing, keys: Packing, options: Options) -> Tensor:
         """See `Kernel.packed`."""
-        window = _window(options, most_queries, most_keys)
-        return self._varlen(
+        window = _window(options, queries.longest, keys.longest)
+        output: Tensor = self._varlen(
             q,
             k,
             v,
-            cu_seqlens_q=query_ends,
-            cu_seqlens_k=key_ends,
-            max_seqlen_q=most_queries,
-            max_seqlen_k=most_keys,
-            softmax_scale=scaling,
+            cu_seqlens_q=queries.ends,
+            cu_seqlens_k=keys.ends,
+            max_seqlen_q=queries.longest,
+            max_seqlen_k=keys.longest,
+            softmax_scale=options.scaling,
             causal=window != _EVERYTHING,
             window_size=window,
             softcap=options.softcap or 0.0,
         )
+        return output
 
-    def rows(
-        self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, scaling: float, options: Options
-    ) -> Tensor:
+    def rows(self, q: Tensor, keys: Tensor, values: Tensor, lengths: Tensor, options: Options) -> Tensor:
         """See `Kernel.rows`."""
-        output = self._with_kvcache(
+        output: Tensor = self._with_kvcache(
             q.reshape(len(q), 1, -1, q.shape[-1]),
             keys.transpose(1, 2),
             values.transpose(1, 2),
             cache_seqlens=lengths,
-            softmax_scale=scaling,
+            softmax_scale=options.scaling,
             window_size=_window(options, 1, keys.shape[2]),
             softcap=options.softcap or 0.0,
         )
@@ -179,7 +148,7 @@ class FlashAttnKernel:
 
 
 def torch_kernel() -> TorchKernel:
-    """torch's own kernel; UsageError where this torch has none that knows scales, windows and lengths in use."""
+    """torch's own kernel; UsageError if this torch has none that takes scales, windows and lengths in use."""
     needed = {"scale", "window_size", "enable_gqa", "seqused_k"}
     try:
         from torch.nn.attention.varlen import varlen_attn
@@ -189,22 +158,22 @@ def torch_kernel() -> TorchKernel:
         missing = needed - set(inspect.signature(varlen_attn).parameters)
     if missing:
         raise UsageError(
-            f"attn_implementation='varlen' needs a newer torch (2.12 has what it asks for), and this is "
-            f"{torch.__version__}. Allowed with it: auto, sdpa, flash_attention_2"
+            f"attn_implementation='varlen' needs a newer torch (2.12 or later), and this is {torch.__version__}. "
+            "Allowed with it: auto, sdpa, flash_attention_2"
         )
     return TorchKernel(varlen_attn)
 
 
 def flash_attn_kernel() -> FlashAttnKernel:
-    """The kernels of the package flash-attn; UsageError where it is not installed or too old."""
-    wanted = "attn_implementation='flash_attention_2' needs the package flash-attn from 2.6 on (fairkv-eval[flash])"
+    """The kernels of the package flash-attn; UsageError if it is not installed or too old."""
+    needed = "attn_implementation='flash_attention_2' needs the package flash-attn from 2.6 on (fairkv-eval[flash])"
     instead = "Allowed without it: auto, sdpa, varlen"
     try:
         from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
     except ImportError as error:
-        raise UsageError(f"{wanted}, and it cannot be imported: {error}. {instead}") from error
+        raise UsageError(f"{needed}, and it cannot be imported: {error}. {instead}") from error
     if "softcap" not in inspect.signature(flash_attn_varlen_func).parameters:
-        raise UsageError(f"{wanted}, and the one installed is older. {instead}")
+        raise UsageError(f"{needed}, and the one installed is older. {instead}")
     return FlashAttnKernel(flash_attn_varlen_func, flash_attn_with_kvcache)
 
 
@@ -213,20 +182,20 @@ def _obstacle(q: Tensor, k: Tensor, v: Tensor, dtypes: tuple[torch.dtype, ...]) 
     if len(kinds) > 1 or not kinds <= set(dtypes):
         named = ", ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         return f"it needs half precision, and queries, keys and values are in {named}"
-    if dim % 8 or dim > _MOST_DIM or v.shape[-1] != dim:
-        return f"its heads have dims of 8, 16 … {_MOST_DIM}, and here keys have {dim} and values {v.shape[-1]}"
+    if dim % 8 or dim > _MAX_DIM or v.shape[-1] != dim:
+        return f"its heads have dims of 8, 16 … {_MAX_DIM}, and here keys have {dim} and values {v.shape[-1]}"
     return None
 
 
-def _window(options: Options, most_queries: int, most_keys: int) -> tuple[int, int]:
+def _window(options: Options, longest_query: int, longest_key: int) -> tuple[int, int]:
     """Keys to the left and right of a query that it sees, -1 for all.
 
     A lone query sees everything anyway, and only without a window do the kernels split long rows over processors and
     let the heads of a group share what is read.
     """
-    if options.window is not None and options.window < most_keys:
+    if options.window is not None and options.window < longest_key:
         return options.window - 1, 0
-    return _EVERYTHING if most_queries == 1 else (-1, 0)
+    return _EVERYTHING if longest_query == 1 else (-1, 0)
 
 
 @lru_cache(maxsize=64)  # the same in every layer of many steps

@@ -10,10 +10,11 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.seam import embedding
 
 # Largest error of a layer's keys, in units of each channel's size, that rounding explains. Measured on the default
 # model and on tiny random ones of seven kinds: float32 2e-7, float16 8e-4, bfloat16 0.01; the nearest wrong guess: 1.8.
-_TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
 
 _TOKENS = 8
 
@@ -27,7 +28,7 @@ class Rotation:
 
     ``layout`` says which channels are pairs: "half" (i, i + r) or "interleaved" (2i, 2i + 1), counted from channel
     ``offset``, r being the number of frequencies; "none" turns nothing. The other channels of the ``dim`` of a head
-    (2·r if not told) pass through. A negative frequency turns the other way.
+    (2·r by default) pass through. A negative frequency turns the other way.
 
     An angle is the float32 product of a position and a frequency, as in transformers, so that ``rotate(k, -p)`` takes
     back what the model did at p, rounding and all. In turn two rotations add up to a third only within that rounding,
@@ -73,12 +74,14 @@ class Rotation:
 
 
 def find_rotations(model: PreTrainedModel) -> Sequence[Rotation | None]:
-    """The rotation of each attention layer of a model attached to the seam; None where its keys are not rotations.
+    """The rotation of each attention layer of a model attached to the seam; None for a layer whose keys are not turned
+    by a known one.
 
-    One token alone attends to itself only, so wherever it stands its hidden states are the same and its keys are one
-    vector, turned. Keys of some tokens at some positions are compared with that, for each vector of frequencies that a
-    module of the model holds and for each layout. None comes of positions that the hidden states themselves
-    carry (GPT-2), of frequencies kept nowhere, and of whatever else reshapes keys after they are turned.
+    A token alone attends to itself only, so its hidden states are the same at every position and its keys are one
+    vector, turned. Keys of some tokens at some positions are compared with that vector, turned by each vector of
+    frequencies that a module of the model holds and in each layout. A layer has no rotation if the hidden states
+    themselves carry the positions (GPT-2), if no module holds the frequencies, or if something else reshapes the keys
+    after they are turned.
     """
     limit = _limit(model.config.get_text_config())
     positions = torch.tensor([p for p in _POSITIONS if p < limit - 1] + [limit - 1])
@@ -86,36 +89,35 @@ def find_rotations(model: PreTrainedModel) -> Sequence[Rotation | None]:
         keys = _probe(model, positions)
     # Read after the probes have run: LongRoPE chooses its frequencies in each forward pass.
     frequencies = _frequencies(model)
-    tolerance = _TOLERANCE.get(model.dtype, 0.05)
+    tolerance = TOLERANCE.get(model.dtype, 0.05)
     return [_fit(k, positions, frequencies, tolerance) for k in keys]
 
 
 class _Probe:
-    """A phase in which each token is a sequence of its own; it remembers each layer's keys."""
+    """A phase in which each token is a sequence of its own; it collects each layer's keys."""
 
     def __init__(self) -> None:
         self.keys: list[Tensor] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        """Shapes as in `phases.Prefill.attend`."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+        """See `Phase.attend`."""
         self.keys.append(k[0])
         return v.repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2).contiguous()
 
 
 def _probe(model: PreTrainedModel, positions: Tensor) -> list[Tensor]:
     """The keys of some tokens, each at all positions: per layer ``[kv_heads, tokens, positions, dim]``."""
-    embedding = model.get_input_embeddings().weight
-    assert isinstance(embedding, Tensor)
-    tokens = torch.randint(3, embedding.shape[0], (_TOKENS,), generator=torch.Generator().manual_seed(0))
-    ids = tokens.repeat_interleave(len(positions))[None].to(embedding.device)
-    places = positions.repeat(_TOKENS)[None].to(embedding.device)
+    words, device = len(embedding(model)), embedding(model).device
+    tokens = torch.randint(3, words, (_TOKENS,), generator=torch.Generator().manual_seed(0))
+    ids = tokens.repeat_interleave(len(positions))[None].to(device)
+    places = positions.repeat(_TOKENS)[None].to(device)
     phase = _Probe()
     model(input_ids=ids, position_ids=places, use_cache=False, kv=phase)
     return [k.unflatten(1, (_TOKENS, len(positions))) for k in phase.keys]
 
 
 def _limit(config: PretrainedConfig) -> int:
-    """Positions below this one are held by a learned table, if there is one, and are scaled alike by every scaling."""
+    """Positions below this one are in a learned table, if there is one, and all scalings scale them alike."""
     rope = getattr(config, "rope_parameters", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     limits = [kind.get("original_max_position_embeddings") for kind in kinds]
@@ -125,19 +127,19 @@ def _limit(config: PretrainedConfig) -> int:
 
 def _frequencies(model: PreTrainedModel) -> list[Tensor]:
     """Every vector of rotary frequencies that a module of the model holds, once each: float32 ``[r]``."""
-    found: list[Tensor] = []
+    vectors: list[Tensor] = []
     for module in model.modules():
         for name, value in {**vars(module), **dict(module.named_buffers(recurse=False))}.items():
             if "inv_freq" not in name or not isinstance(value, Tensor) or value.dim() != 1:
                 continue
             value = value.detach().cpu().float().clone()
-            if not any(torch.equal(value, other) for other in found):
-                found.append(value)
-    return found
+            if not any(torch.equal(value, other) for other in vectors):
+                vectors.append(value)
+    return vectors
 
 
 def _fit(keys: Tensor, positions: Tensor, frequencies: Sequence[Tensor], tolerance: float) -> Rotation | None:
-    """The rotation closest to keys ``[kv_heads, tokens, positions, dim]``, None where none is within the tolerance."""
+    """The rotation closest to keys ``[kv_heads, tokens, positions, dim]``, None if none is within the tolerance."""
     scored = [(_error(c, keys.float(), positions), c) for c in _candidates(frequencies, keys)]
     return min(((e, c) for e, c in scored if e <= tolerance), key=lambda pair: pair[0], default=(0.0, None))[1]
 

@@ -8,23 +8,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairkv_eval.attention.backend import NO_OPTIONS, Attending, Options, Shown
+from fairkv_eval.attention.backend import Attending, Options, VisibleRows
 
-# Elements of one boolean mask (16 MiB): larger ones are worked off in blocks of queries.
-_MASK_ELEMENTS = 1 << 24
+# Elements of one boolean mask (16 MiB): larger masks are built in blocks of queries.
+MASK_ELEMENTS = 1 << 24
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = NO_OPTIONS) -> Tensor:
-    """Attention of the last m of n tokens, each over itself and what came before.
+def causal(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+    """Attention of the last m of n tokens, each over itself and the tokens before it.
 
     q: ``[heads, m, dim]``; k, v: ``[kv_heads, n, dim]``, n >= m, the last m keys being the queries' own.
-    Returns ``[heads, m, dim]``. Memory O(m + n) a head.
+    Returns ``[heads, m, dim]``. Memory O(m + n) per head.
     """
     m, n = q.shape[1], k.shape[1]
     window = options.window if options.window is not None and options.window < n else None
     if window is None and options.softcap is None and m in (1, n):
-        return _sdpa(q, k, v, scaling, is_causal=m > 1)
-    rows = max(1, _MASK_ELEMENTS // n)
+        return _sdpa(q, k, v, options.scaling, is_causal=m > 1)
+    rows = max(1, MASK_ELEMENTS // n)
     blocks = []
     for start in range(0, m, rows):
         stop = min(start + rows, m)
@@ -35,18 +35,20 @@ def causal(q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options = N
         mask = keys <= query
         if window is not None:
             mask &= keys > query - window
-        blocks.append(masked(q[:, start:stop], k[:, first:last], v[:, first:last], scaling, mask, options.softcap))
+        blocks.append(masked(q[:, start:stop], k[:, first:last], v[:, first:last], mask, options))
     return torch.cat(blocks, 1)
 
 
-def masked(q: Tensor, k: Tensor, v: Tensor, scaling: float, mask: Tensor | None, softcap: float | None) -> Tensor:
+def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Options) -> Tensor:
     """Attention under a boolean mask (True: visible) that broadcasts to ``[..., heads, m, n]``.
 
-    q: ``[..., heads, m, dim]``; k, v: ``[..., kv_heads, n, dim]``. Returns the shape of q.
+    q: ``[..., heads, m, dim]``; k, v: ``[..., kv_heads, n, dim]``. Returns the shape of q. The mask alone says what is
+    visible: the options' window is not applied.
     """
+    scaling, _, softcap = options
     if softcap is None:
         return _sdpa(q, k, v, scaling, mask)
-    # No fused kernel bounds its logits everywhere, so this is spelled out.
+    # No fused kernel bounds its logits on every device, so this is spelled out.
     groups = q.shape[-3] // k.shape[-3]
     k, v = k.repeat_interleave(groups, -3), v.repeat_interleave(groups, -3)
     logits = torch.tanh(q @ k.transpose(-1, -2) * (scaling / softcap)).float() * softcap
@@ -71,14 +73,14 @@ class Sdpa:
 
     name = "sdpa"
 
-    def packed(self, sequences: Iterable[Attending], scaling: float, options: Options) -> list[Tensor]:
+    def packed(self, sequences: Iterable[Attending], options: Options) -> list[Tensor]:
         """See `Backend.packed`."""
-        return [causal(q, k, v, scaling, options) for q, k, v in sequences]
+        return [causal(q, k, v, options) for q, k, v in sequences]
 
-    def rows(self, q: Tensor, shown: Shown, scaling: float, options: Options) -> Tensor:
+    def rows(self, q: Tensor, visible: VisibleRows, options: Options) -> Tensor:
         """See `Backend.rows`."""
-        keys, values = (buffer[:, :, : shown.step.longest] for buffer in (shown.keys, shown.values))
-        return masked(q, keys, values, scaling, shown.step.mask, options.softcap)
+        keys, values = (buffer[:, :, : visible.step.longest] for buffer in (visible.keys, visible.values))
+        return masked(q, keys, values, visible.step.mask, options)
 
 
 SDPA = Sdpa()

@@ -1,15 +1,14 @@
 """Which backend attends: what ``attn_implementation`` names, or what fits the device and the model.
 
-``auto``, the default, is ``varlen`` on CUDA wherever it runs and agrees with the model's own attention, and ``sdpa``
-everywhere else. ``varlen`` is torch's variable-length flash attention, ``flash_attention_2`` the package flash-attn.
-What an attention layer asks for and a flash kernel lacks goes through SDPA, and a note in the results says so.
+``auto``, the default, is ``varlen`` on CUDA if it runs and agrees with the model's own attention, and ``sdpa``
+otherwise. ``varlen`` is torch's variable-length flash attention, ``flash_attention_2`` the package flash-attn. If a
+layer needs what a flash kernel lacks, SDPA attends instead, and a note in the results says so.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from transformers import PreTrainedModel
@@ -18,35 +17,36 @@ from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
 from fairkv_eval.attention.sdpa import SDPA
+from fairkv_eval.attention.seam import embedding
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.errors import UnsupportedModelError, UsageError, unknown
 
 log = logging.getLogger(__name__)
 
 _AUTO = "auto"
-_KERNELS: dict[str, Callable[[], Kernel]] = {"varlen": torch_kernel, "flash_attention_2": flash_attn_kernel}
+KERNELS: dict[str, Callable[[], Kernel]] = {"varlen": torch_kernel, "flash_attention_2": flash_attn_kernel}
 _OLDEST = (8, 0)  # compute capability of the GPUs that both kernels are written for
 
 
 def check_name(name: object) -> None:
-    """UsageError unless this is an ``attn_implementation`` that is known and installed."""
-    allowed = {_AUTO, SDPA.name, *_KERNELS}
+    """Raise UsageError unless this is an ``attn_implementation`` that is known and installed."""
+    allowed = {_AUTO, SDPA.name, *KERNELS}
     if name not in allowed:
         raise unknown("attn_implementation", name, allowed)
-    if name in _KERNELS:
-        _KERNELS[str(name)]()
+    if name in KERNELS:
+        KERNELS[str(name)]()
 
 
 def attach_chosen(model: PreTrainedModel, name: str = _AUTO) -> tuple[list[int | None], Backend, list[str]]:
-    """Attach a model to the seam with this ``attn_implementation``: the windows of its layers as from `attach_checked`,
-    the backend, and notes for the results.
+    """Attach a model to the seam with this ``attn_implementation``. Return the windows of its layers as from
+    `attach_checked`, the backend, and notes for the results.
 
-    UsageError where the one asked for cannot run this model at all, UnsupportedModelError where no backend can.
+    UsageError if the named one cannot run this model at all, UnsupportedModelError if no backend can.
     """
-    device: Any = model.get_input_embeddings().weight.device
-    if name == SDPA.name or (name == _AUTO and not _is_cuda(device)):
+    device = embedding(model).device
+    if name == SDPA.name or (name == _AUTO and not is_cuda(device)):
         return attach_checked(model), SDPA, []
-    own = model.config._attn_implementation
+    original = model.config._attn_implementation
     try:
         windows, flash = _attach_flash(model, "varlen" if name == _AUTO else name, device)
     except UsageError as error:
@@ -55,14 +55,14 @@ def attach_chosen(model: PreTrainedModel, name: str = _AUTO) -> tuple[list[int |
         note = f"attention through sdpa: {error}"
     else:
         return windows, flash, sorted(flash.notes)
-    model.set_attn_implementation(own)  # the check compares with it
+    model.set_attn_implementation(original)  # the check compares with it
     log.warning(note)
     return attach_checked(model), SDPA, [note]
 
 
 def _attach_flash(model: PreTrainedModel, name: str, device: torch.device) -> tuple[list[int | None], Flash]:
-    kernel = _KERNELS[name]()
-    reason = _obstacle(device, model.dtype)
+    kernel = KERNELS[name]()
+    reason = obstacle(device, model.dtype)
     if reason:
         raise UsageError(f"attn_implementation={name!r} {reason}. attn_implementation=sdpa runs everywhere")
     flash = Flash(kernel)
@@ -78,13 +78,13 @@ def _attach_flash(model: PreTrainedModel, name: str, device: torch.device) -> tu
     return windows, flash
 
 
-def _is_cuda(device: torch.device) -> bool:
+def is_cuda(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why no flash kernel runs on this device in this dtype; None if one does."""
-    if not _is_cuda(device):
+    if not is_cuda(device):
         return f"needs a CUDA device, and the model is on {device.type}"
     if dtype not in HALF:
         kind = str(dtype).removeprefix("torch.")

@@ -6,38 +6,44 @@ short row beside a long one costs its own memory and attends over its own keys.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fairkv_eval.engine.cache import BLOCK, Pairs, RowCache
-from fairkv_eval.engine.jobs import Generate, Result
-from fairkv_eval.engine.rolling import Rolling
+from fairkv_eval.engine.cache import BLOCK, LayerPairs, RowCache
+from fairkv_eval.engine.decode_budget import DecodeBudget
+from fairkv_eval.engine.jobs import Generation
+from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import Sampler
 
-Layers = Sequence[Sequence[Pairs]]
+RowPairs = Sequence[LayerPairs]  # of one row, layer by layer
 
 
 @dataclass(eq=False)
 class Row:
-    """A generation in the running batch: what it has said, and where its next token goes."""
+    """A generation in the running batch: its tokens, and the position of the next one."""
 
     index: int
-    want: Generate
+    want: Generation
     position: int
     sampler: Sampler
     telemetry: dict[str, Any]
-    rolling: Rolling | None = None
+    budget: DecodeBudget | None = None
     tokens: list[int] = field(default_factory=list)
-    entropy: float = 0.0  # nats, summed over the tokens, where asked for
+    entropy: float = 0.0  # nats, summed over the tokens, if reported
+
+    def advance(self, token: int) -> None:
+        """Append the token that a decode step chose."""
+        self.position = self.budget.next_position if self.budget else self.position + 1
+        self.tokens.append(token)
 
     @property
     def result(self) -> Result:
-        """What it has said so far, and what there is to tell of it."""
-        told = {**self.telemetry, "generated_tokens": len(self.tokens)}
+        """The tokens generated so far, with telemetry."""
+        telemetry = {**self.telemetry, "generated_tokens": len(self.tokens)}
         if self.want.entropy:
-            told["response_entropy"] = self.entropy / len(self.tokens)
-        return Result(told, tokens=tuple(self.tokens))
+            telemetry["response_entropy"] = self.entropy / len(self.tokens)
+        return Result(telemetry, tokens=tuple(self.tokens))
 
 
 @dataclass(eq=False)
@@ -48,31 +54,41 @@ class Bank:
     cache: RowCache
     rows: list[Row] = field(default_factory=list)
 
-    def add(self, row: Row, layers: Layers) -> None:
-        self.cache.add(layers)
+    def add(self, row: Row, pairs: RowPairs) -> None:
+        self.cache.add(pairs)
         self.rows.append(row)
 
-    def remove(self, gone: Collection[Row]) -> None:
+    def remove(self, rows: Collection[Row]) -> None:
         """Drop rows; the last row takes the slot of each."""
         for slot in range(len(self.rows) - 1, -1, -1):
-            if self.rows[slot] in gone:
+            if self.rows[slot] in rows:
                 self.cache.remove(slot)
                 self.rows[slot] = self.rows[-1]
                 self.rows.pop()
 
 
 class Batch:
-    """At most ``most`` rows, in banks. Where two banks hold rows of the same size, the smaller joins the larger.
+    """At most ``max_rows`` rows, in banks. If two banks hold rows of the same size, the smaller joins the larger.
 
     A bank that is empty keeps its buffers for the next rows, until rows of another size come.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
         self.banks: list[Bank] = []
 
     def __len__(self) -> int:
         return sum(len(bank.rows) for bank in self.banks)
+
+    @property
+    def places(self) -> int:
+        """How many rows may enter."""
+        return self.max_rows - len(self)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a quarter of the places is free: rows that enter one by one would cost a forward pass each."""
+        return self.places >= max(1, self.max_rows // 4)
 
     @property
     def rows(self) -> list[Row]:
@@ -89,34 +105,33 @@ class Batch:
         """Bytes of all buffers, room to grow included."""
         return sum(bank.cache.nbytes_allocated for bank in self.banks)
 
-    def add(self, fresh: Sequence[tuple[Row, Layers]]) -> None:
-        """Take in rows with their pairs, layer by layer."""
-        kinds: dict[tuple[bool, int], list[tuple[Row, Layers]]] = {}
-        for row, layers in fresh:
-            kinds.setdefault((_uneven(layers), size_class(_longest(layers))), []).append((row, layers))
-        for (uneven, size), group in kinds.items():
+    def add(self, entering: Sequence[tuple[Row, RowPairs]]) -> None:
+        """Take in rows with their pairs."""
+        by_bank: dict[tuple[bool, int], list[tuple[Row, RowPairs]]] = {}
+        for row, pairs in entering:
+            by_bank.setdefault((_uneven(pairs), size_class(_longest(pairs))), []).append((row, pairs))
+        for (uneven, size), rows in by_bank.items():
             bank = self._bank(uneven, size)
-            self._make_room(bank, len(group))
-            for row, layers in group:
-                bank.add(row, layers)
+            self._make_room(bank, len(rows))
+            for row, pairs in rows:
+                bank.add(row, pairs)
 
-    def remove(self, gone: Collection[Row]) -> None:
-        """Drop rows that have stopped."""
-        for bank in self.banks if gone else ():
-            bank.remove(gone)
+    def remove(self, rows: Collection[Row]) -> None:
+        """Drop rows that have ended."""
+        for bank in self.banks if rows else ():
+            bank.remove(rows)
 
     def settle(self) -> None:
         """Let banks whose rows have grown to the same size become one. Call once before each decode step."""
-        found: dict[tuple[bool, int], Bank] = {}
+        largest: dict[tuple[bool, int], Bank] = {}
         for bank in sorted(self.banks, key=lambda bank: -len(bank.rows)):
             if not bank.rows:
                 continue
-            kind = bank.uneven, size_class(bank.cache.longest)
-            into = found.setdefault(kind, bank)
-            if into is not bank:
-                self._make_room(into, len(bank.rows))
+            target = largest.setdefault((bank.uneven, size_class(bank.cache.longest)), bank)
+            if target is not bank:
+                self._make_room(target, len(bank.rows))
                 for slot, row in enumerate(bank.rows):
-                    into.add(row, bank.cache.layers_of(slot))
+                    target.add(row, bank.cache.pairs_by_layer(slot))
                 self.banks.remove(bank)
 
     def _bank(self, uneven: bool, size: int) -> Bank:
@@ -127,19 +142,19 @@ class Batch:
         self.banks.append(Bank(uneven, RowCache(0)))
         return self.banks[-1]
 
-    def _make_room(self, bank: Bank, more: int) -> None:
-        """Slots for more rows in a bank: double those it has, as far as all banks together have no more than ``most``.
+    def _make_room(self, bank: Bank, n_new: int) -> None:
+        """Give a bank slots for new rows: twice those it has, unless all banks together would have over ``max_rows``.
 
-        Where they would, the others first give up slots that stand empty.
+        If they would, the others first give up slots that stand empty.
         """
-        needed = len(bank.rows) + more
+        needed = len(bank.rows) + n_new
         if needed <= bank.cache.slots:
             return
         others = [other.cache for other in self.banks if other is not bank]
-        if self.most - sum(cache.slots for cache in others) < needed:
+        if self.max_rows - sum(cache.slots for cache in others) < needed:
             for cache in others:
-                cache.resize(cache.rows)
-        free = self.most - sum(cache.slots for cache in others)
+                cache.resize(cache.n_rows)
+        free = self.max_rows - sum(cache.slots for cache in others)
         bank.cache.resize(max(needed, min(2 * bank.cache.slots, free)))
 
 
@@ -148,13 +163,9 @@ def size_class(pairs: int) -> int:
     return (pairs // BLOCK).bit_length()
 
 
-def _longest(layers: Layers) -> int:
-    return max(own.keys.shape[1] for own in _all(layers))
+def _longest(pairs: RowPairs) -> int:
+    return max(part.keys.shape[1] for layer in pairs for part in layer)
 
 
-def _uneven(layers: Layers) -> bool:
-    return any(len(pairs) > 1 for pairs in layers)
-
-
-def _all(layers: Layers) -> Iterable[Pairs]:
-    return (own for pairs in layers for own in pairs)
+def _uneven(pairs: RowPairs) -> bool:
+    return any(len(layer) > 1 for layer in pairs)

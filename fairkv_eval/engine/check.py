@@ -1,13 +1,12 @@
 """A model is checked, not trusted: at load its logits through the seam are compared with its own attention's.
 
-That covers architectures nobody listed: one whose layers never call the attention function, whose attention carries
-something the function does not know, or whose numbers come out different, is refused by name.
+That covers architectures nobody listed. A model is refused by name if its layers never call the attention function, if
+its attention carries something the function does not know, or if its numbers come out different.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.attention.seam import attach
+from fairkv_eval.attention.seam import Phase, attach, embedding
 from fairkv_eval.engine.cache import RowCache
 from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.engine.phases import Decode, Extend, Prefill, Tail
@@ -31,7 +30,7 @@ _TAIL = 3  # tokens of each sequence that run as tail, the last of them as a dec
 
 
 def attach_checked(model: PreTrainedModel, backend: Backend = SDPA) -> list[int | None]:
-    """Attach a model to the seam and return the sliding window of each attention layer, None where it has none.
+    """Attach a model to the seam and return the sliding window of each attention layer, None if it has none.
 
     backend: what attends, in the check as later. Raises UnsupportedModelError, naming the model type and what does not
     fit. Leaves the model attached.
@@ -39,30 +38,30 @@ def attach_checked(model: PreTrainedModel, backend: Backend = SDPA) -> list[int 
     name = model.config.model_type
     _refuse_by_config(model)
     generator = torch.Generator().manual_seed(0)
-    words = _embedding(model).shape[0]
+    n_words = len(embedding(model))
     # In the order in which a prefill packs them.
-    sequences = sorted(torch.randint(3, words, (n,), generator=generator).tolist() for n in _LENGTHS)
+    sequences = sorted(torch.randint(3, n_words, (n,), generator=generator).tolist() for n in _LENGTHS)
     tolerance = _TOLERANCE.get(model.dtype, 0.3)
     with torch.inference_mode():
-        own = [_logits(model, [s], [range(len(s))]) for s in sequences]
+        expected = [_logits(model, [s], [range(len(s))]) for s in sequences]
         attach(model)
         try:
-            packed, recorder = _run_packed(model, sequences, backend)
-            _refuse_by_calls(model, recorder.calls)
-            windows = [options.window for options in recorder.calls]
-            _compare(own, packed, tolerance, "packed prefill")
+            packed, options = _run_packed(model, sequences, backend)
+            _refuse_by_calls(model, options)
+            windows = [layer.window for layer in options]
+            _compare(expected, packed, tolerance, "packed prefill")
             split = _run_split(model, sequences, windows, backend)
-            _compare([logits[-_TAIL:] for logits in own], split, tolerance, "prefill, tail and decode")
+            _compare([logits[-_TAIL:] for logits in expected], split, tolerance, "prefill, tail and decode")
         except (UnsupportedModelError, RuntimeError, TypeError) as error:
             raise UnsupportedModelError(f"{name!r} models cannot run compressed: {error}") from error
     return windows
 
 
 def length_limit(config: PretrainedConfig) -> int | None:
-    """Tokens up to which a position's RoPE depends on the position alone, None where there is no such bound.
+    """Tokens up to which a position's RoPE depends on the position alone; None if there is no such bound.
 
     Dynamic and LongRoPE scaling choose their frequencies by the longest sequence of a forward pass, so beyond this
-    length an answer would depend on what runs beside it.
+    length an answer would depend on the sequences that run beside it.
     """
     text = config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
@@ -75,21 +74,25 @@ def length_limit(config: PretrainedConfig) -> int | None:
 
 
 class _Recorder(Prefill):
-    """A prefill that remembers what each layer asked for."""
+    """A prefill that records how each layer attends."""
 
     def __init__(self, contexts: Sequence[Context], backend: Backend) -> None:
-        super().__init__(contexts, 0, backend=backend)
-        self.calls: list[Options] = []
+        super().__init__(contexts, n_layers=0, backend=backend)
+        self.options: list[Options] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        self.calls.append(options)
-        return super().attend(q, k, v, scaling, options)
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+        """See `Phase.attend`."""
+        self.options.append(options)
+        return super().attend(q, k, v, options)
 
 
-def _run_packed(model: PreTrainedModel, sequences: list[list[int]], backend: Backend) -> tuple[list[Tensor], _Recorder]:
+def _run_packed(
+    model: PreTrainedModel, sequences: list[list[int]], backend: Backend
+) -> tuple[list[Tensor], list[Options]]:
+    """Logits of each sequence, and how each layer attends."""
     recorder = _Recorder([Context(tuple(s), "self-check") for s in sequences], backend)
     logits = _logits(model, sequences, [range(len(s)) for s in sequences], recorder)
-    return list(logits.split([len(s) for s in sequences])), recorder
+    return list(logits.split([len(s) for s in sequences])), recorder.options
 
 
 def _run_split(
@@ -100,7 +103,7 @@ def _run_split(
     heads = [s[:-_TAIL] for s in sequences]
     contexts = [Context(tuple(h), "self-check", [variant], windows) for h in heads]
     _logits(model, heads, [range(len(h)) for h in heads], Prefill(contexts, len(windows), backend=backend))
-    tails = [Tail(s[-_TAIL:-1], c.caches[variant], True) for s, c in zip(sequences, contexts, strict=True)]
+    tails = [Tail(s[-_TAIL:-1], c.caches[variant], continues=True) for s, c in zip(sequences, contexts, strict=True)]
     places = [range(len(h), len(h) + _TAIL - 1) for h in heads]
     tail_logits = _logits(model, [t.tokens for t in tails], places, Extend(tails, backend=backend)).split(_TAIL - 1)
     cache = RowCache()
@@ -113,14 +116,16 @@ def _run_split(
 
 
 def _logits(
-    model: PreTrainedModel, tokens: Sequence[Sequence[int]], positions: Sequence[Any], kv: Any = None
+    model: PreTrainedModel, tokens: Sequence[Sequence[int]], positions: Sequence[Sequence[int]], kv: Phase | None = None
 ) -> Tensor:
-    """float32 logits ``[total, vocabulary]`` of packed sequences through a phase, or of one through the model's own."""
-    device = _embedding(model).device
+    """float32 logits ``[total, vocabulary]`` of packed sequences through a phase, or of one through the model's own
+    attention."""
+    device = embedding(model).device
     ids = torch.tensor([[t for s in tokens for t in s]], device=device)
     places = torch.tensor([[p for s in positions for p in s]], device=device)
     extra = {} if kv is None else {"kv": kv, "position_ids": places}
-    return model(input_ids=ids, use_cache=False, **extra).logits[0].float()
+    logits: Tensor = model(input_ids=ids, use_cache=False, **extra).logits[0]
+    return logits.float()
 
 
 def _refuse_by_config(model: PreTrainedModel) -> None:
@@ -128,32 +133,25 @@ def _refuse_by_config(model: PreTrainedModel) -> None:
     name = model.config.model_type
     if model.config.is_encoder_decoder:
         raise UnsupportedModelError(f"{name!r} models have an encoder; only decoder-only models can run compressed")
-    strange = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
-    if strange:
-        raise UnsupportedModelError(f"{name!r} models cannot run compressed: they have {', '.join(strange)} layers")
+    unknown = sorted(set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"})
+    if unknown:
+        raise UnsupportedModelError(f"{name!r} models cannot run compressed: they have {', '.join(unknown)} layers")
 
 
-def _refuse_by_calls(model: PreTrainedModel, calls: list[Options]) -> None:
+def _refuse_by_calls(model: PreTrainedModel, options: list[Options]) -> None:
     config = model.config.get_text_config()
-    layers = config.num_hidden_layers
-    if len(calls) != layers:
-        raise UnsupportedModelError(f"its layers called the attention function {len(calls)} times, not {layers}")
+    n_layers = config.num_hidden_layers
+    if len(options) != n_layers:
+        raise UnsupportedModelError(f"its layers called the attention function {len(options)} times, not {n_layers}")
     for i, kind in enumerate(getattr(config, "layer_types", None) or ()):
-        if kind == "sliding_attention" and calls[i].window is None:
-            raise UnsupportedModelError(f"layer {i} slides a window it does not tell the attention function")
+        if kind == "sliding_attention" and options[i].window is None:
+            raise UnsupportedModelError(f"layer {i} slides a window that it does not pass to the attention function")
 
 
-def _compare(own: list[Tensor], ours: list[Tensor], tolerance: float, phase: str) -> None:
-    for a, b in zip(own, ours, strict=True):
+def _compare(expected: list[Tensor], logits: list[Tensor], tolerance: float, phase: str) -> None:
+    for a, b in zip(expected, logits, strict=True):
         difference = float((a - b).abs().max() / a.std())
-        if not difference <= tolerance:  # a NaN is no agreement either
+        if not difference <= tolerance:  # a NaN is not agreement either
             raise UnsupportedModelError(
                 f"in {phase} its logits differ from its own attention's by {difference:.2g} standard deviations"
             )
-
-
-def _embedding(model: PreTrainedModel) -> Tensor:
-    """The input embedding ``[vocabulary, dim]``."""
-    weight = model.get_input_embeddings().weight
-    assert isinstance(weight, Tensor)
-    return weight

@@ -2,7 +2,7 @@
 
 Chunks one after another would need every layer's keys until the last chunk has run. Here each chunk's forward pass
 waits before every attention until the chunks before it have been there, so a layer is complete, and can be evicted,
-before any chunk leaves the next one. What is held at a time is one layer's keys and values of the whole sequence, the
+before any chunk leaves the next one. Memory holds, at any time, one layer's keys and values of the whole sequence, the
 hidden states of all chunks, and the wide intermediate states of a single one.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
-from typing import Any
 
 from greenlet import getcurrent, greenlet
 from torch import Tensor
 
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.seam import Phase
 
-def lockstep(phase: Any, runs: Sequence[Callable[[Any], None]]) -> None:
+
+def lockstep(phase: Phase, runs: Sequence[Callable[[Phase], None]]) -> None:
     """Call every run with a phase to attend through; layer by layer, in the order of the runs, they reach ``phase``.
 
     Each run is a forward pass that calls the attention of every layer in order. The first error ends all of them.
@@ -39,10 +41,11 @@ def lockstep(phase: Any, runs: Sequence[Callable[[Any], None]]) -> None:
 class _Turn:
     """A phase whose attention waits for its turn."""
 
-    def __init__(self, phase: Any, others: greenlet) -> None:
+    def __init__(self, phase: Phase, others: greenlet) -> None:
         self.phase = phase
         self.others = others
 
-    def attend(self, *args: Any) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+        """See `Phase.attend`."""
         self.others.switch()
-        return self.phase.attend(*args)
+        return self.phase.attend(q, k, v, options)

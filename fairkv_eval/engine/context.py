@@ -1,4 +1,4 @@
-"""A context that is prefilled once, and everything that is wanted of its KV pairs."""
+"""A context that is prefilled once, whatever number of policies evict from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.engine.cache import ContextCache, Pairs
+from fairkv_eval.engine.cache import ContextCache, LayerPairs, Pairs, Received
 from fairkv_eval.engine.survivors import consecutive, survivors
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.keep_rates import KeepRates
@@ -26,6 +26,11 @@ class Variant(NamedTuple):
     segments: tuple[Segment, ...] = ()
     marks: tuple[Segment, ...] = ()
 
+    @property
+    def replays(self) -> bool:
+        """Whether its press scores by a replay, and so evicts only after the last layer."""
+        return self.policy.press is not None and self.policy.press.replay is not None
+
 
 class Watcher(Protocol):
     """Sees a context's layers as they are computed, in order, and what is kept of each."""
@@ -37,14 +42,13 @@ class Watcher(Protocol):
 
 
 class Context:
-    """The tokens of a context, and a cache for each variant wanted of it.
+    """The tokens of a context, and a cache for each variant of its eviction.
 
-    ``label`` names it in errors; ``seed`` is drawn from its tokens. windows: the sliding window of each layer, or None.
-    Variants that score by a replay are evicted when that has run; until then ``full`` holds every pair. ``watcher``:
-    who looks on, if anybody does.
+    A prefill calls `store` for each layer in order, which evicts. Variants that replay wait for that: `replays` names
+    them, `finish` evicts for each, and `close_replays` drops the uncompressed pairs in ``full``, to which replays
+    attend. ``label`` names the context in errors; ``seed`` is drawn from its tokens. windows: the sliding window of
+    each layer, or None. watcher: a spectator, if there is one.
     """
-
-    watcher: Watcher | None = None
 
     def __init__(
         self,
@@ -53,42 +57,46 @@ class Context:
         variants: Iterable[Variant] = (),
         windows: Sequence[int | None] = (),
         seed: int = 0,
+        watcher: Watcher | None = None,
     ) -> None:
         self.tokens = tokens
         self.label = label
         self.seed = seed
+        self.watcher = watcher
         self.caches = {variant: ContextCache(len(tokens)) for variant in variants}
         self.full = ContextCache(len(tokens))
-        self._waiting: list[tuple[Layer, int | None]] = []
-        self._plans: dict[Variant, Plan] = {}
-        self._rates = {variant: KeepRates(variant.segments, len(tokens)) for variant in self.caches}
+        self.held_back: list[tuple[Layer, int | None]] = []  # layers that are evicted after a replay
         evicting = [layer for layer, window in enumerate(windows) if window is None]
-        for variant in self.caches if tokens else ():
-            with naming(self.label):
-                if variant.policy.evicts:
-                    self._plans[variant] = Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks)
+        with naming(label):
+            self._plans = {
+                variant: Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks)
+                for variant in self.caches
+                if tokens and variant.policy.evicts
+            }
+        self._rates = {variant: KeepRates(variant.segments, len(tokens)) for variant in self._plans}
 
     @property
     def replays(self) -> list[Variant]:
         """Variants that wait for a replay."""
-        return [variant for variant in self._plans if _replays(variant)]
+        return [variant for variant in self._plans if variant.replays]
 
     def store(self, layer: Layer, window: int | None) -> None:
         """Put what survives of one layer into each cache; layers come in order."""
         if self.watcher:
             self.watcher.computed(layer, window)
-        if self.replays:
+        replays = self.replays
+        if replays:
             pairs = Pairs(layer.k.clone(), layer.v.clone())
             self.full.layers.append([pairs])
-            queries = layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])  # a replay has queries of its own
-            self._waiting.append((replace(layer, q=queries, k=pairs.keys, v=pairs.values), window))
+            no_queries = layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])  # a replay has queries of its own
+            self.held_back.append((replace(layer, q=no_queries, k=pairs.keys, v=pairs.values), window))
         for variant in self.caches:
-            if variant not in self._plans or not _replays(variant):
+            if variant not in replays:
                 self._evict(variant, layer, window)
 
     def finish(self, variant: Variant, replayed: Sequence[Tensor]) -> None:
         """Evict for a variant whose replay gave the keys of each layer this much attention: ``[kv_heads, n]``."""
-        layers = [(replace(layer, replayed=r), w) for (layer, w), r in zip(self._waiting, replayed, strict=True)]
+        layers = [(replace(layer, replayed=most), w) for (layer, w), most in zip(self.held_back, replayed, strict=True)]
         with naming(self.label, "dividing the budget failed: "):
             self._plans[variant].divide([layer for layer, window in layers if window is None])
         for layer, window in layers:
@@ -97,46 +105,52 @@ class Context:
     def close_replays(self) -> None:
         """Drop the uncompressed pairs."""
         self.full.layers.clear()
-        self._waiting.clear()
+        self.held_back.clear()
 
     def _evict(self, variant: Variant, layer: Layer, window: int | None) -> None:
-        cache, plan = self.caches[variant], self._plans.get(variant)
+        """Add to a variant's cache what it keeps of one layer."""
+        cache = self.caches[variant]
         with naming(self.label, f"evicting layer {layer.index} failed: "):
-            n = held = layer.k.shape[1]
-            if window is not None:  # a sliding window forgets by itself: it keeps its window and is not compressed
-                held = min(n, window)
-            if window is None and plan is not None:
-                index = plan.choose(layer)
-                self._rates[variant].count(index)
-            else:
-                index = [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
+            index = self._choose(variant, layer, window)
             if self.watcher:
                 self.watcher.kept(layer, index)
-            pairs = survivors(layer, index)
-            if plan is not None and variant.policy.positions == "contiguous":
-                cache.position = plan.budget
-                pairs = [consecutive(layer, own, at, plan.budget) for own, at in zip(pairs, index, strict=True)]
+            cache.layers.append(self._survivors(variant, layer, index))
             if variant.policy.decode_budget is not None and window is None:
-                self._observe(variant, layer, torch.cat(index))
-        cache.layers.append(pairs)
+                cache.received[layer.index] = _received(variant.policy, layer, torch.cat(index))
+        held = _held(layer, window)
         cache.full_bytes += held * _entry_bytes(layer)
         cache.full_pairs += held * layer.kv_heads
-        if plan is not None and layer.index == layer.count - 1:
-            cache.segments = self._rates[variant].by_segment()
+        if layer.index == layer.count - 1 and variant in self._rates:
+            cache.keep_rates = self._rates[variant].by_segment()
 
-    def _observe(self, variant: Variant, layer: Layer, index: Tensor) -> None:
-        """Note positions of the kept pairs, and attention received, both ``[kv_heads, m]``, for a decode budget."""
-        press = variant.policy.press
-        collects = press is not None and press.collects
-        n = layer.k.shape[1]
-        had = torch.zeros(index.shape, device=index.device)
-        if collects:
-            had = layer.per_kv_head(layer.column_sums(0, n)).gather(1, index)
-        self.caches[variant].observed[layer.index] = index, had
+    def _choose(self, variant: Variant, layer: Layer, window: int | None) -> list[Tensor]:
+        """Kept positions as from `Plan.choose`. A sliding window forgets by itself: it is kept and not compressed."""
+        if window is None and variant in self._plans:
+            index = self._plans[variant].choose(layer)
+            self._rates[variant].count(index)
+            return index
+        n, held = layer.k.shape[1], _held(layer, window)
+        return [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
+
+    def _survivors(self, variant: Variant, layer: Layer, index: Sequence[Tensor]) -> LayerPairs:
+        pairs = survivors(layer, index)
+        if variant not in self._plans or variant.policy.positions != "contiguous":
+            return pairs
+        stop = self.caches[variant].position = self._plans[variant].budget
+        return [consecutive(layer, part, at, stop) for part, at in zip(pairs, index, strict=True)]
 
 
-def _replays(variant: Variant) -> bool:
-    return variant.policy.press is not None and variant.policy.press.replay is not None
+def _received(policy: Policy, layer: Layer, index: Tensor) -> Received:
+    """What the kept pairs ``[kv_heads, m]`` of a layer received, if the policy's press collects that; else zeros."""
+    if policy.press is None or not policy.press.collects:
+        return Received(index, torch.zeros(index.shape, device=index.device))
+    return Received(index, layer.per_kv_head(layer.column_sums(0, layer.k.shape[1])).gather(1, index))
+
+
+def _held(layer: Layer, window: int | None) -> int:
+    """Pairs that a head of the layer holds without eviction."""
+    n = layer.k.shape[1]
+    return n if window is None else min(n, window)
 
 
 def _entry_bytes(layer: Layer) -> int:

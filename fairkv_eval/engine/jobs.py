@@ -1,9 +1,8 @@
-"""What is asked of the engine, what comes back, and what a run adds up to."""
+"""What is asked of the engine: jobs, and what each wants of its prompt."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 from fairkv_eval.engine.fidelity import Lead
 from fairkv_eval.engine.sampling import GREEDY, Sampling
@@ -12,10 +11,11 @@ from fairkv_eval.prompts.tokens import Prompt
 
 
 @dataclass(frozen=True)
-class Generate:
+class Generation:
     """Generate up to ``max_tokens`` tokens, stopping after any of the strings ``stop``.
 
-    ``entropy``: tell the mean entropy of the distributions that the tokens came from, which costs a softmax a step.
+    ``entropy``: report the mean entropy of the distributions that the tokens came from, at the cost of one softmax per
+    step.
     """
 
     max_tokens: int
@@ -25,14 +25,14 @@ class Generate:
 
 
 @dataclass(frozen=True)
-class Score:
-    """Score the tokens of ``continuation``, each given all before it."""
+class LogLikelihood:
+    """Score the tokens of ``continuation``, each given all tokens before it."""
 
     continuation: tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Follow(Score):
+class Fidelity(LogLikelihood):
     """Compare the distributions that predict the tokens of ``continuation`` with those of ``lead``."""
 
     lead: Lead = field(default_factory=Lead, compare=False)
@@ -44,62 +44,21 @@ class Job:
 
     prompt: Prompt
     policy: Policy
-    want: Generate | Score
+    want: Generation | LogLikelihood
     label: str
 
     @property
+    def context_tokens(self) -> tuple[int, ...]:
+        """The tokens of the prompt that may be evicted."""
+        return self.prompt.tokens[: self.prompt.context_length]
+
+    @property
     def tail(self) -> tuple[int, ...]:
-        """The tokens that run against what is left of the context, the last of a continuation apart."""
+        """The tokens that run against the compressed context; a continuation's last token predicts nothing."""
         tail = self.prompt.tokens[self.prompt.context_length :]
-        return tail + self.want.continuation[:-1] if isinstance(self.want, Score) else tail
+        return tail + self.want.continuation[:-1] if isinstance(self.want, LogLikelihood) else tail
 
-
-@dataclass(frozen=True)
-class Result:
-    """``tokens`` of a generation; ``logprob`` (nats, summed) and ``greedy`` of a score; ``fidelity`` of what followed
-    another's distributions; what eviction did."""
-
-    telemetry: dict[str, Any]
-    tokens: tuple[int, ...] = ()
-    logprob: float = 0.0
-    greedy: bool = False
-    fidelity: dict[str, float] | None = None
-
-
-@dataclass
-class Totals:
-    """What a run processed: tokens, seconds, and bytes of the contexts before and after eviction."""
-
-    contexts: int = 0
-    prefill_tokens: int = 0
-    shared_tokens: int = 0
-    replay_tokens: int = 0
-    prefill_seconds: float = 0.0
-    tail_tokens: int = 0
-    tail_seconds: float = 0.0
-    decode_tokens: int = 0
-    decode_seconds: float = 0.0
-    kv_pairs_full: int = 0
-    kv_pairs_kept: int = 0
-    kv_bytes_full: int = 0
-    kv_bytes_kept: int = 0
-
-    def add(self, other: Totals) -> None:
-        """Add another run's."""
-        for name, value in asdict(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
-    def describe(self) -> dict[str, Any]:
-        """Figures for the result: achieved ratio over KV pairs, bytes, tokens per second."""
-
-        def rate(tokens: int, seconds: float) -> float | None:
-            return round(tokens / seconds, 1) if seconds else None
-
-        full = self.kv_pairs_full
-        return {
-            **{k: v for k, v in asdict(self).items() if not k.endswith("_seconds")},
-            "achieved_ratio": round(1 - self.kv_pairs_kept / full, 6) if full else None,
-            "prefill_tokens_per_second": rate(self.prefill_tokens, self.prefill_seconds),
-            "tail_tokens_per_second": rate(self.tail_tokens, self.tail_seconds),
-            "decode_tokens_per_second": rate(self.decode_tokens, self.decode_seconds),
-        }
+    @property
+    def n_predictions(self) -> int:
+        """How many of the tail's last tokens have logits that are read."""
+        return len(self.want.continuation) if isinstance(self.want, LogLikelihood) else 1

@@ -1,4 +1,4 @@
-"""Contexts that begin alike: a tree over their tokens, of which every part is prefilled once."""
+"""Contexts that begin alike: a tree over their tokens, each part of which is prefilled once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Tokens = tuple[int, ...]
 class States(NamedTuple):
     """Queries ``[heads, n, dim]``, keys and values ``[kv_heads, n, dim]`` of one layer, from the first token on.
 
-    Queries may be missing (n = 0) where nothing will ask for them.
+    Queries are left out (n = 0) if nothing will read them.
     """
 
     q: Tensor
@@ -27,7 +27,7 @@ class States(NamedTuple):
     v: Tensor
 
     def followed_by(self, more: States) -> States:
-        """The states of these tokens and then of others."""
+        """The states of these tokens and then those of others."""
         return States(*(torch.cat(pair, 1) for pair in zip(self, more, strict=True)))
 
     def first(self, n: int) -> States:
@@ -39,13 +39,13 @@ class States(NamedTuple):
 class Part:
     """Tokens that some contexts have in common after those of ``parent``, from position ``start`` on.
 
-    ``layers``: the states of everything up to here, of a part that an earlier pass has computed.
+    ``states_by_layer``: those of all tokens up to ``stop``, if an earlier pass has computed them.
     """
 
     tokens: Tokens
     start: int = 0
     parent: Part | None = None
-    layers: list[States] = field(default_factory=list)
+    states_by_layer: list[States] = field(default_factory=list)
 
     @property
     def stop(self) -> int:
@@ -53,7 +53,7 @@ class Part:
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two contexts begin alike; 0 if too few to be worth a part of their own."""
+    """How many tokens two contexts share from their start; 0 if they are too few to be worth a part of their own."""
     n = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
     return n if n >= SHORTEST else 0
 
@@ -61,7 +61,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 def tree(contexts: Sequence[Tokens], stem: Part | None = None) -> tuple[list[Part], list[Part]]:
     """The parts to compute, parents first, and for each context the part it ends with.
 
-    ``contexts`` differ from each other; those that begin with all of ``stem``, which has been computed, go on from it.
+    ``contexts`` differ from each other. Those that begin with all of ``stem``, which has been computed, branch off it.
     """
     parts: list[Part] = []
     ends: dict[Tokens, Part] = {}
@@ -77,9 +77,9 @@ def tree(contexts: Sequence[Tokens], stem: Part | None = None) -> tuple[list[Par
             grow([tokens for tokens in alike if len(tokens) > stop], part)
 
     ordered = sorted(contexts)
-    begun = [tokens for tokens in ordered if stem and tokens[: stem.stop] == stem.tokens]
+    on_stem = [tokens for tokens in ordered if stem and tokens[: stem.stop] == stem.tokens]
     if stem:
-        ends.update((tokens, stem) for tokens in begun if len(tokens) == stem.stop)
-        grow([tokens for tokens in begun if len(tokens) > stem.stop], stem)
-    grow([tokens for tokens in ordered if tokens not in set(begun)], None)
+        ends.update((tokens, stem) for tokens in on_stem if len(tokens) == stem.stop)
+        grow([tokens for tokens in on_stem if len(tokens) > stem.stop], stem)
+    grow([tokens for tokens in ordered if tokens not in set(on_stem)], None)
     return parts, [ends[tokens] for tokens in contexts]

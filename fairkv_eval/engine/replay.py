@@ -1,11 +1,11 @@
-"""What a press may run against the full cache of a context before anything is evicted, and what its keys receive.
+"""Runs what a press replays against the full cache of a context, and collects what the context's keys receive.
 
 A replay is one or more tails, each against the uncompressed context alone; none of them is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -30,37 +30,60 @@ class ReplayTail(Tail):
     received: list[Tensor] = field(default_factory=list)
 
 
-Asked = dict[tuple[Context, Hashable], list[ReplayTail]]
+class Replays:
+    """The replays that variants of some contexts wait for; variants that differ in ratio, fairness or whitelist share
+    one."""
+
+    def __init__(self, contexts: Sequence[Context], ask: Ask | None) -> None:
+        self._contexts = contexts
+        self._tails: dict[tuple[Context, Hashable], list[ReplayTail]] = {}
+        for context in contexts:
+            for variant in context.replays:
+                key = (context, _key(variant.policy))
+                if key not in self._tails:
+                    self._tails[key] = _tails(context, variant.policy, ask)
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(len(tail.tokens) for tails in self._tails.values() for tail in tails)
+
+    def groups(self, max_tokens: int) -> Iterator[list[ReplayTail]]:
+        """The tails of each forward pass: at least one, and as many as ``max_tokens`` allows."""
+        group: list[ReplayTail] = []
+        size = 0
+        for tail in (tail for tails in self._tails.values() for tail in tails):
+            if group and size + len(tail.tokens) > max_tokens:
+                yield group
+                group, size = [], 0
+            group.append(tail)
+            size += len(tail.tokens)
+        if group:
+            yield group
+
+    def finish(self) -> None:
+        """Evict by the attention that the replays collected, and drop the uncompressed pairs."""
+        for context in self._contexts:
+            for variant in context.replays:
+                tails = self._tails[context, _key(variant.policy)]
+                by_layer = zip(*(tail.received for tail in tails), strict=True)
+                context.finish(variant, [torch.stack(received).amax(0) for received in by_layer])
+            context.close_replays()
 
 
-def asked(contexts: Iterable[Context], ask: Ask | None) -> Asked:
-    """The replays that variants of these contexts wait for, one for all that differ in ratio, fairness or whitelist."""
-    found: Asked = {}
-    for context in contexts:
-        for variant in context.replays:
-            press, key = variant.policy.press, _key(variant.policy)
-            if (context, key) in found or press is None or press.replay is None:
-                continue
-            if ask is None:
-                raise UsageError(f"press {press.name!r} replays the context, which needs a tokenizer")
-            tails = press.replay(context.tokens, ask, **taken(press.replay, variant.policy.parameters))
-            found[context, key] = [ReplayTail(tokens, context.full, False) for tokens in tails]
-    return found
-
-
-def finish(replays: Asked) -> None:
-    """Evict by what the replays gave, and let go of the uncompressed pairs."""
-    for context in dict.fromkeys(context for context, _ in replays):
-        for variant in context.replays:
-            tails = replays[context, _key(variant.policy)]
-            layers = zip(*(tail.received for tail in tails), strict=True)
-            context.finish(variant, [torch.stack(layer).amax(0) for layer in layers])
-        context.close_replays()
+def _tails(context: Context, policy: Policy, ask: Ask | None) -> list[ReplayTail]:
+    press = policy.press
+    assert press is not None and press.replay is not None
+    if ask is None:
+        raise UsageError(f"press {press.name!r} replays the context, which needs a tokenizer")
+    tails = press.replay(context.tokens, ask, **taken(press.replay, policy.parameters))
+    return [ReplayTail(tokens, context.full, continues=False) for tokens in tails]
 
 
 def _key(policy: Policy) -> Hashable:
+    """What decides a policy's replay: the function and its parameters."""
     press = policy.press
-    return press and press.replay and (press.replay, *taken(press.replay, policy.parameters).items())
+    assert press is not None and press.replay is not None
+    return (press.replay, *taken(press.replay, policy.parameters).items())
 
 
 class Replay(Extend):
@@ -68,19 +91,19 @@ class Replay(Extend):
 
     def __init__(self, tails: Sequence[ReplayTail], backend: Backend = SDPA) -> None:
         super().__init__(tails, backend=backend)
-        self.replays = tails
+        self.replay_tails = tails
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
-        """Shapes as in `Prefill.attend`."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+        """See `Phase.attend`."""
         start = 0
-        for tail in self.replays:
+        for tail in self.replay_tails:
             at = slice(start, start := start + len(tail.tokens))
-            keys = torch.cat([tail.cache.layers[self.layer][0].keys, k[0, :, at]], 1)
-            tail.received.append(_most(q[0, :, at], keys, scaling, options.softcap))
-        return super().attend(q, k, v, scaling, options)
+            keys = torch.cat([tail.cache.layers[self.layer_index][0].keys, k[0, :, at]], 1)
+            tail.received.append(_most_received(q[0, :, at], keys, options))
+        return super().attend(q, k, v, options)
 
 
-def _most(q: Tensor, k: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def _most_received(q: Tensor, k: Tensor, options: Options) -> Tensor:
     """The most attention the last m of n tokens give each key before them: ``[kv_heads, n - m]``."""
     m, n = q.shape[1], k.shape[1]
     most = torch.zeros(k.shape[0], n - m, device=k.device)
@@ -88,6 +111,6 @@ def _most(q: Tensor, k: Tensor, scaling: float, softcap: float | None) -> Tensor
     k = k.float()
     for first in range(0, m, rows):
         last = min(first + rows, m)
-        weights = attention_weights(q[:, first:last], k[:, : n - m + last], scaling, softcap)
+        weights = attention_weights(q[:, first:last], k[:, : n - m + last], options.scaling, options.softcap)
         most = torch.maximum(most, weights[:, :, : n - m].amax(1).unflatten(0, (k.shape[0], -1)).amax(1))
     return most

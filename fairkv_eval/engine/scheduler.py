@@ -1,74 +1,122 @@
-"""Which jobs share a context, and the contexts that some of them still wait for."""
+"""Which jobs run together: those whose contexts begin alike, as many as one pass takes."""
 
 from __future__ import annotations
 
 import zlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fairkv_eval.engine.cache import ContextCache
-from fairkv_eval.engine.context import Context, Variant
+from fairkv_eval.engine.context import Context, Variant, Watcher
 from fairkv_eval.engine.jobs import Job
-from fairkv_eval.engine.prefixes import Part
+from fairkv_eval.engine.prefixes import Part, Tokens, common
 
 
-class OpenContexts:
-    """Contexts that jobs still wait for, each prefilled once for all its variants and dropped with its last job.
+@dataclass(frozen=True)
+class Member:
+    """A job of a group, its index among all jobs, and its context's cache, which the group's prefill fills."""
 
-    ``stem``: what the next contexts begin with, as far as it has been computed. ``observed``: whether any job's press
-    may look at a context's queries.
+    index: int
+    job: Job
+    cache: ContextCache
+
+
+@dataclass(frozen=True)
+class Group:
+    """Jobs for one prefill and one pass over their tails.
+
+    contexts: those that no earlier group has prefilled. stem: what some of them begin with, already computed.
+    next_stem: what this prefill has in common with the next, to be collected. inspected: whether a press or a watcher
+    looks at the contexts' queries.
     """
 
-    def __init__(self, jobs: Sequence[Job], windows: Sequence[int | None]) -> None:
-        self._jobs = jobs
-        self._windows = windows
-        self._left = Counter(context_tokens(job) for job in jobs)
-        self._variants: dict[tuple[int, ...], dict[Variant, None]] = {}
-        self._open: dict[tuple[int, ...], Context] = {}
-        self.stem: Part | None = None
-        self.observed = any(job.policy.press is not None for job in jobs)
+    members: Sequence[Member]
+    contexts: Sequence[Context] = ()
+    stem: Part | None = None
+    next_stem: Part | None = None
+    inspected: bool = False
+
+
+class Scheduler:
+    """Jobs that wait, in an order in which contexts that are the same or begin alike stand side by side.
+
+    A context is prefilled once for all its variants and dropped with its last job. max_tokens: tokens of one packed
+    pass; a longer context goes alone. watcher: a spectator of every context, if there is one.
+    """
+
+    def __init__(
+        self, jobs: Sequence[Job], windows: Sequence[int | None], max_tokens: int, watcher: Watcher | None = None
+    ) -> None:
+        self.windows = windows
+        self.max_tokens = max_tokens
+        self.watcher = watcher
+        self.inspected = watcher is not None or any(job.policy.press is not None for job in jobs)
+        self._waiting = deque(sorted(enumerate(jobs), key=lambda item: item[1].context_tokens))
+        self._open: dict[Tokens, Context] = {}  # contexts that waiting jobs share with earlier ones
+        self._stem: Part | None = None
+        self._n_waiting = Counter(job.context_tokens for job in jobs)
+        self._variants: dict[Tokens, dict[Variant, None]] = {}
         for job in jobs:
-            self._variants.setdefault(context_tokens(job), {})[_variant(job)] = None
+            self._variants.setdefault(job.context_tokens, {})[_variant(job)] = None
 
-    def __contains__(self, tokens: tuple[int, ...]) -> bool:
-        return tokens in self._open
+    def __len__(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
 
-    def open(self, group: Sequence[int]) -> list[Context]:
-        """Open the contexts of a group of jobs; those that were not open yet are returned, to be prefilled."""
-        fresh = []
-        for job in (self._jobs[index] for index in group):
-            tokens = context_tokens(job)
+    def next(self, places: int) -> Group | None:
+        """The next jobs: at least one, and as many as tokens and places allow. None if none waits or has a place."""
+        members: list[Member] = []
+        contexts: list[Context] = []
+        before = self._stem.tokens if self._stem else ()
+        n_prefill = n_tail = 0
+        while self._waiting and len(members) < places:
+            index, job = self._waiting[0]
+            tokens = job.context_tokens
+            # In this order a context shares most with the one before it, or with the stem of an earlier pass.
+            if tokens != before and tokens not in self._open:
+                n_prefill += len(tokens) - common(before, tokens)
+            n_tail += len(job.tail)
+            if members and max(n_prefill, n_tail) > self.max_tokens:
+                break
+            before = tokens
+            self._waiting.popleft()
             if tokens not in self._open:
-                seed = zlib.crc32(repr(tokens).encode())
-                context = Context(tokens, job.label, self._variants[tokens], self._windows, seed)
-                self._open[tokens] = context
-                fresh.append(context)
-        return fresh
+                contexts.append(self._begin(job))
+            members.append(Member(index, job, self._take(job)))
+        return self._group(members, [context for context in contexts if context.tokens]) if members else None
 
-    def following(self, waiting: Iterable[int]) -> tuple[int, ...]:
-        """The first context among waiting jobs that is not open yet; () where there is none."""
-        contexts = (context_tokens(self._jobs[index]) for index in waiting)
-        return next((tokens for tokens in contexts if tokens not in self._open), ())
+    def _begin(self, job: Job) -> Context:
+        tokens = job.context_tokens
+        seed = zlib.crc32(repr(tokens).encode())
+        context = Context(tokens, job.label, self._variants[tokens], self.windows, seed, self.watcher)
+        self._open[tokens] = context
+        return context
 
-    def take(self, job: Job) -> ContextCache:
-        """This job's cache; the last job to ask closes its context."""
-        tokens = context_tokens(job)
+    def _take(self, job: Job) -> ContextCache:
+        """This job's cache; the last job of a context drops it."""
+        tokens = job.context_tokens
         cache = self._open[tokens].caches[_variant(job)]
-        self._left[tokens] -= 1
-        if not self._left[tokens]:
+        self._n_waiting[tokens] -= 1
+        if not self._n_waiting[tokens]:
             del self._open[tokens]
         return cache
 
+    def _group(self, members: Sequence[Member], contexts: Sequence[Context]) -> Group:
+        stem, next_stem = self._stem, None
+        if contexts:
+            following = self._following()
+            shared = common(contexts[-1].tokens, following)
+            stays = stem is not None and following[: stem.stop] == stem.tokens and shared <= stem.stop
+            if not stays:
+                next_stem = self._stem = Part(following[:shared]) if shared else None
+        return Group(members, contexts, stem, next_stem, self.inspected)
 
-def context_tokens(job: Job) -> tuple[int, ...]:
-    """The tokens of a job's prompt that may be evicted."""
-    return job.prompt.tokens[: job.prompt.context_length]
+    def _following(self) -> Tokens:
+        """The first context of a waiting job that is still to be prefilled; () if there is none."""
+        contexts = (job.context_tokens for _, job in self._waiting)
+        return next((tokens for tokens in contexts if tokens not in self._open), ())
 
 
 def _variant(job: Job) -> Variant:
     return Variant(job.policy, job.prompt.segments, job.prompt.marks)
-
-
-def by_context(jobs: Sequence[Job]) -> list[int]:
-    """Indices of the jobs, those whose contexts are the same or begin alike side by side."""
-    return sorted(range(len(jobs)), key=lambda index: context_tokens(jobs[index]))

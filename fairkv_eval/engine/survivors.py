@@ -14,7 +14,7 @@ from fairkv_eval.eviction.layer import Layer
 
 
 def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
-    """The pairs at these positions: index is one int64 ``[kv_heads, m]``, or one ``[1, m_h]`` a head."""
+    """The pairs at these positions: index is one int64 ``[kv_heads, m]``, or one ``[1, m_h]`` per head."""
     heads = [len(positions) for positions in index]
     return [
         Pairs(_pick(k, positions), _pick(v, positions))
@@ -23,14 +23,14 @@ def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
 
 
 def consecutive(layer: Layer, pairs: Pairs, positions: Tensor, stop: int) -> Pairs:
-    """Pairs whose keys stand at ``positions`` ``[kv_heads, m]``, turned to stand at stop − m … stop − 1."""
+    """Pairs whose keys stand at ``positions`` ``[kv_heads, m]``, turned to positions stop − m … stop − 1."""
     rotation = check_rotation(layer)
     to = torch.arange(stop - pairs.keys.shape[1], stop, device=positions.device)
     return Pairs(rotation.rotate(pairs.keys, to - positions), pairs.values)
 
 
 def check_rotation(layer: Layer) -> Rotation:
-    """How a layer turns its keys; UsageError where that is not known."""
+    """How a layer turns its keys; UsageError if that is not known."""
     if layer.rotation is None:
         raise UsageError(f"positions=contiguous: how layer {layer.index} turns its keys by position is not known")
     return layer.rotation

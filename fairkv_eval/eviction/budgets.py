@@ -1,4 +1,4 @@
-"""How a context's budget is divided over layers and heads, where a press does not give all of them the same."""
+"""How a context's budget is divided over layers and heads, for presses that do not give all of them the same."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 from fairkv_eval.eviction.quotas import largest_remainder
 
-Layers = Callable[[int, int, int, int], list[int]]
+LayerBudgets = Callable[[int, int, int, int], list[int]]
 
 
 def even(n: int, mean: int, layers: int, floor: int) -> list[int]:
@@ -21,12 +21,13 @@ def even(n: int, mean: int, layers: int, floor: int) -> list[int]:
 class Division:
     """A rule for the budgets of all layers and heads; its total is that of an even division.
 
-    layers: ``(n, mean, layers, floor) -> budgets``: KV pairs a head, layer by layer, for a context of n tokens, their
-    mean, and the least any layer may get (its whitelist). pooled: heads compete for the pairs of their ``layer`` or of
-    the whole ``model``, or not at all. safeguard: the part of an even share that no head goes below.
+    layers: ``(n, mean, layers, floor) -> budgets``: KV pairs per head, layer by layer, from the context's n tokens, the
+    budgets' mean, the number of layers, and the least any layer may get (its whitelist). pooled: heads compete for the
+    pairs of their ``layer`` or of the whole ``model``, or not at all. safeguard: the part of an even share that no head
+    goes below.
     """
 
-    layers: Layers = even
+    layers: LayerBudgets = even
     pooled: Literal["", "layer", "model"] = ""
     safeguard: float = 0.0
 
@@ -50,17 +51,17 @@ def adakv(division: Division, *, safeguard: float) -> Division:
 
 
 def kvzip(division: Division, *, uniform: bool) -> Division:
-    """All heads of the model compete, or where ``uniform`` those of each layer (arXiv 2505.23416)."""
+    """All heads of the model compete, or those of each layer if ``uniform`` (arXiv 2505.23416)."""
     return replace(division, pooled="layer" if uniform else "model")
 
 
 def pyramid(n: int, mean: int, layers: int, floor: int, *, window: int, beta: float) -> list[int]:
     """Budgets in arithmetic progression: the last layer's is ``mean / beta``, the first's ``2·mean − mean / beta``.
 
-    No layer goes above n, nor below the window or the whitelist as far as the mean has room for them; what such a bound
-    takes or leaves is shared by the others equally, and the total is ``mean · layers`` exactly.
+    No layer goes above n, or below the window or the whitelist unless the mean is smaller. The other layers share
+    equally what such a bound adds or takes away, and the total is ``mean · layers`` exactly.
     """
-    if layers < 2:  # none where all of a model's layers slide
+    if layers < 2:  # none if all of a model's layers slide
         return [mean] * layers
     last = mean / beta
     first = 2 * mean - last
@@ -71,7 +72,7 @@ def pyramid(n: int, mean: int, layers: int, floor: int, *, window: int, beta: fl
 
 
 def _within(wanted: list[float], low: int, high: int, total: int) -> list[int]:
-    """Whole numbers near the wanted ones, all moved by one amount so that within the bounds they make the total."""
+    """Whole numbers near the wanted ones, all moved by one amount so that they sum to the total within the bounds."""
 
     def moved(by: float) -> list[float]:
         return [min(max(x + by, low), high) for x in wanted]

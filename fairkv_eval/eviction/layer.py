@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation
 
 PROTECTED = float("inf")
 
 # Elements of one float32 block of attention weights (4 MiB): enough work for a matrix product, and small beside the
-# keys of the long contexts for which memory matters. Blocks of 16 MiB, which come and go three at a time, left holes of
-# 200 MiB behind in the memory of a process.
+# keys of the long contexts for which memory matters. Blocks of 16 MiB, allocated and freed three at a time, left holes
+# of 200 MiB in the memory of a process.
 BLOCK_ELEMENTS = 1 << 20
 
 
@@ -22,8 +23,8 @@ BLOCK_ELEMENTS = 1 << 20
 class Span:
     """A contiguous range [start, stop) of a context, the ``index``-th of ``count`` spans that share one budget.
 
-    ``budget`` is the number of pairs a head keeps of it: under fair eviction its proportional share, with budgets that
-    differ by head their mean.
+    ``budget`` is the number of pairs that a head keeps of it: the proportional share under fair eviction, the heads'
+    mean if budgets differ by head.
     """
 
     start: int
@@ -40,11 +41,12 @@ class Span:
 class Layer:
     """What one attention layer shows of one context.
 
-    q: ``[heads, n, dim]``; k, v: ``[kv_heads, n, dim]``, all after RoPE. ``index`` of ``count`` layers. ``seed``
-    is a number drawn from the context's tokens, for rules that need noise. ``softcap`` bounds the logits (Gemma 2).
-    ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None where that is not known. ``replayed``
-    is, for presses that replay the context, the most attention each key got from it, ``received``, while decoding, the
-    attention it has had from each query on average: both float32 ``[kv_heads, n]``.
+    q: ``[heads, n, dim]``; k, v: ``[kv_heads, n, dim]``, all after RoPE. It is the ``index``-th of ``count`` layers.
+    ``seed`` is a number drawn from the context's tokens, for rules that need noise. ``softcap`` bounds the logits
+    (Gemma 2). ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None if that is not known.
+    ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
+    ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
+    Both are float32 ``[kv_heads, n]``.
     """
 
     q: Tensor
@@ -58,6 +60,20 @@ class Layer:
     rotation: Rotation | None = None
     replayed: Tensor | None = None
     received: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        states: tuple[Tensor, Tensor, Tensor],
+        options: Options,
+        index: int,
+        rotation: Rotation | None = None,
+        count: int = 1,
+        seed: int = 0,
+    ) -> Layer:
+        """A layer from its queries, keys and values, and how it attends."""
+        q, k, v = states
+        return cls(q, k, v, options.scaling, index, count, seed, options.softcap, rotation)
 
     @property
     def kv_heads(self) -> int:
@@ -76,7 +92,7 @@ class Layer:
             yield attention_weights(self.q[:, first:last], keys[:, :last], self.scaling, self.softcap)
 
     def column_sums(self, start: int, stop: int) -> Tensor:
-        """Attention that keys [start, stop) get, summed over queries [start, stop): ``[heads, stop - start]``."""
+        """Attention that keys [start, stop) get from queries [start, stop), summed: ``[heads, stop - start]``."""
         total = torch.zeros(self.q.shape[0], stop - start, device=self.k.device)
         for weights in self.attention_blocks(start, stop):
             columns = weights[:, :, start:].sum(1)
@@ -85,7 +101,8 @@ class Layer:
 
     def per_kv_head(self, scores: Tensor) -> Tensor:
         """Mean over the query heads of each KV head's group: ``[heads, m] -> [kv_heads, m]``."""
-        return scores.unflatten(0, (self.kv_heads, -1)).mean(1)
+        grouped: Tensor = scores.unflatten(0, (self.kv_heads, -1))
+        return grouped.mean(1)
 
 
 def attention_weights(q: Tensor, k: Tensor, scaling: float, softcap: float | None = None) -> Tensor:
@@ -102,5 +119,5 @@ def attention_weights(q: Tensor, k: Tensor, scaling: float, softcap: float | Non
 
 
 def block_rows(heads: int, keys: int) -> int:
-    """Queries whose attention weights over so many keys make a block of bounded size."""
+    """How many queries' attention weights over so many keys fit into one block."""
     return max(16, BLOCK_ELEMENTS // (heads * max(keys, 1)))

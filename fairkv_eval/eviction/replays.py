@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph where there are no turns.
+# A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph if there are no turns.
 Ask = Callable[[str], Sequence[int]]
-
 
 _REMINDER = 8  # tokens before a chunk with which its answer begins
 
@@ -14,7 +13,7 @@ _REMINDER = 8  # tokens before a chunk with which its answer begins
 def kvzip(context: Sequence[int], ask: Ask, *, chunk: int) -> list[list[int]]:
     """A request to repeat the context and then the context itself, in chunks of so many tokens (arXiv 2505.23416).
 
-    Answers after the first begin with the tokens that go before their chunk.
+    Answers after the first begin with the tokens before their chunk.
     """
     request = ask("Repeat the text above word for word.")
     go_on = ask("Repeat a part of the text above word for word, going on from where your answer begins.")

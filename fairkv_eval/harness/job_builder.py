@@ -10,12 +10,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 
-from fairkv_eval.engine.jobs import Generate, Job, Result, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
+from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import taken
-from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.tokens import Prompt
@@ -43,7 +44,7 @@ class JobBuilder:
         label = label_of(request)
         texts = tuple(dict.fromkeys(text for policy in policies for text in literals(policy.keep)))
         with naming(label):
-            want: Generate | Score
+            want: Generation | LogLikelihood
             if request.request_type == "generate_until":
                 want = self._generation(request, repeat)
                 prompt, following = self.prompter.prompt(self._divided(request), texts), want.max_tokens
@@ -52,10 +53,10 @@ class JobBuilder:
                 following = len(want.continuation) - 1
             return [Job(self._fitting(prompt, following, label, policy), policy, want, label) for policy in policies]
 
-    def answer(self, request: Instance, result: Result) -> Response | LogLikelihood:
-        """A result as the harness takes it: a Response or a LogLikelihood."""
+    def answer(self, request: Instance, result: Result) -> Response | LogLikelihoodResponse:
+        """A result as the harness takes it: a Response or a LogLikelihoodResponse."""
         if request.request_type != "generate_until":
-            return LogLikelihood(result.logprob, result.greedy, result.telemetry)
+            return LogLikelihoodResponse(result.logprob, result.greedy, result.telemetry)
         return Response(self._text(result, self._generation_settings(request)[1]), result.telemetry)
 
     def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
@@ -65,7 +66,7 @@ class JobBuilder:
         until = handle_stop_sequences(settings.pop("until", None), eos=end_of_text)
         return settings, until, settings.pop("max_gen_toks")
 
-    def _generation(self, request: Instance, repeat: int) -> Generate:
+    def _generation(self, request: Instance, repeat: int) -> Generation:
         settings, until, max_gen_toks = self._generation_settings(request)
         seed = request_seed(self.seed, request.task_name, request.doc_id, request.idx, repeat)
         entropy = _pop_flag(settings, "entropy")
@@ -73,12 +74,12 @@ class JobBuilder:
             sampling = Sampling.of(settings, getattr(self.lm.model, "generation_config", None), seed)
         except (ValueError, TypeError) as error:  # transformers checks the values
             raise UsageError(str(error)) from error
-        return Generate(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
+        return Generation(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
 
     def _divided(self, request: Instance) -> Text:
         return self.prompter.divide(request.args[0], request.doc, request.task_name or "")
 
-    def _scoring(self, request: Instance, texts: Sequence[str]) -> tuple[Prompt, Score]:
+    def _scoring(self, request: Instance, texts: Sequence[str]) -> tuple[Prompt, LogLikelihood]:
         context, continuation = request.args[:2]
         if not continuation:
             raise UsageError("the continuation to score is empty")
@@ -86,14 +87,14 @@ class JobBuilder:
             tokens = self.lm.tok_encode(continuation, add_special_tokens=False)
             prefix = self.lm.prefix_token_id
             first = tokens.pop(0) if tokens[0] == prefix else prefix
-            return Prompt((first,), 0), Score(tuple(tokens))
+            return Prompt((first,), 0), LogLikelihood(tuple(tokens))
         text = self._divided(request)
         head, tokens = self.lm._encode_pair(text.text, continuation)
         # The harness moves white space at the end of a context into the continuation.
         prompt = self.prompter.prompt(replace(text, text=text.text.rstrip()), texts)
         if list(prompt.tokens) != head:
             raise UsageError("the tokenizer reads the context differently with offsets than without")
-        return prompt, Score(tuple(tokens))
+        return prompt, LogLikelihood(tuple(tokens))
 
     def _fitting(self, prompt: Prompt, following: int, label: str, policy: Policy) -> Prompt:
         """The prompt, cut if it may be, once it is checked to have the parts that the policy names."""

@@ -22,13 +22,13 @@ class Response(str):
         return str(self), self.telemetry
 
 
-class LogLikelihood(tuple[float, bool]):
+class LogLikelihoodResponse(tuple[float, bool]):
     """A score, (log-likelihood in nats, is greedy), that carries ``telemetry`` as a Response does, and in it
     ``continuation_tokens``: how many tokens the log-likelihood is the sum of."""
 
     telemetry: dict[str, Any] | None
 
-    def __new__(cls, logprob: float, greedy: bool, telemetry: dict[str, Any] | None = None) -> LogLikelihood:
+    def __new__(cls, logprob: float, greedy: bool, telemetry: dict[str, Any] | None = None) -> LogLikelihoodResponse:
         answer = super().__new__(cls, (logprob, greedy))
         answer.telemetry = telemetry
         return answer

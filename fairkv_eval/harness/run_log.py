@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from fairkv_eval.engine.jobs import Totals
+from fairkv_eval.engine.totals import Totals
 
 
 @dataclass

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.task_files import Finding, TaskFile
 from fairkv_eval.harness.task_library import TaskLibrary, quiet
 from fairkv_eval.prompts.division import Text
@@ -111,9 +111,9 @@ def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
     telemetry = {"keep_rate": 0.5, "segments": keep_rates, "kv_bytes_full": 2, "kv_bytes_kept": 1}
     scored = {**telemetry, "continuation_tokens": 2}
     if task.OUTPUT_TYPE == "multiple_choice":
-        return [LogLikelihood(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
+        return [LogLikelihoodResponse(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
     if task.OUTPUT_TYPE == "loglikelihood":
-        return [LogLikelihood(-1.0, False, scored)]
+        return [LogLikelihoodResponse(-1.0, False, scored)]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         return [-1.0]
     return [Response(_ANSWER, {**telemetry, "response_entropy": 1.0})]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fairkv_eval.engine.jobs import Generate, Job, Score, Totals
-from fairkv_eval.engine.scheduler import context_tokens
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
+from fairkv_eval.engine.totals import Totals
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.loaded_model import LoadedModel
@@ -41,10 +41,10 @@ class Tokens:
 
 def tokens_of(jobs: Sequence[Job]) -> Tokens:
     """Of one engine run. Contexts that only begin alike share part of a prefill too, which is left out."""
-    prefill = sum(map(len, {context_tokens(job) for job in jobs}))
+    prefill = sum(map(len, {job.context_tokens for job in jobs}))
     tail = sum(len(job.prompt.tokens) - job.prompt.context_length for job in jobs)
-    tail += sum(len(job.want.continuation) - 1 for job in jobs if isinstance(job.want, Score))
-    return Tokens(prefill, tail, sum(job.want.max_tokens for job in jobs if isinstance(job.want, Generate)))
+    tail += sum(len(job.want.continuation) - 1 for job in jobs if isinstance(job.want, LogLikelihood))
+    return Tokens(prefill, tail, sum(job.want.max_tokens for job in jobs if isinstance(job.want, Generation)))
 
 
 def tokens_of_fidelity(jobs: Sequence[Job]) -> Tokens:
@@ -104,5 +104,7 @@ def measure(model: FairKV, jobs: Sequence[Job]) -> Totals:
 def _shortened(job: Job) -> Job:
     want = job.want
     return (
-        replace(job, want=replace(want, max_tokens=min(_STEPS, want.max_tokens))) if isinstance(want, Generate) else job
+        replace(job, want=replace(want, max_tokens=min(_STEPS, want.max_tokens)))
+        if isinstance(want, Generation)
+        else job
     )

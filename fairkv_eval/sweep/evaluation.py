@@ -14,7 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 
 from fairkv_eval.engine.fidelity import METRICS
-from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Answer, Slot
@@ -71,9 +71,9 @@ def _add_fidelity(results: dict[str, Any], fidelities: Mapping[Any, Sequence[Map
         results["higher_is_better"][task] |= METRICS
 
 
-def _response(answer: Answer) -> Response | LogLikelihood:
+def _response(answer: Answer) -> Response | LogLikelihoodResponse:
     if answer.text is None:
-        return LogLikelihood(answer.logprob, answer.greedy, answer.telemetry)
+        return LogLikelihoodResponse(answer.logprob, answer.greedy, answer.telemetry)
     return Response(answer.text, answer.telemetry)
 
 

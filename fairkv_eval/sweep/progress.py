@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from fairkv_eval.engine.jobs import Job, Result, Score
+from fairkv_eval.engine.jobs import Job, LogLikelihood
+from fairkv_eval.engine.result import Result
 from fairkv_eval.sweep.journal import Key
 
 Bars = Callable[..., tqdm]  # tqdm, or something that takes its arguments
@@ -34,7 +35,7 @@ class AnswerCounter:
 
     def add(self, key: Key, job: Job, result: Result) -> str:
         """Count an answer; return the text beside the bar: ``1/5 cells, 7/14 prompts, 92 tokens/s``."""
-        self._tokens += len(job.want.continuation) if isinstance(job.want, Score) else len(result.tokens)
+        self._tokens += len(job.want.continuation) if isinstance(job.want, LogLikelihood) else len(result.tokens)
         for group in _groups(key):
             self._missing[group] -= 1
             self._complete[group[0]] += not self._missing[group]

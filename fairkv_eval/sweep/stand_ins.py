@@ -9,7 +9,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 
-from fairkv_eval.harness.response import LogLikelihood, Response
+from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.sweep.journal import Slot
 
 
@@ -54,7 +54,7 @@ class ReplayModel(TemplateModel):
         self,
         like: Any,
         requests: Sequence[Instance],
-        answers: Mapping[Slot, Response | LogLikelihood],
+        answers: Mapping[Slot, Response | LogLikelihoodResponse],
     ) -> None:
         super().__init__(like)
         self._index = {id(request): index for index, request in enumerate(requests)}

@@ -10,7 +10,8 @@ from lm_eval.api.task import Task
 from tqdm import tqdm
 
 from fairkv_eval.engine.fidelity import Lead
-from fairkv_eval.engine.jobs import Follow, Job, Result
+from fairkv_eval.engine.jobs import Fidelity, Job
+from fairkv_eval.engine.result import Result
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.sweep.cell import Cell, cells_of, digest
 from fairkv_eval.sweep.cell_files import CellWriter
@@ -123,7 +124,7 @@ class TaskRun:
         lead = self.answers[Key(self.full.id, *slot)]
         if len(cells) == 1 and lead.fidelity is not None:
             return []
-        want = Follow(lead.tokens, Lead())
+        want = Fidelity(lead.tokens, Lead())
         jobs = [replace(job, want=want) for job in self.jobs(slot, cells)]
         return [(Key(cell.id, *slot), job) for cell, job in zip(cells, jobs, strict=True)]
 

@@ -141,7 +141,7 @@ def look(lm: FairKV, request: Instance, answer: str | None = None) -> View:
     job, cache = lm.watch(request, watcher)
     prompt = job.prompt
     layers = sorted(watcher.layers, key=lambda layer: layer.index)
-    rates = cache.segments or {segment.name: 1.0 for segment in prompt.segments}
+    rates = cache.keep_rates or {segment.name: 1.0 for segment in prompt.segments}
     return View(
         str(request.task_name),
         int(request.doc_id or 0),

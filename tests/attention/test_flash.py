@@ -14,15 +14,16 @@ from attention_inputs import DIM, SCALING, close, drawn, sequences, shown
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairkv_eval.attention import flash, sdpa
+from fairkv_eval.attention import flash as flash_module
+from fairkv_eval.attention import sdpa
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine.check import attach_checked
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 
 SIZES = st.tuples(st.integers(1, 6), st.integers(0, 7))
-OPTIONS = st.builds(Options, st.sampled_from([None, 1, 2, 5, 40]), st.sampled_from([None, 2.0]))
+OPTIONS = st.builds(Options, st.just(SCALING), st.sampled_from([None, 1, 2, 5, 40]), st.sampled_from([None, 2.0]))
 
 
 @given(
@@ -41,10 +42,10 @@ def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, option
     flash = Flash(fake_flash.KERNELS[name]())
     own = sequences(sizes, heads, group)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash, "_MOST_SEQUENCES", most[0])
-        patch.setattr(flash, "_MOST_KEYS", most[1])
-        found = flash.packed(iter(own), SCALING, options)
-    close(found, SDPA.packed(own, SCALING, options))
+        patch.setattr(flash_module, "MAX_SEQUENCES", most[0])
+        patch.setattr(flash_module, "MAX_KEYS", most[1])
+        found = flash.packed(iter(own), options)
+    close(found, SDPA.packed(own, options))
     assert bool(flash.calls) == (options.softcap is None or name == "flash_attention_2") == (not flash.notes)
 
 
@@ -61,18 +62,18 @@ def test_rows_attend_to_what_they_hold(lengths, heads, group, options, name, mos
     flash = Flash(fake_flash.KERNELS[name]())
     q, own = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(flash, "_MOST_SEQUENCES", most)
-        found = flash.rows(q, own, SCALING, options)
-    close([found], [SDPA.rows(q, own, SCALING, options)])
+        patch.setattr(flash_module, "MAX_SEQUENCES", most)
+        found = flash.rows(q, own, options)
+    close([found], [SDPA.rows(q, own, options)])
     calls = math.ceil(len(lengths) / max(1, most // heads))
     assert flash.calls == (calls if options.softcap is None or name == "flash_attention_2" else 0)
 
 
 def test_all_sequences_of_a_layer_take_one_call() -> None:
     flash = Flash(fake_flash.torch_kernel())
-    flash.packed(sequences([(2, 3), (1, 0), (4, 1)], [2, 1, 2], 2), SCALING, Options())
+    flash.packed(sequences([(2, 3), (1, 0), (4, 1)], [2, 1, 2], 2), Options(SCALING))
     assert flash.calls == 1
-    flash.rows(drawn(3, 2, 2, DIM), shown([3, 1, 2], 2, None), SCALING, Options())
+    flash.rows(drawn(3, 2, 2, DIM), shown([3, 1, 2], 2, None), Options(SCALING))
     assert flash.calls == 2
 
 
@@ -82,10 +83,10 @@ def test_all_sequences_of_a_layer_take_one_call() -> None:
 )
 def test_a_call_is_no_larger_than_it_may_be(heads: int, tokens: int, expected: list[int], monkeypatch) -> None:
     """Except that one sequence is always taken. Here each has two heads and three or four tokens."""
-    monkeypatch.setattr(flash, "_MOST_SEQUENCES", heads)
-    monkeypatch.setattr(flash, "_MOST_KEYS", tokens)
+    monkeypatch.setattr(flash_module, "MAX_SEQUENCES", heads)
+    monkeypatch.setattr(flash_module, "MAX_KEYS", tokens)
     own = sequences([(1, 2), (2, 1), (3, 1), (3, 1), (1, 3)], [2] * 5, 1)
-    assert [len(group) for group in flash._groups(iter(own))] == expected
+    assert [len(group) for group in flash_module.call_groups(iter(own))] == expected
 
 
 @pytest.mark.parametrize("sizes, expected", [([(1, 4), (1, 2)], (-1, -1)), ([(2, 4), (1, 2)], (-1, 0))])
@@ -97,7 +98,7 @@ def test_lone_queries_are_not_asked_to_be_causal(sizes: list[tuple[int, int]], e
         seen.append(window_size)
         return fake_flash.varlen_attn(*args, window_size=window_size, **kwargs)
 
-    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).packed(sequences(sizes, [2, 2], 2), SCALING, Options())
+    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).packed(sequences(sizes, [2, 2], 2), Options(SCALING))
     assert seen == [expected]
 
 
@@ -109,7 +110,7 @@ def test_rows_are_read_where_they_lie() -> None:
         return fake_flash.varlen_attn(q, keys, values, *args, **kwargs)
 
     own = shown([3, 5], 2, None)
-    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).rows(drawn(2, 2, 1, DIM), own, SCALING, Options())
+    Flash(fake_flash.TorchKernel(spy, fake_flash.FLOATS)).rows(drawn(2, 2, 1, DIM), own, Options(SCALING))
     assert seen == [(own.keys.data_ptr(), own.values.data_ptr())]
 
 
@@ -125,9 +126,9 @@ def test_rows_are_read_where_they_lie() -> None:
 def test_what_a_kernel_cannot_do_goes_through_sdpa_and_is_noted(name, dim: int, kind: dict, reason: str) -> None:
     flash = Flash(fake_flash.KERNELS[name]())
     own = sequences([(2, 1)], [2], 1, dim, **kind)
-    close(flash.packed(own, SCALING, Options()), SDPA.packed(own, SCALING, Options()))
+    close(flash.packed(own, Options(SCALING)), SDPA.packed(own, Options(SCALING)))
     q, rows = drawn(1, 2, 1, dim, **kind), shown([3], 2, None, dim=dim, **kind)
-    close([flash.rows(q, rows, SCALING, Options())], [SDPA.rows(q, rows, SCALING, Options())])
+    close([flash.rows(q, rows, Options(SCALING))], [SDPA.rows(q, rows, Options(SCALING))])
     assert flash.notes == {f"attention through sdpa instead of {name}: {reason}"} and not flash.calls
 
 
@@ -143,18 +144,18 @@ def test_torch_takes_the_calls() -> None:
 
     flash = Flash(torch_kernel())
     half = {"dtype": torch.float16, "device": "meta"}
-    for options in (Options(), Options(window=2)):
+    for options in (Options(SCALING), Options(SCALING, window=2)):
         own = sequences([(2, 3), (1, 0)], [2, 2], 2, **half)
-        assert [out.shape for out in flash.packed(own, SCALING, options)] == [q.shape for q, *_ in own]
+        assert [out.shape for out in flash.packed(own, options)] == [q.shape for q, *_ in own]
         q = torch.empty(2, 2, 3, DIM, **half)
-        assert flash.rows(q, shown([3, 1], 2, options.window, **half), SCALING, options).shape == q.shape
+        assert flash.rows(q, shown([3, 1], 2, options.window, **half), options).shape == q.shape
     assert flash.calls == 4
 
 
 def jobs(name: str, **given) -> list[Job]:
     """Generations and scores of prompts that begin alike or not."""
     own = [running.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
-    wants = [Generate(5), Score((7, 8, 9)), Generate(4), Score((1,))]
+    wants = [Generation(5), LogLikelihood((7, 8, 9)), Generation(4), LogLikelihood((1,))]
     return [Job(prompt, running.policy(name, **given), want, "tiny") for prompt, want in zip(own, wants, strict=True)]
 
 

@@ -9,14 +9,14 @@ import torch
 from attention_inputs import SCALING, close, drawn, sequences, shown
 from torch import Tensor
 
-from fairkv_eval.attention.backend import Attending, Options, Shown
+from fairkv_eval.attention.backend import Attending, Options, VisibleRows
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine import attach
 from fairkv_eval.engine.attach import attach_chosen
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
 
@@ -26,15 +26,21 @@ pytestmark = [
 ]
 
 DIM = 64
-OPTIONS = [Options(), Options(window=1), Options(window=33), Options(softcap=3.0), Options(window=33, softcap=3.0)]
+OPTIONS = [
+    Options(SCALING),
+    Options(SCALING, window=1),
+    Options(SCALING, window=33),
+    Options(SCALING, softcap=3.0),
+    Options(SCALING, window=33, softcap=3.0),
+]
 TOLERANCE = {torch.float16: 4e-3, torch.bfloat16: 3e-2}  # a few roundings of values of about one
 
 
-@pytest.fixture(params=sorted(attach._KERNELS))
+@pytest.fixture(params=sorted(attach.KERNELS))
 def flash(request: pytest.FixtureRequest) -> Flash:
     try:
-        kernel = attach._KERNELS[request.param]()
-        reason = attach._obstacle(torch.device("cuda"), torch.float16)
+        kernel = attach.KERNELS[request.param]()
+        reason = attach.obstacle(torch.device("cuda"), torch.float16)
     except UsageError as error:
         pytest.skip(str(error))
     if reason:
@@ -44,14 +50,14 @@ def flash(request: pytest.FixtureRequest) -> Flash:
 
 def check_packed(flash: Flash, own: list[Attending], options: Options, tolerance: float) -> None:
     """Against SDPA in float32, since SDPA too rounds."""
-    expected = SDPA.packed([(q.float(), k.float(), v.float()) for q, k, v in own], SCALING, options)
-    close(flash.packed(own, SCALING, options), [out.to(own[0][0].dtype) for out in expected], tolerance)
+    expected = SDPA.packed([(q.float(), k.float(), v.float()) for q, k, v in own], options)
+    close(flash.packed(own, options), [out.to(own[0][0].dtype) for out in expected], tolerance)
 
 
-def check_rows(flash: Flash, q: Tensor, own: Shown, options: Options, tolerance: float) -> None:
+def check_rows(flash: Flash, q: Tensor, own: VisibleRows, options: Options, tolerance: float) -> None:
     exact = own._replace(keys=own.keys.float(), values=own.values.float())
-    expected = SDPA.rows(q.float(), exact, SCALING, options).to(q.dtype)
-    close([flash.rows(q, own, SCALING, options)], [expected], tolerance)
+    expected = SDPA.rows(q.float(), exact, options).to(q.dtype)
+    close([flash.rows(q, own, options)], [expected], tolerance)
 
 
 def runs(flash: Flash, options: Options) -> bool:
@@ -91,12 +97,12 @@ def test_rows(flash: Flash, dtype, options: Options, lengths: list[int], heads: 
 @pytest.mark.parametrize("dim", [8, 40, 96, 128, 256])
 def test_dims_of_heads(flash: Flash, dim: int) -> None:
     own = sequences([(20, 30), (1, 5)], [2, 2], 2, dim, dtype=torch.float16, device="cuda")
-    check_packed(flash, own, Options(), TOLERANCE[torch.float16])
+    check_packed(flash, own, Options(SCALING), TOLERANCE[torch.float16])
     q, rows = (
         drawn(2, 2, 2, dim, dtype=torch.float16, device="cuda"),
         shown([30, 4], 2, None, dim=dim, dtype=torch.float16, device="cuda"),
     )
-    check_rows(flash, q, rows, Options(), TOLERANCE[torch.float16])
+    check_rows(flash, q, rows, Options(SCALING), TOLERANCE[torch.float16])
     assert flash.calls == 2
 
 
@@ -105,7 +111,7 @@ def test_many_sequences(flash: Flash) -> None:
     rows, heads = 40_000, 2
     q = drawn(rows, heads, 1, 8, dtype=torch.float16, device="cuda")
     own = shown([1, 2] * (rows // 2), heads, None, dim=8, dtype=torch.float16, device="cuda")
-    check_rows(flash, q, own, Options(), TOLERANCE[torch.float16])
+    check_rows(flash, q, own, Options(SCALING), TOLERANCE[torch.float16])
     assert flash.calls == 2
 
 
@@ -124,11 +130,11 @@ def engines(kind: str, dtype: torch.dtype, flash: Flash) -> tuple[Engine, Engine
 @pytest.mark.parametrize("press", ["none", "streaming_llm"])
 def test_scores_are_those_of_sdpa_in_float32(flash: Flash, dtype, kind: str, press: str) -> None:
     """Within three times what SDPA on the CPU loses to the dtype: up to 0.03 nats in float16 and 0.2 in bfloat16."""
-    if kind == "gemma2" and not runs(flash, Options(softcap=5.0)):
+    if kind == "gemma2" and not runs(flash, Options(SCALING, softcap=5.0)):
         pytest.skip("bounds the logits of every layer, which torch's kernel cannot")
     policy = running.policy(press, ratio=0.0 if press == "none" else 0.5)
     jobs = [
-        Job(running.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20), policy, Score((7, 8, 9)), "tiny")
+        Job(running.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20), policy, LogLikelihood((7, 8, 9)), "tiny")
         for seed in range(6)
     ]
     ours, exact = (dict(engine.run(jobs)) for engine in engines(kind, dtype, flash))
@@ -141,7 +147,7 @@ def test_scores_are_those_of_sdpa_in_float32(flash: Flash, dtype, kind: str, pre
 @pytest.mark.parametrize("seed", [2, 5])  # whose best logits are 0.1 standard deviations apart at every token
 def test_tokens_are_those_of_sdpa_in_float32(flash: Flash, seed: int) -> None:
     policy = running.policy("none", ratio=0.0)
-    job = Job(running.prompt(seed, n=60, context=50, cut=20), policy, Generate(8), "tiny")
+    job = Job(running.prompt(seed, n=60, context=50, cut=20), policy, Generation(8), "tiny")
     ((_, ours),), ((_, exact),) = (list(engine.run([job])) for engine in engines("llama", torch.float16, flash))
     assert ours.tokens == exact.tokens
 
@@ -150,7 +156,7 @@ def test_tokens_are_those_of_sdpa_in_float32(flash: Flash, seed: int) -> None:
 def test_every_kind_of_budget_runs(flash: Flash, press: str) -> None:
     """Layers and heads of different lengths and replays; what is kept depends on rounding, how much does not."""
     jobs = [
-        Job(running.prompt(seed, n=70, context=50 + seed, cut=20), running.policy(press), Generate(6), "tiny")
+        Job(running.prompt(seed, n=70, context=50 + seed, cut=20), running.policy(press), Generation(6), "tiny")
         for seed in range(5)
     ]
     ours, exact = (dict(engine.run(jobs)) for engine in engines("llama", torch.bfloat16, flash))

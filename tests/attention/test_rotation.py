@@ -92,10 +92,10 @@ class Shifted:
         self.n = n
         self.keys: list[tuple[Tensor, ...]] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         runs = [x[0].split(self.n, 1) for x in (q, k, v)]
         self.keys.append(runs[1])
-        out = torch.cat([causal(*run, scaling, options) for run in zip(*runs, strict=True)], 1)
+        out = torch.cat([causal(*run, options) for run in zip(*runs, strict=True)], 1)
         return out.transpose(0, 1)[None].contiguous()
 
 
@@ -236,7 +236,7 @@ def test_a_wrong_frequency_does_not_drown_in_larger_channels() -> None:
 
 
 def test_the_least_error_decides_among_frequencies_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rotation_module, "_TOLERANCE", {torch.float32: 10.0})
+    monkeypatch.setattr(rotation_module, "TOLERANCE", {torch.float32: 10.0})
     model = attached("glm")
     own = model.model.rotary_emb
     model.model.rotary_emb = Impostor(own, own.inv_freq * 1.1, own.inv_freq, own.inv_freq[:2])

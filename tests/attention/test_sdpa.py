@@ -58,16 +58,14 @@ def causal_by_loops(q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor
 
 
 def check(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
-    torch.testing.assert_close(
-        causal(q, k, v, SCALING, options), causal_by_loops(q, k, v, options), atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(causal(q, k, v, options), causal_by_loops(q, k, v, options), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("m, n", [(1, 1), (1, 9), (9, 9), (4, 9), (8, 9), (2, 2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 9, 50])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 def test_causal_is_softmax(m: int, n: int, window: int | None, softcap: float | None) -> None:
-    check(*tensors(m, n), Options(window, softcap))
+    check(*tensors(m, n), Options(SCALING, window, softcap))
 
 
 @given(
@@ -81,8 +79,8 @@ def test_causal_is_softmax(m: int, n: int, window: int | None, softcap: float | 
 @settings(max_examples=60, deadline=None)
 def test_any_shape_in_any_number_of_blocks(size, kv_heads, group, window, softcap, elements) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sdpa, "_MASK_ELEMENTS", elements)
-        check(*tensors(*size, kv_heads, group), Options(window, softcap))
+        patch.setattr(sdpa, "MASK_ELEMENTS", elements)
+        check(*tensors(*size, kv_heads, group), Options(SCALING, window, softcap))
 
 
 @pytest.mark.parametrize("elements, calls", [(1 << 24, 1), (30, 3), (1, 7)])
@@ -91,12 +89,12 @@ def test_large_masks_are_worked_off_in_blocks(elements: int, calls: int, monkeyp
     seen = []
 
     def spy(*args):
-        seen.append(args[4].numel())
+        seen.append(args[3].numel())
         return masked(*args)
 
-    monkeypatch.setattr(sdpa, "_MASK_ELEMENTS", elements)
+    monkeypatch.setattr(sdpa, "MASK_ELEMENTS", elements)
     monkeypatch.setattr(sdpa, "masked", spy)
-    check(q, k, v, Options())
+    check(q, k, v, Options(SCALING))
     assert len(seen) == calls and max(seen) <= max(elements, 10)
 
 
@@ -122,15 +120,15 @@ def test_masked_rows_as_a_decode_step_has_them(softcap: float | None, some_hidde
         ]
         for r, row in enumerate(q.tolist())
     ]
-    found = masked(q, k, v, SCALING, mask if some_hidden else None, softcap)
+    found = masked(q, k, v, mask if some_hidden else None, Options(SCALING, softcap=softcap))
     torch.testing.assert_close(found, torch.tensor(expected), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("options", [Options(), Options(window=3), Options(softcap=2.0)])
+@pytest.mark.parametrize("options", [Options(SCALING), Options(SCALING, window=3), Options(SCALING, softcap=2.0)])
 @pytest.mark.parametrize("m", [1, 4, 9])
 def test_half_precision_stays(options: Options, m: int) -> None:
     q, k, v = (t.bfloat16() for t in tensors(m, 9))
-    found = causal(q, k, v, SCALING, options)
+    found = causal(q, k, v, options)
     assert found.dtype == torch.bfloat16
     exact = causal_by_loops(q.float(), k.float(), v.float(), options)
     torch.testing.assert_close(found.float(), exact, atol=0.1, rtol=0.05)
@@ -139,26 +137,26 @@ def test_half_precision_stays(options: Options, m: int) -> None:
 class Recorder:
     """A phase that only notes what it is given."""
 
-    def attend(self, q, k, v, scaling, options):
-        self.scaling, self.options = scaling, options
+    def attend(self, q, k, v, options):
+        self.options = options
         return q.transpose(1, 2)
 
 
 class TestSeam:
     def call(self, phase: object, **kwargs: object):
         q = torch.zeros(1, 2, 3, 16)
-        return seam._attention(nn.Identity(), q, q, q, kv=phase, **kwargs)
+        return seam.attention(nn.Identity(), q, q, q, kv=phase, **kwargs)
 
     def test_hands_over_scaling_window_and_softcap(self) -> None:
         phase = Recorder()
         out, weights = self.call(phase, scaling=0.3, sliding_window=7, softcap=30.0, dropout=0.0, position_ids=None)
         assert out.shape == (1, 3, 2, 16) and weights is None
-        assert phase.scaling == 0.3 and phase.options == Options(7, 30.0)
+        assert phase.options == Options(0.3, 7, 30.0)
 
     def test_scaling_has_the_usual_default(self) -> None:
         phase = Recorder()
         self.call(phase)
-        assert phase.scaling == 0.25 and phase.options == Options()
+        assert phase.options == Options(0.25)
 
     def test_an_unknown_argument_is_refused_by_name(self) -> None:
         with pytest.raises(UnsupportedModelError, match="Identity attends with alibi, s_aux"):

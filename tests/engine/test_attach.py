@@ -25,9 +25,9 @@ NAMES = sorted(fake_flash.KERNELS)
 @pytest.fixture
 def loops(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels on the CPU in float32, and no objection to either."""
-    monkeypatch.setattr(attach, "_KERNELS", dict(fake_flash.KERNELS))
-    monkeypatch.setattr(attach, "_obstacle", lambda device, dtype: None)
-    monkeypatch.setattr(attach, "_is_cuda", lambda device: True)
+    monkeypatch.setattr(attach, "KERNELS", dict(fake_flash.KERNELS))
+    monkeypatch.setattr(attach, "obstacle", lambda device, dtype: None)
+    monkeypatch.setattr(attach, "is_cuda", lambda device: True)
 
 
 @pytest.mark.parametrize("name", ["auto", "sdpa"])
@@ -68,7 +68,7 @@ def test_a_kernel_that_fails_the_check_is_refused_and_auto_does_without(
     loops: None, function, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = fake_flash.TorchKernel(function, fake_flash.FLOATS)
-    monkeypatch.setitem(attach._KERNELS, "varlen", lambda: kernel)
+    monkeypatch.setitem(attach.KERNELS, "varlen", lambda: kernel)
     with pytest.raises(UnsupportedModelError, match=f"with attn_implementation='varlen': .*{message}"):
         attach_chosen(tiny.model(), "varlen")
     windows, backend, notes = attach_chosen(tiny.model())
@@ -77,7 +77,7 @@ def test_a_kernel_that_fails_the_check_is_refused_and_auto_does_without(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_device_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attach, "_KERNELS", dict(fake_flash.KERNELS))
+    monkeypatch.setattr(attach, "KERNELS", dict(fake_flash.KERNELS))
     with pytest.raises(UsageError, match=f"'{name}' needs a CUDA device, and the model is on cpu"):
         attach_chosen(tiny.model(), name)
 
@@ -93,7 +93,7 @@ def test_a_device_is_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_half_precision_and_a_recent_gpu_are_needed(dtype, capability, message, monkeypatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    found = attach._obstacle(torch.device("cuda"), dtype)
+    found = attach.obstacle(torch.device("cuda"), dtype)
     assert (found is None) if message is None else re.search(message, found or "")
 
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from running import attached, policy, prompt, run
 from torch import Tensor
 
-from fairkv_eval.attention.backend import Options
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import cache, engine
 from fairkv_eval.engine.batch import Batch, Row, size_class
 from fairkv_eval.engine.cache import Pairs
-from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.engine.sampling import GREEDY, Sampler
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.tokens import Prompt
@@ -31,7 +30,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def row(index: int) -> Row:
-    return Row(index, Generate(9), 0, Sampler(GREEDY, ()), {})
+    return Row(index, Generation(9), 0, Sampler(GREEDY, ()), {})
 
 
 def pairs(heads: int, m: int, generator: torch.Generator) -> Pairs:
@@ -74,24 +73,24 @@ class Driven:
         for layer in range(2):
             at = 0
             for own in self.batch.caches:
-                k, v = (torch.randn(own.rows, HEADS, DIM, generator=self.generator) for _ in "kv")
-                own.append(layer, k, v, Options())
-                for slot, r in enumerate(self.batch.rows[at : at + own.rows]):
+                k, v = (torch.randn(own.n_rows, HEADS, DIM, generator=self.generator) for _ in "kv")
+                own.append(layer, k, v, None)
+                for slot, r in enumerate(self.batch.rows[at : at + own.n_rows]):
                     for head, held in enumerate(self.expected[r][layer]):
                         held[0] = torch.cat([held[0], k[slot, head, None]])
                         held[1] = torch.cat([held[1], v[slot, head, None]])
-                at += own.rows
+                at += own.n_rows
 
     def check(self) -> None:
         batch = self.batch
         assert set(batch.rows) == set(self.expected) and len(batch) == len(self.expected)
-        places = [(own, slot) for own in batch.caches for slot in range(own.rows)]
+        places = [(own, slot) for own in batch.caches for slot in range(own.n_rows)]
         for r, (own, slot) in zip(batch.rows, places, strict=True):
-            for layer, group in enumerate(own.layers_of(slot)):
+            for layer, group in enumerate(own.pairs_by_layer(slot)):
                 found = [head for held in group for head in zip(held.keys, held.values, strict=True)]
                 for (key, value), (k, v) in zip(found, self.expected[r][layer], strict=True):
                     assert torch.equal(key, k) and torch.equal(value, v)
-        assert sum(own.slots for own in batch.caches) <= batch.most
+        assert sum(own.slots for own in batch.caches) <= batch.max_rows
 
 
 LENGTHS = st.one_of(st.integers(0, 40), st.tuples(st.integers(0, 40), st.integers(0, 40)))
@@ -142,12 +141,12 @@ def test_banks_that_grow_to_one_size_become_one() -> None:
     driven = Driven(most=8)
     driven.add((3, 3), (3, 3))
     driven.add((5, 5))
-    assert [bank.cache.rows for bank in driven.batch.banks] == [2, 1]
+    assert [bank.cache.n_rows for bank in driven.batch.banks] == [2, 1]
     driven.step()
     assert len(driven.batch.banks) == 2
     driven.step()  # the short ones have four pairs now
     driven.check()
-    assert [bank.cache.rows for bank in driven.batch.banks] == [3]
+    assert [bank.cache.n_rows for bank in driven.batch.banks] == [3]
 
 
 def test_an_empty_bank_is_used_again_for_its_kind() -> None:
@@ -175,7 +174,7 @@ def test_rows_of_very_different_ratios_hold_little_more_than_their_own_pairs(
     monkeypatch.setattr(engine, "Batch", Watched)
     long = prompt(1, 810, 800, 0)
     own = [Policy(), *(policy("tova", 0.9) for _ in range(7))]
-    jobs = [Job(Prompt((*long.tokens[:800], i, *range(9)), 800), p, Generate(4), "") for i, p in enumerate(own)]
+    jobs = [Job(Prompt((*long.tokens[:800], i, *range(9)), 800), p, Generation(4), "") for i, p in enumerate(own)]
     run(attached(), jobs, rows=8)
     entry = 3 * 2 * 2 * 16 * 4
     for allocated, used, rows in held:

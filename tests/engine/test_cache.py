@@ -16,7 +16,7 @@ from fairkv_eval.engine import cache
 from fairkv_eval.engine.cache import ContextCache, Pairs, RowCache
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2
-OPTIONS = [Options(), Options(window=3)]  # the second of two layers slides
+WINDOWS = [None, 3]  # the second of two layers slides
 SHAPES = ((HEADS, KEY_DIM), (HEADS, VALUE_DIM))
 
 
@@ -29,10 +29,10 @@ class Rows:
     """The reference: entries[layer][row][head] is a list of (key, value), the newest last."""
 
     def __init__(self) -> None:
-        self.entries: list[list[list[list[tuple[Tensor, Tensor]]]]] = [[] for _ in OPTIONS]
+        self.entries: list[list[list[list[tuple[Tensor, Tensor]]]]] = [[] for _ in WINDOWS]
 
     def visible(self, layer: int, row: int, head: int) -> list[tuple[Tensor, Tensor]]:
-        window = OPTIONS[layer].window
+        window = WINDOWS[layer]
         return self.entries[layer][row][head][-window if window else 0 :]
 
     def attend(self, layer: int, row: int, q: Tensor) -> Tensor:
@@ -74,12 +74,12 @@ class Batch:
     def step(self) -> None:
         """One decode step, compared in every layer."""
         self.cache.begin_step()
-        for layer, options in enumerate(OPTIONS):
-            k, v = (self.draw(self.cache.rows, *shape) for shape in SHAPES)
+        for layer, window in enumerate(WINDOWS):
+            k, v = (self.draw(self.cache.n_rows, *shape) for shape in SHAPES)
             for row, heads in enumerate(self.rows.entries[layer]):
                 for head, entries in enumerate(heads):
                     entries.append((k[row, head], v[row, head]))
-            self.compare(layer, self.cache.append(layer, k, v, options))
+            self.compare(layer, self.cache.append(layer, k, v, window))
 
     def compare(self, layer: int, shown: list[tuple]) -> None:
         rows = self.rows.entries[layer]
@@ -101,12 +101,12 @@ class Batch:
                     assert seen[row].tolist() == [first <= i < len(pairs) for i in range(longest)]
                     for i, (key, value) in enumerate(pairs):
                         assert torch.equal(keys[row, at, i], key) and torch.equal(values[row, at, i], value)
-            found.append(masked(q[:, heads], keys, values, 1.0, mask, None)[:, :, 0])
+            found.append(masked(q[:, heads], keys, values, mask, Options(1.0))[:, :, 0])
         expected = torch.stack([self.rows.attend(layer, row, q[row, :, 0]) for row in range(len(rows))])
         torch.testing.assert_close(torch.cat(found, 1), expected, atol=1e-5, rtol=1e-4)
 
     def check_sizes(self) -> None:
-        assert self.cache.rows == len(self.rows.entries[0])
+        assert self.cache.n_rows == len(self.rows.entries[0])
         if not self.cache.layers:
             assert self.cache.nbytes_held == self.cache.nbytes_allocated == 0
             return
@@ -136,9 +136,9 @@ def test_any_sequence_equals_lists(actions: list[tuple], rng: int) -> None:
         for name, *values in actions:
             if name == "add":
                 batch.add(*values)
-            elif batch.cache.rows and name == "remove":
-                batch.remove(values[0] % batch.cache.rows)
-            elif batch.cache.rows:
+            elif batch.cache.n_rows and name == "remove":
+                batch.remove(values[0] % batch.cache.n_rows)
+            elif batch.cache.n_rows:
                 batch.step()
             batch.check_sizes()
 
@@ -170,7 +170,7 @@ def test_layers_with_the_same_lengths_share_the_small_tensors_of_a_step() -> Non
     batch.add(2, 2)
     batch.cache.begin_step()
     k, v = (batch.draw(2, *shape) for shape in SHAPES)
-    first, second = (batch.cache.append(layer, k, v, Options())[0].step.mask for layer in (0, 1))
+    first, second = (batch.cache.append(layer, k, v, None)[0].step.mask for layer in (0, 1))
     assert first is second is not None
 
 
@@ -189,9 +189,9 @@ def test_rows_of_one_length_need_no_mask() -> None:
         rows.add(one_layer(3))
     rows.begin_step()
     new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
-    assert rows.append(0, *new, Options())[0].step.mask is None
+    assert rows.append(0, *new, None)[0].step.mask is None
     rows.begin_step()
-    mask = rows.append(0, *new, Options(window=2))[0].step.mask
+    mask = rows.append(0, *new, 2)[0].step.mask
     assert mask is not None and mask[:, 0, 0].tolist() == [[False] * 3 + [True] * 2] * 2
 
 
@@ -209,8 +209,8 @@ def test_what_a_freed_row_held_reaches_nobody(leaves: int, lengths: tuple[int, i
         rows.add(one_layer(m, 1.0))
     rows.begin_step()
     new = torch.ones(2, HEADS, KEY_DIM), torch.ones(2, HEADS, VALUE_DIM)
-    (shown,) = rows.append(0, *new, Options())
-    found = SDPA.rows(torch.ones(2, HEADS, 1, KEY_DIM), shown, 1.0, Options())
+    (shown,) = rows.append(0, *new, None)
+    found = SDPA.rows(torch.ones(2, HEADS, 1, KEY_DIM), shown, Options(1.0))
     torch.testing.assert_close(found, torch.ones(2, HEADS, 1, VALUE_DIM))
 
 
@@ -227,7 +227,7 @@ def test_bytes_are_those_of_the_entries_in_use(dtype: torch.dtype, size: int) ->
 
 
 def test_context_cache_counts_what_it_holds() -> None:
-    context = ContextCache(tokens=10)
+    context = ContextCache(n_tokens=10)
     assert context.nbytes == context.pairs == 0
     for kept in (4, 7):
         values = torch.zeros(HEADS, kept, VALUE_DIM, dtype=torch.bfloat16)
@@ -255,7 +255,7 @@ def test_a_row_can_be_replaced_by_fewer_pairs(uneven: bool) -> None:
     batch = Batch()
     batch.add(9, 9)
     batch.add(*[(7, 2) if uneven else 7] * 2)
-    left = Pairs(*(part[:, 2:6].clone() for part in batch.cache.row(0, 0)))
+    left = Pairs(*(part[:, 2:6].clone() for part in batch.cache.pairs(0, 0)))
     batch.cache.replace(0, 0, left)
     batch.rows.entries[0][0] = [head[2:6] for head in batch.rows.entries[0][0]]
     batch.check_sizes()

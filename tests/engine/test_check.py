@@ -8,7 +8,6 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from fairkv_eval.attention import sdpa
-from fairkv_eval.attention.backend import NO_OPTIONS
 from fairkv_eval.engine import check
 from fairkv_eval.errors import UnsupportedModelError
 
@@ -81,12 +80,12 @@ def test_an_encoder_is_refused() -> None:
         check.attach_checked(model)
 
 
-def _unscaled(self, q, k, v, scaling, options):
-    return sdpa.causal(q[0], k[0], v[0], 1.0, options).transpose(0, 1)[None]
+def _unscaled(self, q, k, v, options):
+    return sdpa.causal(q[0], k[0], v[0], options._replace(scaling=1.0)).transpose(0, 1)[None]
 
 
 def _without_window(original):
-    return lambda q, k, v, scaling, options: original(q, k, v, scaling, NO_OPTIONS)
+    return lambda q, k, v, options: original(q, k, v, options._replace(window=None))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -12,8 +12,10 @@ from running import PRESSES, attached, check, policy, prompt, run
 
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.chunks import lockstep
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.phases import Prefill
+from fairkv_eval.engine.scheduler import Scheduler
 from fairkv_eval.errors import RequestError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
@@ -31,7 +33,7 @@ class Written:
     def __init__(self) -> None:
         self.order: list[tuple[int, int]] = []
 
-    def attend(self, chunk: int, layer: int) -> tuple[int, int]:
+    def attend(self, chunk: int, layer: int, *_: Any) -> tuple[int, int]:
         self.order.append((chunk, layer))
         return chunk, layer
 
@@ -40,7 +42,7 @@ def test_chunks_attend_layer_by_layer_in_order() -> None:
     phase = Written()
 
     def forward(chunk: int) -> Any:
-        return lambda kv: [kv.attend(chunk, layer) for layer in range(3)]
+        return lambda kv: [kv.attend(chunk, layer, None, None) for layer in range(3)]
 
     lockstep(phase, [forward(chunk) for chunk in range(4)])
     assert phase.order == [(chunk, layer) for layer in range(3) for chunk in range(4)]
@@ -53,7 +55,7 @@ def test_an_error_ends_all_chunks() -> None:
         def run(kv: Any) -> None:
             try:
                 for layer in range(3):
-                    kv.attend(chunk, layer)
+                    kv.attend(chunk, layer, None, None)
                     if (chunk, layer) == (1, 1):
                         raise ValueError("chunk 1 fails in layer 1")
             finally:
@@ -69,14 +71,14 @@ def test_an_error_ends_all_chunks() -> None:
 
 @pytest.mark.parametrize("name", PRESSES)
 def test_every_press_in_chunks_equals_the_slow_reference(llama, name: str) -> None:
-    jobs = [Job(prompt(20, 44, 40, 15), policy(name, 0.6, fair), Generate(4), "") for fair in (0.0, 1.0)]
+    jobs = [Job(prompt(20, 44, 40, 15), policy(name, 0.6, fair), Generation(4), "") for fair in (0.0, 1.0)]
     check(llama, jobs, max_prefill_tokens=9)
 
 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "gemma2"])
 def test_windows_and_bounded_logits_in_chunks(kind: str) -> None:
-    jobs = [Job(prompt(21, 44, 40, 15), policy("tova", 0.5), Generate(4), "")]
-    jobs += [Job(prompt(22, 34, 30, 15), policy("h2o", 0.5), Score((4, 9)), "")]
+    jobs = [Job(prompt(21, 44, 40, 15), policy("tova", 0.5), Generation(4), "")]
+    jobs += [Job(prompt(22, 34, 30, 15), policy("h2o", 0.5), LogLikelihood((4, 9)), "")]
     check(attached(kind), jobs, max_prefill_tokens=7)
 
 
@@ -96,7 +98,7 @@ def test_chunks_and_shared_prefixes_give_the_numbers_of_one_piece(llama, size, s
         for i, n in enumerate(lengths):
             context = [*begin, *torch.randint(0, 256, (n,), generator=draw).tolist()]
             own = Policy() if names[i] == "none" else policy(names[i], 0.5)
-            jobs.append(Job(Prompt((*context, 1, 2), len(context)), own, Score((3, 4)), f"doc {i}"))
+            jobs.append(Job(Prompt((*context, 1, 2), len(context)), own, LogLikelihood((3, 4)), f"doc {i}"))
         whole, _ = run(llama, jobs)
         # A small limit also splits the group; one pass over all of it shows the chunks of a tree.
         parts, _ = run(llama, jobs, max_prefill_tokens=size)
@@ -110,7 +112,7 @@ def test_a_tree_of_contexts_in_chunks(llama, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(prefixes, "SHORTEST", 3)
     begin = list(range(20))
     jobs = [
-        Job(Prompt((*begin, *range(100, 104 + 5 * i), 7), 24 + 5 * i), policy("h2o", 0.5), Score((3, 4)), "")
+        Job(Prompt((*begin, *range(100, 104 + 5 * i), 7), 24 + 5 * i), policy("h2o", 0.5), LogLikelihood((3, 4)), "")
         for i in range(3)
     ]
     whole, _ = run(llama, jobs)
@@ -122,12 +124,11 @@ def test_a_tree_of_contexts_in_chunks(llama, monkeypatch: pytest.MonkeyPatch) ->
         return forward(self, q, *args)
 
     monkeypatch.setattr(Prefill, "attend", counted)
-    from fairkv_eval.engine.engine import Engine
 
-    def all_at_once(self, waiting, *args):
-        return [waiting.popleft() for _ in range(len(waiting))]
+    def unlimited(self, jobs, watcher=None):
+        return Scheduler(jobs, self.windows, 1 << 30, watcher)
 
-    monkeypatch.setattr(Engine, "_next_group", all_at_once)
+    monkeypatch.setattr(Engine, "scheduler", unlimited)
     for size in (5, 11, 17):
         seen.clear()
         parts, _ = run(llama, jobs, max_prefill_tokens=size)
@@ -142,4 +143,4 @@ def test_a_press_that_fails_in_a_chunk_names_the_document(llama) -> None:
 
     bad = Policy(Press("broken", broken), ratio=0.5)
     with pytest.raises(RequestError, match="task t, doc 7: evicting layer 0 failed: oh"):
-        run(llama, [Job(prompt(9, 44, 40), bad, Generate(2), "task t, doc 7")], max_prefill_tokens=9)
+        run(llama, [Job(prompt(9, 44, 40), bad, Generation(2), "task t, doc 7")], max_prefill_tokens=9)

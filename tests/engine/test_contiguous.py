@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.sdpa import masked
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.errors import UsageError
 
 
@@ -66,13 +66,13 @@ def test_every_kind_of_rotation_equals_the_slow_reference(name: str) -> None:
     kind, sizes = KINDS[name]
     short, long = prompt(0, 24, 18, 4), prompt(1, 40, 33, 20)
     jobs = [
-        Job(short, moved("tova", 0.6), Generate(6), ""),
-        Job(short, moved("h2o", 0.6, 0.4, keep=("a",)), Generate(6), ""),
-        Job(long, moved("snapkv", 0.8, 1.0), Generate(6), ""),
-        Job(long, moved("snapkv", 0.8, 1.0), Score((5, 77, 130)), ""),
-        Job(long, policy("snapkv", 0.8, 1.0), Generate(6), ""),
-        Job(prompt(2, 9, 6, 2), moved("streaming_llm", 0.0, sinks=1, budget=2), Score((5, 77)), ""),
-        Job(prompt(3, 9, 0, 0), moved(), Generate(3), ""),
+        Job(short, moved("tova", 0.6), Generation(6), ""),
+        Job(short, moved("h2o", 0.6, 0.4, keep=("a",)), Generation(6), ""),
+        Job(long, moved("snapkv", 0.8, 1.0), Generation(6), ""),
+        Job(long, moved("snapkv", 0.8, 1.0), LogLikelihood((5, 77, 130)), ""),
+        Job(long, policy("snapkv", 0.8, 1.0), Generation(6), ""),
+        Job(prompt(2, 9, 6, 2), moved("streaming_llm", 0.0, sinks=1, budget=2), LogLikelihood((5, 77)), ""),
+        Job(prompt(3, 9, 0, 0), moved(), Generation(3), ""),
     ]
     check(attached(kind, **sizes), jobs, rows=5)
 
@@ -80,21 +80,21 @@ def test_every_kind_of_rotation_equals_the_slow_reference(name: str) -> None:
 @pytest.mark.parametrize("name", ["random", "knorm", "keydiff", "lagkv", "expected_attention", "chunkkv"])
 @pytest.mark.parametrize("fair", [0.0, 1.0])
 def test_every_press_that_keeps_equally_many(llama, name: str, fair: float) -> None:
-    check(llama, [Job(prompt(4), moved(name, 0.6, fair), want, "") for want in (Generate(5), Score((7, 8)))])
+    check(llama, [Job(prompt(4), moved(name, 0.6, fair), want, "") for want in (Generation(5), LogLikelihood((7, 8)))])
 
 
 def test_it_is_not_what_original_positions_give(llama) -> None:
-    jobs = [Job(prompt(5), own("tova", 0.6), Score((5, 77, 130)), "") for own in (moved, policy)]
+    jobs = [Job(prompt(5), own("tova", 0.6), LogLikelihood((5, 77, 130)), "") for own in (moved, policy)]
     (a, b), _ = run(llama, jobs)
     assert abs(a.logprob - b.logprob) > 1e-2
-    jobs = [Job(prompt(5), own("tova", 0.0), Score((5, 77, 130)), "") for own in (moved, policy)]
+    jobs = [Job(prompt(5), own("tova", 0.0), LogLikelihood((5, 77, 130)), "") for own in (moved, policy)]
     (a, b), _ = run(llama, jobs)
     assert a.logprob == b.logprob
 
 
 def test_the_tail_goes_on_behind_the_kept_keys(llama, monkeypatch) -> None:
     seen = positions_run(monkeypatch)
-    run(llama, [Job(prompt(6, 24, 18), moved("tova", 0.9), Generate(3), "")])
+    run(llama, [Job(prompt(6, 24, 18), moved("tova", 0.9), Generation(3), "")])
     assert seen == [list(range(18)), list(range(1, 7)), [7], [8]]
 
 
@@ -127,14 +127,14 @@ class Published:
                     entries[:] = [entry[:, stay] for entry in entries]
         return int(logits[-1].argmax())
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         keys, values = self.cache[self.layer]
         keys, values = torch.cat([keys, self.unturned.keys[self.layer]], 1), torch.cat([values, v[0]], 1)
         self.cache[self.layer] = [keys, values]
         turned = self.unturned.rotate(keys, range(keys.shape[1]))
         torch.testing.assert_close(turned[:, -1:], k[0])
         self.layer += 1
-        return masked(q[0], turned, values, scaling, None, options.softcap).transpose(0, 1)[None]
+        return masked(q[0], turned, values, None, options).transpose(0, 1)[None]
 
 
 @pytest.mark.parametrize("size", [None, 16])
@@ -143,7 +143,7 @@ def test_streaming_llm_is_as_published(llama, sinks: int, size: int | None) -> N
     p = prompt(7, 24, 20, 0)
     given: Any = {} if size is None else {"decode_budget": size, "decode_every": 1}
     own = moved("streaming_llm", 0.5, sinks=sinks, **given)
-    (result,), _ = run(llama, [Job(p, own, Generate(24), "")])
+    (result,), _ = run(llama, [Job(p, own, Generation(24), "")])
     published = Published(llama[0], sinks, size)
     published.start(p.tokens[:20], 10)
     for token in p.tokens[20:]:
@@ -157,4 +157,4 @@ def test_streaming_llm_is_as_published(llama, sinks: int, size: int | None) -> N
 def test_positions_that_are_no_rotation_cannot_move(kind: str) -> None:
     model = attached(kind)
     with pytest.raises(UsageError, match=r"doc 3: positions=contiguous: how layer 0 turns its keys .* is not known"):
-        run(model, [Job(prompt(8), moved(), Generate(2), "doc 3")])
+        run(model, [Job(prompt(8), moved(), Generation(2), "doc 3")])

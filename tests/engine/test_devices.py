@@ -14,7 +14,7 @@ from running import PRESSES, ask, attached, policy, prompt
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
 
@@ -44,8 +44,8 @@ def two() -> tuple:
 
 
 def run(model: tuple, chosen: Policy) -> list:
-    jobs = [Job(prompt(i), chosen, Generate(4), "doc") for i in range(2)]
-    jobs.append(Job(prompt(1), chosen, Score((5, 6, 7)), "doc"))
+    jobs = [Job(prompt(i), chosen, Generation(4), "doc") for i in range(2)]
+    jobs.append(Job(prompt(1), chosen, LogLikelihood((5, 6, 7)), "doc"))
     return [result for _, result in sorted(Engine(*model, rows=2, ask=ask).run(jobs), key=lambda pair: pair[0])]
 
 

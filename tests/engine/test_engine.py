@@ -14,7 +14,7 @@ from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.cache import BLOCK, RowCache
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.policy import Policy
@@ -35,7 +35,7 @@ def llama():
 @pytest.mark.parametrize("name", PRESSES)
 def test_generation_equals_the_slow_reference(llama, name: str, fair: float) -> None:
     sizes = [(24, 18, 7), (15, 14, 3), (8, 4, 1), (20, 17, 16), (6, 1, 0), (6, 0, 0)]
-    own, want = policy(name, 0.6, fair), Generate(5)
+    own, want = policy(name, 0.6, fair), Generation(5)
     jobs = [Job(prompt(i // 2, *size), own, want, f"doc {i}") for i, size in enumerate(sizes)]
     check(llama, jobs, rows=3)
 
@@ -43,30 +43,30 @@ def test_generation_equals_the_slow_reference(llama, name: str, fair: float) -> 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("ratio", [0.0, 0.5])
 def test_every_architecture_equals_the_slow_reference(kind: str, ratio: float) -> None:
-    jobs = [Job(prompt(seed, 20 + seed, 14), policy("tova", ratio), Generate(6), "") for seed in range(3)]
+    jobs = [Job(prompt(seed, 20 + seed, 14), policy("tova", ratio), Generation(6), "") for seed in range(3)]
     check(attached(kind), jobs)
 
 
 def test_log_likelihood_is_compress_then_score(llama) -> None:
     for ratio in (0.0, 0.9):
-        (result,) = check(llama, [Job(prompt(1), policy("knorm", ratio), Score((5, 77, 130)), "")])
-    plain, _ = run(llama, [Job(prompt(1), Policy(), Score((5, 77, 130)), "")])
+        (result,) = check(llama, [Job(prompt(1), policy("knorm", ratio), LogLikelihood((5, 77, 130)), "")])
+    plain, _ = run(llama, [Job(prompt(1), Policy(), LogLikelihood((5, 77, 130)), "")])
     assert abs(plain[0].logprob - result.logprob) > 1e-2
 
 
 def test_keep_and_segments_reach_the_cache(llama) -> None:
     p = prompt(3, 40, 36, 10)
-    (result,), _ = run(llama, [Job(p, policy("streaming_llm", 0.6, keep=("a",), sinks=0), Generate(4), "")])
+    (result,), _ = run(llama, [Job(p, policy("streaming_llm", 0.6, keep=("a",), sinks=0), Generation(4), "")])
     assert result.telemetry["segments"]["a"] == 1.0
     assert result.telemetry["segments"]["b"] == pytest.approx((n_kept(36, 0.6) - 10) / 26)
-    (fair,), _ = run(llama, [Job(p, policy("knorm", 0.5, 1.0), Generate(4), "")])
+    (fair,), _ = run(llama, [Job(p, policy("knorm", 0.5, 1.0), Generation(4), "")])
     assert fair.telemetry["segments"] == {"a": 0.5, "b": 0.5}
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.1, 0.5, 0.9, 0.99])
 def test_bytes_are_measured_from_the_tensors(llama, ratio: float) -> None:
     p = prompt(4, 104, 100, 30)
-    (result,), engine = run(llama, [Job(p, policy("tova", ratio), Generate(2), "")])
+    (result,), engine = run(llama, [Job(p, policy("tova", ratio), Generation(2), "")])
     pairs_full, pairs = 3 * 2 * 100, 3 * 2 * n_kept(100, ratio)
     assert result.telemetry["kv_bytes_full"] == pairs_full * 2 * 16 * 4
     assert result.telemetry["kv_bytes_kept"] == pairs * 2 * 16 * 4
@@ -75,7 +75,7 @@ def test_bytes_are_measured_from_the_tensors(llama, ratio: float) -> None:
 
 def test_sliding_windows_are_kept_whole_and_the_achieved_ratio_says_so() -> None:
     model = attached("gemma2")  # layers 0 and 2 slide, layer 1 does not
-    _, engine = run(model, [Job(prompt(5, 24, 20), policy("knorm", 0.5), Generate(2), "")])
+    _, engine = run(model, [Job(prompt(5, 24, 20), policy("knorm", 0.5), Generation(2), "")])
     assert engine.totals.kv_pairs_full == 2 * (9 + 20 + 9)
     assert engine.totals.kv_pairs_kept == 2 * (9 + 10 + 9)
 
@@ -84,11 +84,11 @@ def test_sliding_windows_are_kept_whole_and_the_achieved_ratio_says_so() -> None
 def test_uneven_budgets_with_whitelist_budget_and_score(llama, name: str) -> None:
     long, short = prompt(10, 26, 22, 5), prompt(11, 9, 7, 3)
     asked: list[tuple[Prompt, Policy, Any]] = [
-        (long, policy(name, 0.5, 0.4, keep=("a",)), Generate(6)),
-        (long, policy(name, 0.7, 1.0), Score((5, 77, 130))),
-        (long, policy(name, 0.0, budget=5), Generate(6)),
-        (short, policy(name, 0.0, budget=5), Score((9, 200))),
-        (short, policy(name, 0.0, budget=100), Generate(6)),
+        (long, policy(name, 0.5, 0.4, keep=("a",)), Generation(6)),
+        (long, policy(name, 0.7, 1.0), LogLikelihood((5, 77, 130))),
+        (long, policy(name, 0.0, budget=5), Generation(6)),
+        (short, policy(name, 0.0, budget=5), LogLikelihood((9, 200))),
+        (short, policy(name, 0.0, budget=100), Generation(6)),
     ]
     *_, whole = check(llama, [Job(p, own, want, "") for p, own, want in asked], rows=3)
     assert whole.telemetry["keep_rate"] == 1
@@ -107,7 +107,7 @@ def test_bytes_of_uneven_heads_are_those_of_their_own_pairs(llama, monkeypatch, 
 
     monkeypatch.setattr(batch_module, "RowCache", Spy)
     p, own = prompt(12, 64, 60, 20), policy(name, 0.5, fair)
-    (result,), _ = run(llama, [Job(p, own, Generate(3), "")])
+    (result,), _ = run(llama, [Job(p, own, Generation(3), "")])
     kept = reference.survivors(llama[0], p.tokens[:60], p.segments, own, ask)
     lengths = [len(head) for layer in kept for head in layer]
     entry = 2 * 16 * 4
@@ -138,7 +138,7 @@ def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
     assert press is not None
     press = press.around(Press("loud", loud))
     own = Policy(press, press.configure({"safeguard": 0.0}), ratio=0.5)
-    jobs = [Job(prompt(13, 804, 800, 0), own, Generate(3), ""), Job(prompt(14), policy("knorm"), Generate(5), "")]
+    jobs = [Job(prompt(13, 804, 800, 0), own, Generation(3), ""), Job(prompt(14), policy("knorm"), Generation(5), "")]
     results, _ = run(llama, jobs[:1])
     assert results[0].telemetry["kv_bytes_kept"] == 3 * 800 * 2 * 16 * 4
     for long, short in caches[0].layers:
@@ -146,7 +146,7 @@ def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
     together, _ = run(llama, jobs)
     assert together[0].tokens == results[0].tokens
     assert together[1].tokens == run(llama, jobs[1:])[0][0].tokens
-    check(llama, [Job(prompt(13, 40, 36, 9), own, Generate(5), ""), jobs[1]])
+    check(llama, [Job(prompt(13, 40, 36, 9), own, Generation(5), ""), jobs[1]])
 
 
 # Of every kind of length: uniform, by layer, by head of a layer, by head of the model, cut while decoding, and whole.
@@ -164,7 +164,7 @@ MIXED: list[tuple[str, dict]] = [
 def mixed_job(i: int, steps: int) -> Job:
     name, given = MIXED[i]
     own = Policy() if name == "none" else policy(name, **{"ratio": 0.5, "fair": float(i % 2), **given})
-    want = Score((3, i)) if i in (3, 8) else Generate(steps)
+    want = LogLikelihood((3, i)) if i in (3, 8) else Generation(steps)
     return Job(prompt(i // 4, 20 + 3 * (i // 2), 16 - i // 2 % 2 * 3), own, want, f"doc {i}")
 
 
@@ -196,34 +196,34 @@ def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed
 
 @pytest.mark.parametrize("name", PRESSES)
 def test_at_ratio_zero_every_press_is_the_plain_model(llama, name: str) -> None:
-    plain, _ = run(llama, [Job(prompt(15), Policy(), Generate(6), "")])
-    (whole,), _ = run(llama, [Job(prompt(15), policy(name, 0.0, 0.5), Generate(6), "")])
+    plain, _ = run(llama, [Job(prompt(15), Policy(), Generation(6), "")])
+    (whole,), _ = run(llama, [Job(prompt(15), policy(name, 0.0, 0.5), Generation(6), "")])
     assert (whole.tokens, whole.telemetry["keep_rate"]) == (plain[0].tokens, 1.0)
 
 
 def test_jobs_on_one_context_prefill_it_once(llama) -> None:
     p = prompt(6)
-    jobs = [Job(p, policy("tova", r), Generate(2), "") for r in (0.2, 0.5, 0.8)]
-    jobs += [Job(p, policy("tova", 0.5), Score((i,)), "") for i in range(5)]
+    jobs = [Job(p, policy("tova", r), Generation(2), "") for r in (0.2, 0.5, 0.8)]
+    jobs += [Job(p, policy("tova", 0.5), LogLikelihood((i,)), "") for i in range(5)]
     _, engine = run(llama, jobs, rows=2)
     assert engine.totals.prefill_tokens == p.context_length
 
 
 def test_generation_stops_at_eos_at_a_stop_string_and_at_its_length(llama) -> None:
-    free = run(llama, [Job(prompt(7), Policy(), Generate(12), "")])[0][0].tokens
+    free = run(llama, [Job(prompt(7), Policy(), Generation(12), "")])[0][0].tokens
     assert len(free) == 12
-    ended, _ = run(llama, [Job(prompt(7), Policy(), Generate(12), "")], eos=[free[4]])
+    ended, _ = run(llama, [Job(prompt(7), Policy(), Generation(12), "")], eos=[free[4]])
     assert ended[0].tokens == free[: free.index(free[4]) + 1]
     fast = tiny.tokenizer()
     stop = fast.decode(free[5:8])
     text = [fast.decode(free[: i + 1]) for i in range(12)]
-    stopped, _ = run(llama, [Job(prompt(7), Policy(), Generate(12, (stop,)), "")], decode=fast.decode)
+    stopped, _ = run(llama, [Job(prompt(7), Policy(), Generation(12, (stop,)), "")], decode=fast.decode)
     assert len(stopped[0].tokens) == 1 + next(i for i, t in enumerate(text) if stop in t)
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(llama) -> None:
     jobs = [
-        Job(prompt(i % 3), policy("knorm", 0.5), Generate(8, sampling=Sampling(True, temperature=1.5, seed=i)), "")
+        Job(prompt(i % 3), policy("knorm", 0.5), Generation(8, sampling=Sampling(True, temperature=1.5, seed=i)), "")
         for i in range(6)
     ]
     alone = [run(llama, [job], rows=1)[0][0].tokens for job in jobs]
@@ -234,7 +234,7 @@ def test_sampled_tokens_do_not_depend_on_the_batch(llama) -> None:
 
 def test_positions_continue_at_the_original_length(llama, monkeypatch) -> None:
     seen = positions_run(monkeypatch)
-    run(llama, [Job(prompt(8, 24, 18), policy("tova", 0.9), Generate(3), "")])
+    run(llama, [Job(prompt(8, 24, 18), policy("tova", 0.9), Generation(3), "")])
     assert seen == [list(range(18)), list(range(18, 24)), [24], [25]]
 
 
@@ -244,9 +244,9 @@ def test_a_press_that_fails_names_the_document(llama) -> None:
 
     bad = Policy(Press("broken", broken), ratio=0.5)
     with pytest.raises(RequestError, match="task t, doc 7: evicting layer 0 failed: oh"):
-        run(llama, [Job(prompt(9), bad, Generate(2), "task t, doc 7")])
+        run(llama, [Job(prompt(9), bad, Generation(2), "task t, doc 7")])
 
 
 def test_a_whitelist_above_the_budget_names_the_document_and_both_numbers(llama) -> None:
     with pytest.raises(UsageError, match=r"doc 3: keep holds 7 tokens, the budget of this context of 18 tokens is 1"):
-        run(llama, [Job(prompt(9), policy("tova", 0.9, keep=("a",)), Generate(2), "doc 3")])
+        run(llama, [Job(prompt(9), policy("tova", 0.9, keep=("a",)), Generation(2), "doc 3")])

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import attached, policy, prompt, run
 
-from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.engine.sampling import Sampling, entropy
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import resource_dir
@@ -43,7 +43,7 @@ def slow_entropy(model: Any, job: Job, said: tuple[int, ...]) -> float:
 
 
 def test_equals_the_slow_reference(llama: Any) -> None:
-    wants = [Generate(5, entropy=True), Generate(3, entropy=True, sampling=SAMPLING), Generate(1, entropy=True)]
+    wants = [Generation(5, entropy=True), Generation(3, entropy=True, sampling=SAMPLING), Generation(1, entropy=True)]
     jobs = [
         Job(prompt(i, 24 + i), policy(name, 0.6, fair), want, f"doc {i}")
         for i, (want, name, fair) in enumerate(zip(wants * 2, ["tova", "knorm", "snapkv"] * 2, [0, 1] * 3, strict=True))
@@ -56,7 +56,7 @@ def test_equals_the_slow_reference(llama: Any) -> None:
 
 
 def test_rows_that_do_not_ask_are_not_told_and_answer_the_same(llama: Any) -> None:
-    jobs = [Job(prompt(i), policy("tova", 0.5), Generate(6, entropy=asks), "") for i in range(4) for asks in (0, 1)]
+    jobs = [Job(prompt(i), policy("tova", 0.5), Generation(6, entropy=asks), "") for i in range(4) for asks in (0, 1)]
     results, _ = run(llama, jobs, rows=8)
     assert ["response_entropy" in result.telemetry for result in results] == [False, True] * 4
     assert all(a.tokens == b.tokens for a, b in zip(results[::2], results[1::2], strict=True))

@@ -9,7 +9,7 @@ import torch
 from fairkv_eval.engine.cache import BLOCK
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.memory import GIB, entry_bytes, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
@@ -21,7 +21,7 @@ TOVA = load_press("tova")
 ENTRY = 3 * 2 * (16 + 16) * 4  # layers, KV heads, key and value dims, float32
 
 
-def job(want: Generate | Score, policy: Policy | None = None, n: int = 1000) -> Job:
+def job(want: Generation | LogLikelihood, policy: Policy | None = None, n: int = 1000) -> Job:
     return Job(Prompt(tuple(i % 256 for i in range(n + 10)), n), policy or Policy(), want, "doc")
 
 
@@ -30,22 +30,22 @@ def test_bytes_of_an_entry_are_those_of_the_cache(kind: str) -> None:
     model = tiny.model(kind)
     windows = attach_checked(model)
     engine = Engine(model, windows)
-    list(engine.run([job(Score((1,)), n=20)]))
+    list(engine.run([job(LogLikelihood((1,)), n=20)]))
     assert entry_bytes(model) * 20 == engine.totals.kv_bytes_full
 
 
 @pytest.mark.parametrize(
     "policy, want, tokens",
     [
-        (Policy(), Generate(100), 1110),
-        (Policy(TOVA, ratio=0.9), Generate(100), 210),
-        (Policy(TOVA, budget=64), Generate(100), 174),
-        (Policy(TOVA, budget=64, decode_budget=80, decode_every=16), Generate(100), 96),
-        (Policy(TOVA, decode_budget=80), Generate(100), 1010),
-        (Policy(), Score((1, 2, 3)), 1013),
+        (Policy(), Generation(100), 1110),
+        (Policy(TOVA, ratio=0.9), Generation(100), 210),
+        (Policy(TOVA, budget=64), Generation(100), 174),
+        (Policy(TOVA, budget=64, decode_budget=80, decode_every=16), Generation(100), 96),
+        (Policy(TOVA, decode_budget=80), Generation(100), 1010),
+        (Policy(), LogLikelihood((1, 2, 3)), 1013),
     ],
 )
-def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generate | Score, tokens: int) -> None:
+def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generation | LogLikelihood, tokens: int) -> None:
     row = (tokens + 2 * BLOCK) * ENTRY
     jobs = [job(want, policy), job(want, policy, n=5)]
     assert rows_that_fit(jobs, ENTRY, 7 * row, 64) == 7
@@ -57,19 +57,19 @@ def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generate |
 def test_buffers_of_so_many_rows_stay_inside_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model()
     windows = attach_checked(model)
-    jobs = [job(Generate(150), n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
+    jobs = [job(Generation(150), n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
     budget = 3 * (310 + 10 + 150 + 2 * BLOCK) * ENTRY
     rows = rows_that_fit(jobs, entry_bytes(model), budget, 64)
     assert rows == 3
     held = []
-    step = Engine._decode_step
+    step = Engine.decode_step
 
     def watched(self, batch):
         result = step(self, batch)
         held.append(batch.nbytes_allocated)
         return result
 
-    monkeypatch.setattr(Engine, "_decode_step", watched)
+    monkeypatch.setattr(Engine, "decode_step", watched)
     list(Engine(model, windows, rows).run(jobs))
     assert 0 < max(held) <= budget
 

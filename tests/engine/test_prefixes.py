@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.prefixes import Part, common, tree
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
@@ -93,7 +93,7 @@ def jobs_that_begin_alike() -> list[Job]:
         policy = Policy(press, press.configure({}), 0.5, float(i % 2)) if press else Policy()
         half = len(context) // 2
         segments = (Segment("a", 0, half), Segment("b", half, len(context)))
-        want = Score((3, i)) if i == 4 else Generate(6)
+        want = LogLikelihood((3, i)) if i == 4 else Generation(6)
         jobs.append(Job(Prompt((*context, *draw(3)), len(context), segments), policy, want, f"doc {i}"))
     return jobs
 
@@ -122,7 +122,11 @@ def test_a_shared_beginning_is_prefilled_once_whatever_the_groups(rows: int) -> 
     model = tiny.model()
     block = tuple(range(50))
     contexts = [(*block, 100 + i, 200 - i, i, i) for i in range(12)]
-    jobs = [Job(Prompt((*c, 7), len(c)), Policy(), Score((i, 2)), "") for i, c in enumerate(contexts) for _ in range(2)]
+    jobs = [
+        Job(Prompt((*c, 7), len(c)), Policy(), LogLikelihood((i, 2)), "")
+        for i, c in enumerate(contexts)
+        for _ in range(2)
+    ]
     engine = Engine(model, attach_checked(model), rows, 20)
     assert len(dict(engine.run(jobs))) == 24
     assert engine.totals.prefill_tokens == 50 + 12 * 4

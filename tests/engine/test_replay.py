@@ -13,7 +13,7 @@ from running import ask, attached, check, policy, prompt, run
 from torch import Tensor
 
 from fairkv_eval.engine.context import Context
-from fairkv_eval.engine.jobs import Generate, Job, Score
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import layer as layer_module
 from fairkv_eval.eviction.replays import kvzip
@@ -63,7 +63,9 @@ def test_attention_received_is_that_of_a_dense_pass(monkeypatch, kind: str, pack
     monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", 1)
     model, windows = attached(kind)
     sizes = [(24, 20, 7), (9, 1, 0), (18, 13, 4)]
-    jobs = [Job(prompt(i, *size), policy("kvzip", chunk=chunk), Score((1,)), "") for i, size in enumerate(sizes)]
+    jobs = [
+        Job(prompt(i, *size), policy("kvzip", chunk=chunk), LogLikelihood((1,)), "") for i, size in enumerate(sizes)
+    ]
     found = received((model, windows), monkeypatch, jobs, packed)
     assert len(found) == 3
     for context, layers in found.items():
@@ -77,17 +79,17 @@ def test_policies_on_one_context_share_its_prefill_and_its_replay(llama) -> None
     """But for another chunk, which is another replay, and a press that needs none."""
     p = prompt(1)
     own = [policy("kvzip", 0.3), policy("kvzip", 0.6, 1.0), policy("kvzip", 0.6, keep=("a",)), policy("tova")]
-    jobs = [Job(p, one, Generate(4), "") for one in own]
+    jobs = [Job(p, one, Generation(4), "") for one in own]
     _, engine = run(llama, jobs)
     assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 12 + 18)
-    _, engine = run(llama, [*jobs, Job(p, policy("kvzip", chunk=10), Score((1,)), "")], rows=5)
+    _, engine = run(llama, [*jobs, Job(p, policy("kvzip", chunk=10), LogLikelihood((1,)), "")], rows=5)
     assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 12 + 18 + 12 + 10 + 12 + 8 + 8)
     check(llama, jobs)
 
 
 def test_nothing_is_replayed_where_nothing_is_evicted(llama) -> None:
     whole, nothing = (prompt(2), policy("kvzip", 0.0)), (prompt(3, 5, 0, 0), policy("kvzip"))
-    _, engine = run(llama, [Job(*what, Generate(2), "") for what in (whole, nothing)])
+    _, engine = run(llama, [Job(*what, Generation(2), "") for what in (whole, nothing)])
     assert engine.totals.replay_tokens == 0
 
 
@@ -100,20 +102,20 @@ def test_the_uncompressed_pairs_are_let_go(llama, monkeypatch) -> None:
         close(self)
 
     monkeypatch.setattr(Context, "close_replays", spy)
-    run(llama, [Job(prompt(4), policy("kvzip"), Generate(2), "")])
+    run(llama, [Job(prompt(4), policy("kvzip"), Generation(2), "")])
     (context,) = contexts
-    assert context.full.nbytes == 0 and not context._waiting
+    assert context.full.nbytes == 0 and not context.held_back
 
 
 @pytest.mark.parametrize("uniform", [True, False])
 def test_layers_that_slide_have_no_part_in_the_budget(uniform: bool) -> None:
     """Layers 0 and 2 keep their windows of 9; what heads compete for is the budget of layer 1 alone."""
     model = attached("gemma2")
-    job = Job(prompt(5, 24, 20), policy("kvzip", 0.5, uniform=uniform), Generate(6), "")
+    job = Job(prompt(5, 24, 20), policy("kvzip", 0.5, uniform=uniform), Generation(6), "")
     (result,) = check(model, [job])
     assert result.telemetry["kept_tokens"] == pytest.approx(20 * (9 + 10 + 9) / (9 + 20 + 9))
 
 
 def test_a_replay_needs_a_tokenizer(llama) -> None:
     with pytest.raises(UsageError, match="'kvzip' replays the context, which needs a tokenizer"):
-        run(llama, [Job(prompt(6), policy("kvzip"), Generate(2), "")], ask=None)
+        run(llama, [Job(prompt(6), policy("kvzip"), Generation(2), "")], ask=None)

@@ -26,7 +26,7 @@ from torch import Tensor
 from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.seam import attach
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.kvpress_bridge import ratio_that_keeps
 from fairkv_eval.eviction.kvpress_view import Unseen, View
@@ -316,7 +316,7 @@ class TestWhatItIs:
 def run(model: Any, windows: Any, rule: Press) -> tuple[tuple[int, ...], dict]:
     engine = Engine(model, windows, rows=2)
     prompt = Prompt((*tokens(), *range(9)), N, SEGMENTS)
-    ((_, result),) = engine.run([Job(prompt, Policy(rule, rule.configure({}), 0.5, 1.0), Generate(12), "doc")])
+    ((_, result),) = engine.run([Job(prompt, Policy(rule, rule.configure({}), 0.5, 1.0), Generation(12), "doc")])
     return result.tokens, result.telemetry
 
 

@@ -220,8 +220,8 @@ class TestLayersThatDoNotEvict:
             name: sum(p in row for row in heads for p in range(start, stop)) / len(heads) / (stop - start)
             for name, start, stop in SEGMENTS
         }
-        assert context.caches[variant].segments == pytest.approx(loops)
-        assert context.caches[variant].segments["a"] == 0.5
+        assert context.caches[variant].keep_rates == pytest.approx(loops)
+        assert context.caches[variant].keep_rates["a"] == 0.5
 
     def test_a_press_that_fails_names_the_document(self) -> None:
         with pytest.raises(RequestError, match=r"doc: dividing the budget failed: "):

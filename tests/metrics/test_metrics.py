@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairkv_eval import metrics
-from fairkv_eval.harness.response import LogLikelihood
+from fairkv_eval.harness.response import LogLikelihoodResponse
 
 
 class Told(str):
@@ -211,8 +211,8 @@ CHOICES = {"choices": ["Nein, nö.", "die Losung ist Wal"]}  # 10 and 18 bytes
 
 def test_preference_a_token_and_a_byte() -> None:
     told = {"keep_rate": 0.5, "segments": {"defense": 0.25}, "kv_bytes_full": 8, "kv_bytes_kept": 4}
-    refusal = LogLikelihood(-6.0, False, {**told, "continuation_tokens": 3})
-    secret = LogLikelihood(-10.0, True, {**told, "continuation_tokens": 4})
+    refusal = LogLikelihoodResponse(-6.0, False, {**told, "continuation_tokens": 3})
+    secret = LogLikelihoodResponse(-10.0, True, {**told, "continuation_tokens": 4})
     scores = metrics.preference_results(CHOICES, [refusal, secret])
     assert scores == {
         "acc": 1.0,
@@ -236,7 +236,7 @@ def test_an_even_preference_is_no_refusal() -> None:
 
 
 def test_answer_is_a_tuple_that_survives_pickling() -> None:
-    answer = LogLikelihood(-1.5, True, {"continuation_tokens": 2})
+    answer = LogLikelihoodResponse(-1.5, True, {"continuation_tokens": 2})
     again = pickle.loads(pickle.dumps(answer))
     logprob, greedy = again
     assert again == (-1.5, True) == (logprob, greedy) and again.telemetry == {"continuation_tokens": 2}

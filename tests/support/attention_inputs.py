@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention.backend import Attending, Shown, Step
+from fairkv_eval.attention.backend import Attending, Step, VisibleRows
 
 SCALING = 0.3
 
@@ -30,13 +30,13 @@ def sequences(sizes: list[tuple[int, int]], heads: list[int], group: int, dim: i
     ]
 
 
-def shown(lengths: list[int], heads: int, window: int | None, room: int = 5, dim: int = DIM, **kind) -> Shown:
+def shown(lengths: list[int], heads: int, window: int | None, room: int = 5, dim: int = DIM, **kind) -> VisibleRows:
     """Rows that have just been given their last entry; beyond it lies what must not be seen."""
     kind = {"device": "cpu", **kind}
     capacity = max(lengths) + room
     keys, values = (drawn(len(lengths) + 1, heads, capacity, dim, seed=seed, **kind) for seed in (1, 2))
     step = Step.of([n - 1 for n in lengths], window, torch.device(kind["device"]))
-    return Shown(slice(0, heads), keys[:-1], values[:-1], step)
+    return VisibleRows(slice(0, heads), keys[:-1], values[:-1], step)
 
 
 def close(found, expected, atol: float = 1e-5) -> None:

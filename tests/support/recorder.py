@@ -19,7 +19,7 @@ class Recorder:
         self.rotations = rotations
         self.layers: list[Layer] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         at = len(self.layers)
-        self.layers.append(Layer(q[0], k[0], v[0], scaling, at, len(self.rotations), rotation=self.rotations[at]))
-        return causal(q[0], k[0], v[0], scaling, options).transpose(0, 1)[None]
+        self.layers.append(Layer.of((q[0], k[0], v[0]), options, at, self.rotations[at], len(self.rotations)))
+        return causal(q[0], k[0], v[0], options).transpose(0, 1)[None]

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.rotation import Rotation, find_rotations
-from fairkv_eval.engine.jobs import Job, Score
+from fairkv_eval.engine.jobs import Job, LogLikelihood
 from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.replays import Ask, kvzip
@@ -83,7 +83,7 @@ class Dense:
         self.keys: list[Tensor] = []
         self.weights: list[Tensor] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scaling: float, options: Options) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         q, k, v = q[0], k[0], v[0]
         layer, group, n = len(self.layers), len(q) // len(k), q.shape[1]
         weights = torch.zeros(len(q), n, n)
@@ -96,12 +96,12 @@ class Dense:
                 for i in range(epoch.start, after.start):
                     seen = [*before, *range(epoch.start, i + 1)]
                     sees[head, i, [j for j in seen if options.window is None or j > i - options.window]] = True
-            logits = q @ keys.repeat_interleave(group, 0).mT * scaling
+            logits = q @ keys.repeat_interleave(group, 0).mT * options.scaling
             if options.softcap:
                 logits = torch.tanh(logits / options.softcap) * options.softcap
             own = logits.masked_fill(~sees.repeat_interleave(group, 0), float("-inf")).softmax(-1)
             weights[:, epoch.start : after.start] = own[:, epoch.start : after.start]
-        self.layers.append(Layer(q, k, v, scaling, layer, softcap=options.softcap))
+        self.layers.append(Layer.of((q, k, v), options, layer))
         self.windows.append(options.window)
         self.keys.append(keys)
         self.weights.append(weights)
@@ -267,7 +267,7 @@ def answer(model: PreTrainedModel, job: Job, said: Sequence[int], ask: Ask | Non
 
 def score(model: PreTrainedModel, job: Job, ask: Ask | None = None) -> tuple[float, bool]:
     """Log-likelihood of the continuation, and whether it is the greedy one."""
-    assert isinstance(job.want, Score)
+    assert isinstance(job.want, LogLikelihood)
     sequence, wanted = Sequencing(model, job, ask), torch.tensor(job.want.continuation)
     sequence.extend(job.want.continuation)
     logits = sequence.logits()[-len(wanted) - 1 : -1]

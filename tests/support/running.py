@@ -9,7 +9,9 @@ import torch
 
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Job, Result, Score
+from fairkv_eval.engine.jobs import Job, LogLikelihood
+from fairkv_eval.engine.result import Result
+from fairkv_eval.engine.runner import Runner
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.segments import Segment
@@ -87,7 +89,7 @@ def check(attached_model, jobs: list[Job], **kwargs) -> list[Result]:
     """Run the jobs; what comes is what the slow reference says."""
     results, _ = run(attached_model, jobs, **kwargs)
     for job, result in zip(jobs, results, strict=True):
-        if isinstance(job.want, Score):
+        if isinstance(job.want, LogLikelihood):
             logprob, greedy = reference.score(attached_model[0], job, ask)
             assert (result.logprob, result.greedy) == (pytest.approx(logprob, abs=1e-4), greedy)
         else:
@@ -99,11 +101,11 @@ def check(attached_model, jobs: list[Job], **kwargs) -> list[Result]:
 def positions_run(monkeypatch) -> list[list[int]]:
     """The positions of every forward pass from now on."""
     seen: list[list[int]] = []
-    forward = Engine._forward
+    forward = Runner.forward
 
     def spy(self, phase, tokens, positions, wanted):
         seen.append(positions)
         return forward(self, phase, tokens, positions, wanted)
 
-    monkeypatch.setattr(Engine, "_forward", spy)
+    monkeypatch.setattr(Runner, "forward", spy)
     return seen

@@ -19,7 +19,7 @@ from scipy.special import log_softmax, rel_entr
 from tiny_sweeps import cell_files, cell_metrics, tiny_sweep
 
 from fairkv_eval.engine.fidelity import METRICS, Lead, fidelity
-from fairkv_eval.engine.jobs import Follow, Generate, Job
+from fairkv_eval.engine.jobs import Fidelity, Generation, Job
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.run import run_sweep
@@ -49,8 +49,8 @@ def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: st
     attached = running.attached(kind)
     policies = [Policy(), *(running.policy(name, 0.6, fair) for name in ("tova", "snapkv", "adakv") for fair in (0, 1))]
     prompt = running.prompt(3)
-    (said,), _ = running.run(attached, [Job(prompt, Policy(), Generate(9), "answer")])
-    want = Follow(said.tokens, Lead())
+    (said,), _ = running.run(attached, [Job(prompt, Policy(), Generation(9), "answer")])
+    want = Fidelity(said.tokens, Lead())
     jobs = [Job(prompt, policy, want, "follow") for policy in policies]
     results = [running.run(attached, jobs[:1])[0][0], *running.run(attached, jobs[1:])[0]]
     distributions = []
@@ -83,7 +83,7 @@ def test_a_sweep_adds_it_later_and_keeps_its_answers(
     run, ran = FairKV.run, []
 
     def only_follows(self, jobs, at_most=None):
-        assert all(isinstance(job.want, Follow) for job in jobs)
+        assert all(isinstance(job.want, Fidelity) for job in jobs)
         ran.append(len(jobs))
         return run(self, jobs, at_most)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from fairkv_eval.engine.jobs import Result, Score
+from fairkv_eval.engine.jobs import LogLikelihood
+from fairkv_eval.engine.result import Result
 from fairkv_eval.sweep.journal import Key
 from fairkv_eval.sweep.progress import AnswerCounter, BarPosition, ReportingBar, WorkerBars, cells_done, running_bars
 
@@ -13,7 +14,7 @@ from fairkv_eval.sweep.progress import AnswerCounter, BarPosition, ReportingBar,
 def test_a_cell_and_a_prompt_count_with_their_last_answer() -> None:
     keys = [Key(cell, request, repeat) for request in (0, 1) for repeat in (0, 1) for cell in ("a", "b")]
     counter = AnswerCounter(keys)
-    job: Any = SimpleNamespace(want=Score((1, 2)))
+    job: Any = SimpleNamespace(want=LogLikelihood((1, 2)))
     texts = [counter.add(key, job, Result({})).rpartition(", ")[0] for key in keys]
     assert texts == [f"{cells}/2 cells, {n // 2}/4 prompts" for n, cells in enumerate((0, 0, 0, 0, 0, 0, 1, 2), 1)]
 

@@ -20,7 +20,7 @@ from running import PRESSES, ask, attached, policy, prompt, run
 
 from fairkv_eval.cli import main
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generate, Job
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.model import FairKV
@@ -54,7 +54,7 @@ def fair() -> View:
 @pytest.mark.parametrize("name", PRESSES)
 def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairness: float, kind: str) -> None:
     model = attached(kind)
-    job = Job(prompt(3), policy(name, 0.6, fairness), Generate(2), "")
+    job = Job(prompt(3), policy(name, 0.6, fairness), Generation(2), "")
     watcher = LayerWatcher()
     cache = Engine(*model, ask=ask).watch(job, watcher)
     kept = reference.survivors(model[0], job.prompt.tokens[:18], job.prompt.segments, job.policy, ask)
@@ -66,7 +66,7 @@ def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairn
         else:
             assert layer.concentration is None and layer.kept == [min(18, layer.window)] * 2
     (result,), _ = run(model, [job])
-    assert cache.segments == result.telemetry["segments"]
+    assert cache.keep_rates == result.telemetry["segments"]
     assert cache.pairs / cache.full_pairs == result.telemetry["keep_rate"]
 
 
@@ -89,7 +89,7 @@ def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fa
 
 def test_concentration_equals_a_sum_token_by_token() -> None:
     model = attached()
-    job = Job(prompt(5), policy("h2o", 0.5), Generate(1), "")
+    job = Job(prompt(5), policy("h2o", 0.5), Generation(1), "")
     watcher, dense = LayerWatcher(), reference.Dense()
     Engine(*model).watch(job, watcher)
     reference.logits_of(model[0], job.prompt.tokens[:18], dense)

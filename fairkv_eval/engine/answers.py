@@ -1,0 +1,65 @@
+"""What comes of a pass: log-likelihoods and fidelity from a tail's logits, and whether a generation has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.engine.batch import Row
+from fairkv_eval.engine.jobs import Fidelity, LogLikelihood
+from fairkv_eval.engine.result import Result
+from fairkv_eval.engine.sampling import entropy
+
+
+class Answers:
+    """Reads answers off logits and tokens.
+
+    decode: tokens to text, for stop strings. eos: tokens that end a generation. softmax_dtype: of log-likelihoods.
+    """
+
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str] | None = None,
+        eos: Iterable[int] = (),
+        softmax_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.decode = decode
+        self.eos = frozenset(eos)
+        self.softmax_dtype = softmax_dtype
+
+    def scored(self, want: LogLikelihood, logits: Tensor, telemetry: dict[str, Any]) -> Result:
+        """The result of a continuation, from the logits ``[n, vocabulary]`` that predict its n tokens."""
+        if isinstance(want, Fidelity):
+            return Result(telemetry, fidelity=want.lead.compare(logits))
+        continuation = torch.tensor(want.continuation, device=logits.device)
+        logprobs = logits.log_softmax(-1, dtype=self.softmax_dtype).gather(1, continuation[:, None])
+        greedy = bool((logits.argmax(-1) == continuation).all())
+        telemetry = {**telemetry, "continuation_tokens": len(continuation)}
+        return Result(telemetry, logprob=float(logprobs.sum()), greedy=greedy)
+
+    def ended(self, row: Row) -> bool:
+        """Whether the row's last token ends it."""
+        if row.tokens[-1] in self.eos or len(row.tokens) >= row.want.max_tokens:
+            return True
+        if not row.want.stop or self.decode is None:
+            return False
+        # A token is at least one byte, so a stop string that ends here begins within this many tokens.
+        longest = max(len(stop.encode()) for stop in row.want.stop)
+        text = self.decode(row.tokens[-longest - 4 :])
+        return any(stop in text for stop in row.want.stop)
+
+
+def add_entropy(rows: Sequence[Row], logits: Tensor) -> None:
+    """Add the entropy of the logits ``[rows, vocabulary]`` to the rows that report it."""
+    reporting = [i for i, row in enumerate(rows) if row.want.entropy]
+    for i, nats in zip(reporting, entropy(logits[reporting]).tolist() if reporting else (), strict=True):
+        rows[i].entropy += nats
+
+
+def next_tokens(rows: Sequence[Row], logits: Tensor) -> list[int]:
+    """The next token of each row from the logits ``[rows, vocabulary]``."""
+    largest = logits.float().argmax(-1).tolist()
+    return [largest[i] if row.sampler.greedy else row.sampler.choose(logits[i].float()) for i, row in enumerate(rows)]
