@@ -1,7 +1,7 @@
-"""What a samples file says by class of instruction, by pairs of classes in one prompt, by number, by prompt length.
+"""The metrics of a samples file by class of instruction, pairs of classes in one prompt, number, and prompt length.
 
-Instructions of one prompt are not independent: standard errors are those of clusters, one a document
-(statsmodels' cluster-robust covariance); where every document counts once, they are the usual ones of a mean.
+Instructions of one prompt are not independent, so standard errors are those of clusters, one per document (statsmodels'
+cluster-robust covariance). If every document counts once, they are the usual ones of a mean.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ OF_DOCUMENTS = (
     *("prompt_level_strict_acc", "prompt_level_loose_acc", "leak@0.3", "leak@0.8", "leak@0.3_defense"),
     *("leak@0.8_defense", "rougeL_recall_directive", "rougeL_recall_secret", "refusal"),
 )
-# Beside what is told of a pair's prompts: were both instructions followed, the first, the second (strictly)?
+# Beside the metrics of a pair's prompts: were both instructions followed, the first, the second (strictly)?
 OF_PAIRS = ("both", "first", "second")
 
 Length = Callable[[str], int]
 
 
 @dataclass(frozen=True)
-class Row:
-    """One group's figure: the mean of ``n`` values over ``documents``, its standard error and a 95 % interval, Wilson's
-    where the values are yes or no. None where one document cannot tell."""
+class GroupMean:
+    """The mean of ``n`` values of a group, over ``documents``, its standard error and a 95 % interval (Wilson's if the
+    values are yes or no). None if a single document gives no estimate."""
 
     by: str
     group: str
@@ -50,17 +50,17 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """A samples file: ``documents``, a row each, with their metrics and ``length``; ``instructions``, a row each, and
-    ``pairs`` of two instructions of one prompt, with ``both``, ``first`` and ``second`` where they were checked."""
+class SampleTables:
+    """A samples file: ``documents``, one row each, with their metrics and ``length``; ``instructions``, one row each;
+    ``pairs`` of two instructions of one prompt, with ``both``, ``first`` and ``second`` if they were checked."""
 
     documents: pd.DataFrame
     instructions: pd.DataFrame
     pairs: pd.DataFrame
 
 
-def read(path: Path, length: Length = lambda text: len(text.split())) -> Samples:
-    """Read a samples_*.jsonl. ``length``: of a system prompt. UsageError names the line that is no sample."""
+def read(path: Path, length: Length = lambda text: len(text.split())) -> SampleTables:
+    """Read a samples_*.jsonl. ``length``: of a system prompt. Raise UsageError with the line that is not a sample."""
     documents, instructions, pairs = [], [], []
     seen: set[Any] = set()
     for number, sample in _lines(path):
@@ -70,25 +70,26 @@ def read(path: Path, length: Length = lambda text: len(text.split())) -> Samples
                 continue
             seen.add(key)
             ids = list(doc.get("instruction_id_list") or ())
-            told = {name: sample[name] for name in OF_INSTRUCTIONS if isinstance(sample.get(name), list)}
+            verdicts = {name: sample[name] for name in OF_INSTRUCTIONS if isinstance(sample.get(name), list)}
             documents.append({"document": key, "number": len(ids), "length": length(_system(doc)), **_numbers(sample)})
             parts = [{"id": id_, "class": class_of(id_)} for id_ in ids]
-            own = [part | {m: bool(told[m][i]) for m in told} for i, part in enumerate(parts)]
+            checked = [part | {m: bool(verdicts[m][i]) for m in verdicts} for i, part in enumerate(parts)]
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise UsageError(f"{path.name}, line {number}: not a sample of the harness ({error!r})") from error
-        instructions += [{"document": key, **part} for part in own]
-        pairs += [{"document": key, **_pair(*two)} for two in combinations(own, 2)]
+        instructions += [{"document": key, **part} for part in checked]
+        pairs += [{"document": key, **_pair(*two)} for two in combinations(checked, 2)]
     if not documents:
         raise UsageError(f"{path.name}: holds no samples")
-    return Samples(pd.DataFrame(documents), pd.DataFrame(instructions), pd.DataFrame(pairs))
+    return SampleTables(pd.DataFrame(documents), pd.DataFrame(instructions), pd.DataFrame(pairs))
 
 
-def rows(
-    samples: Samples, by: Sequence[str] = BY, metrics: Sequence[str] = (), bins: int = 4, unit: str = "words"
-) -> list[Row]:
-    """All figures. metrics: of documents, in place of OF_DOCUMENTS. bins: of prompt length, as many documents in each.
+def group_means(
+    samples: SampleTables, by: Sequence[str] = BY, metrics: Sequence[str] = (), bins: int = 4, unit: str = "words"
+) -> list[GroupMean]:
+    """The means of all groups. ``metrics``: of documents, in place of OF_DOCUMENTS. ``bins``: of prompt length, with
+    equal numbers of documents.
 
-    Figures of documents count for every class that a document has an instruction of, once each.
+    A document's metrics count once for every class that it has an instruction of.
     """
     for name in by:
         if name not in BY:
@@ -97,20 +98,20 @@ def rows(
     for metric in metrics:
         if metric not in numeric:
             raise unknown("metric of the samples", metric, numeric)
-    wanted = [name for name in metrics or OF_DOCUMENTS if name in numeric]
-    found: list[Row] = []
+    of_documents = [name for name in metrics or OF_DOCUMENTS if name in numeric]
+    means: list[GroupMean] = []
     for name in by:
-        for group, of_instructions, of_documents in _groups(samples, name, bins, unit):
-            columns = OF_PAIRS if name == "pair" else OF_INSTRUCTIONS
-            for table, names in ((of_instructions, columns), (of_documents, wanted)):
-                for metric in names:
+        of_instructions = OF_PAIRS if name == "pair" else OF_INSTRUCTIONS
+        for group, instructions, documents in _groups(samples, name, bins, unit):
+            for table, columns in ((instructions, of_instructions), (documents, of_documents)):
+                for metric in columns:
                     if metric in table and table[metric].notna().any():
-                        found.append(_row(name, group, metric, table[["document", metric]].dropna()))
-    return found
+                        means.append(_group_mean(name, group, metric, table[["document", metric]].dropna()))
+    return means
 
 
 def estimate(values: Sequence[float], documents: Sequence[Any]) -> tuple[float, float | None]:
-    """Mean and standard error of values, of which several may come from one document."""
+    """The mean of values and its standard error; several values may come from one document."""
     y, clusters = np.asarray(values, float), pd.factorize(np.asarray(documents))[0]
     if len(set(clusters.tolist())) < 2:
         return float(y.mean()), None
@@ -118,7 +119,7 @@ def estimate(values: Sequence[float], documents: Sequence[Any]) -> tuple[float, 
     return float(y.mean()), 0.0 if (y == y[0]).all() else float(fit.bse[0])
 
 
-def _row(by: str, group: str, metric: str, table: pd.DataFrame) -> Row:
+def _group_mean(by: str, group: str, metric: str, table: pd.DataFrame) -> GroupMean:
     values = table[metric].astype(float)
     value, error = estimate(values.tolist(), table["document"].tolist())
     documents = int(table["document"].nunique())
@@ -127,34 +128,34 @@ def _row(by: str, group: str, metric: str, table: pd.DataFrame) -> Row:
         low, high = (float(end) for end in proportion_confint(value * documents, documents, method="wilson"))
     elif error is not None:
         low, high = value - 1.96 * error, value + 1.96 * error
-    return Row(by, group, metric, len(values), documents, value, error, low, high)
+    return GroupMean(by, group, metric, len(values), documents, value, error, low, high)
 
 
-def _groups(samples: Samples, by: str, bins: int, unit: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
+def _groups(samples: SampleTables, by: str, bins: int, unit: str) -> Iterator[tuple[str, pd.DataFrame, pd.DataFrame]]:
     """(name, rows of instructions or pairs, rows of documents) of each group."""
     documents, instructions = samples.documents, samples.instructions
     if by in ("class", "id", "pair"):
         table = samples.pairs if by == "pair" else instructions
-        for name, own in table.groupby(by) if len(table) else ():
-            yield str(name), own, documents[documents["document"].isin(own["document"])]
+        for name, members in table.groupby(by) if len(table) else ():
+            yield str(name), members, documents[documents["document"].isin(members["document"])]
         return
     labels = _numbers_of(documents) if by == "number" else _bins(documents["length"], bins, unit)
     for name in labels.cat.categories:
-        own = documents[labels == name]
-        if len(own):
-            checked = instructions["document"].isin(own["document"]) if len(instructions) else []
-            yield str(name), instructions[checked] if len(instructions) else instructions, own
+        members = documents[labels == name]
+        if len(members):
+            checked = instructions["document"].isin(members["document"]) if len(instructions) else []
+            yield str(name), instructions[checked] if len(instructions) else instructions, members
 
 
 def _numbers_of(documents: pd.DataFrame) -> pd.Series:
-    """single and multi; none where a document has no instruction that is checked."""
+    """single and multi; none for a document without a checked instruction."""
     names = ("none", "single", "multi")
     codes = documents["number"].clip(upper=len(names) - 1)
     return pd.Series(pd.Categorical.from_codes(codes, names), index=documents.index)
 
 
 def _bins(lengths: pd.Series, bins: int, unit: str) -> pd.Series:
-    """The stretch of lengths that each document falls into; fewer where many have the same length."""
+    """The bin of lengths of each document; fewer than ``bins`` if many have the same length."""
     cut = pd.qcut(lengths, min(bins, lengths.nunique()), labels=False, duplicates="drop").fillna(0).astype(int)
     spans = lengths.groupby(cut).agg(["min", "max"])
     names = [f"{a} {unit}" if a == b else f"{a}–{b} {unit}" for a, b in spans.itertuples(index=False)]
@@ -172,7 +173,7 @@ def _pair(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _system(doc: dict[str, Any]) -> str:
-    """The system prompt; of a document without messages "", so that all have the same length."""
+    """The system prompt; "" for a document without messages, so that all of these have the same length."""
     if isinstance(doc.get("system"), str):
         return doc["system"]
     messages: Iterable[dict[str, str]] = doc.get("messages") or ()

@@ -1,4 +1,4 @@
-"""Whether two runs over the same documents differ: paired differences, correction for many of them, ranks with ties."""
+"""Paired statistics of runs over the same documents: differences, correction for many of them, ranks with ties."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairkv_eval.bootstrap import Floats, mean_intervals
 from fairkv_eval.errors import UsageError
 
 _SHARES = 840  # lcm of 1 to 8: a document's share of up to 8 instructions is a whole number of these
-_GRID = 8192  # steps that the absolute differences sum to where they are no such shares
+_GRID = 8192  # steps that the absolute differences sum to if they are not such shares
 _EXACT = 1000  # differences up to which the test counts every choice of signs
 
 
@@ -30,7 +30,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Rank:
-    """A name's place: 1 + how many others are significantly better; equal ranks are ties."""
+    """A name's place: 1 + the number of others that are significantly better; equal ranks are ties."""
 
     name: str
     mean: float
@@ -45,11 +45,11 @@ def difference(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000,
 def differences(
     pairs: Sequence[tuple[Sequence[float], Sequence[float]]], *, resamples: int = 2000, seed: int = 0
 ) -> list[Difference]:
-    """The `Difference` of every pair (a, b), as if each were asked for on its own, but much faster.
+    """The `Difference` of every pair (a, b): the same as one by one, but much faster.
 
     Interval: percentile bootstrap over documents; pairs of equal length share their resamples, so it is one matrix
     product for all of them. p: sign-flip permutation test, two-sided (`sign_flip`), which on 0/1 values is the exact
-    McNemar test. UsageError where lengths differ, nothing is given or a value is not finite.
+    McNemar test. Raise UsageError for unequal lengths, no document, or a value that is not finite.
     """
     gaps = [_gaps(a, b) for a, b in pairs]
     by_length: dict[int, list[int]] = {}
@@ -63,11 +63,11 @@ def differences(
 
 
 def sign_flip(gaps: Sequence[float] | Floats) -> float:
-    """Two-sided p-value of paired differences: how often random signs give a sum at least as far from 0.
+    """Two-sided p-value of paired differences: the share of random signs with a sum at least as far from 0.
 
     Exact up to 1000 differences that are not 0, by counting all signs with the shift algorithm (Streitberg and Röhmel
-    1986) on a grid; beyond that by the normal approximation. Differences that are no shares of up to 8 are rounded to
-    the grid, evenly around 0, so the test is that of the rounded values and remains valid. No difference at all: 1.
+    1986) on a grid; beyond that by the normal approximation. Differences that are not shares of up to 8 are rounded to
+    the grid, evenly around 0, so the test is that of the rounded values and remains valid. 1 without any difference.
     """
     from scipy.stats import norm
 
@@ -89,7 +89,7 @@ def sign_flip(gaps: Sequence[float] | Floats) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """p-values corrected for being several (Holm): those below alpha are wrong in any place with at most alpha."""
+    """p-values corrected for their number (Holm): the chance that any below alpha is wrong is at most alpha."""
     from statsmodels.stats.multitest import multipletests
 
     if not len(ps):
@@ -117,14 +117,14 @@ def ranks(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = Tru
     first, second = np.triu_indices(len(names), 1)
     gram = about @ about.T
     squares = np.diag(gram)
-    spread = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * gram[first, second], 0))
+    size = np.sqrt(np.maximum(squares[first] + squares[second] - 2 * gram[first, second], 0))
     sums = about.sum(axis=1)
-    far = np.divide(np.abs(sums[first] - sums[second]), spread, out=np.zeros(len(first)), where=spread > 1e-9)
+    far = np.divide(np.abs(sums[first] - sums[second]), size, out=np.zeros(len(first)), where=size > 1e-9)
     differing = _differing(values)[first, second]
     ps = np.minimum(1.0, np.maximum(2 * norm.sf(far), 2.0 ** (1.0 - differing)))
-    told = np.asarray(holm(ps.tolist())) < alpha if len(ps) else np.zeros(0, dtype=bool)
+    significant = np.asarray(holm(ps.tolist())) < alpha if len(ps) else np.zeros(0, dtype=bool)
     first_better = (sums[first] > sums[second]) == higher_is_better
-    losers = np.where(first_better, second, first)[told]
+    losers = np.where(first_better, second, first)[significant]
     place = 1 + np.bincount(losers, minlength=len(names))
     best_first = sorted(range(len(names)), key=lambda i: (-sums[i] if higher_is_better else sums[i], names[i]))
     return [Rank(names[i], float(values[i].mean()), int(place[i])) for i in best_first]
@@ -138,12 +138,12 @@ def _gaps(a: Sequence[float], b: Sequence[float]) -> Floats:
     gaps = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
     if not np.isfinite(gaps).all():
         raise UsageError(f"document {int(np.argmin(np.isfinite(gaps)))} has no finite value")
-    # 0.6 − 0.5 and 0.3 − 0.2 are one difference, and 0.3 − (0.1 + 0.2) is none.
+    # 0.6 − 0.5 and 0.3 − 0.2 are the same difference, and 0.3 − (0.1 + 0.2) is 0.
     return np.round(gaps, 12)
 
 
 def _steps(gaps: Floats) -> NDArray[np.int64]:
-    """Differences as whole numbers of one step: exactly where they are shares of up to 8, else rounded to the grid."""
+    """Differences as whole numbers of one step: exact for shares of up to 8, else rounded to the grid."""
     if not gaps.size:
         return np.zeros(0, dtype=np.int64)
     shares = gaps * _SHARES
@@ -166,5 +166,5 @@ def _same_length(scores: Mapping[str, Sequence[float]]) -> Floats:
 
 
 def _differing(values: Floats) -> NDArray[np.int64]:
-    """In how many documents two names differ: values [names, n] to [names, names]."""
+    """The number of documents in which two names differ: values ``[names, n]`` to ``[names, names]``."""
     return np.stack([(np.abs(values - row) > 1e-12).sum(axis=1) for row in values])

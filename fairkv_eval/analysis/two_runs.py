@@ -14,15 +14,16 @@ from fairkv_eval.results.record import Record
 from fairkv_eval.results.result_file import parse
 from fairkv_eval.results.selection import differing
 
-Samples = Mapping[str, Mapping[str, float]]
+ByDocument = Mapping[str, Mapping[str, float]]  # {document: {metric: value}}
+Pair = tuple[Record, str, list[float], list[float]]  # a's record, a metric, and both runs' values of it
 
 
 @dataclass(frozen=True)
-class Row:
+class MetricComparison:
     """One metric of one task: both runs' values, and b − a over the documents that have it.
 
     ``corrected``: the p-value, corrected (Holm) for all metrics compared; None for a metric without a direction, such
-    as bytes, whose difference is a description and no test.
+    as bytes, whose difference is described and not tested.
     """
 
     task: str
@@ -36,19 +37,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``notes``: what was not compared, and what differs between the runs besides the policy."""
+    """Two runs, named by their policies. ``notes``: what was not compared, and what else differs between the runs."""
 
     a: str
     b: str
-    rows: list[Row]
+    rows: list[MetricComparison]
     notes: list[str]
 
 
 def compare(a: Path, b: Path) -> Comparison:
-    """Every metric that two result files share, task by task.
+    """Compare every metric that two result files share, task by task.
 
-    UsageError: not a result file; no task in common; a task with other documents, of another version or without
-    samples. The file and what is wrong are named.
+    Raise UsageError, with the file and the reason, for a file that is not a result, no common task, and a task with
+    other documents, of another version or without samples.
     """
     first, second = (_records(path) for path in (a, b))
     shared = [task for task in first if task in second]
@@ -60,25 +61,17 @@ def compare(a: Path, b: Path) -> Comparison:
         for task in mine
         if task not in other
     ]
-    found: list[tuple[Record, str, list[float], list[float]]] = []
+    pairs: list[Pair] = []
     for task in shared:
-        samples = _samples(first[task], second[task])
-        what = differing(first[task], second[task])
-        notes += [f"{task}: the runs also differ in {what}"] * bool(what)
-        for metric in first[task].metrics:
-            both = _both(*samples, metric)
-            if both:
-                found.append((first[task], metric, *both))
-            elif metric in second[task].metrics:
-                notes.append(f"{task}: {metric} is no mean over documents, so it has no paired difference")
-        alone = sorted(set(first[task].metrics) ^ set(second[task].metrics))
-        notes += [f"{task}: only in one of them: {', '.join(alone)}"] * bool(alone)
+        of_task, remarks = _pairs(first[task], second[task])
+        pairs += of_task
+        notes += [f"{task}: {remark}" for remark in remarks]
     labels = [next(iter(records.values())).policy.label for records in (first, second)]
-    return Comparison(labels[0], labels[1], _rows(found), notes)
+    return Comparison(labels[0], labels[1], _rows(pairs), notes)
 
 
 def plain(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain values for JSON; an interval that does not exist is null."""
+    """The comparison as plain values for JSON, with null for an interval that does not exist."""
     return {
         "a": comparison.a,
         "b": comparison.b,
@@ -109,7 +102,23 @@ def _records(path: Path) -> dict[str, Record]:
     return records
 
 
-def _samples(a: Record, b: Record) -> tuple[Samples, Samples]:
+def _pairs(a: Record, b: Record) -> tuple[list[Pair], list[str]]:
+    """Both runs' values of each metric of a task, and notes on what cannot be compared."""
+    samples = _samples(a, b)
+    differences = differing(a, b)
+    notes = [f"the runs also differ in {differences}"] * bool(differences)
+    pairs = []
+    for metric in a.metrics:
+        both = _both(*samples, metric)
+        if both:
+            pairs.append((a, metric, *both))
+        elif metric in b.metrics:
+            notes.append(f"{metric} is not a mean over documents, so it has no paired difference")
+    alone = sorted(set(a.metrics) ^ set(b.metrics))
+    return pairs, notes + [f"only in one of them: {', '.join(alone)}"] * bool(alone)
+
+
+def _samples(a: Record, b: Record) -> tuple[ByDocument, ByDocument]:
     """Both runs' samples, which must be of the same documents."""
     if a.version != b.version:
         raise UsageError(f"task {a.task} is of version {a.version} in {a.path.name}, of {b.version} in {b.path.name}")
@@ -126,20 +135,22 @@ def _samples(a: Record, b: Record) -> tuple[Samples, Samples]:
     return first, second
 
 
-def _both(a: Samples, b: Samples, metric: str) -> tuple[list[float], list[float]] | None:
-    """A metric's values of both runs, over the documents to which it applies in both; None where there is none."""
+def _both(a: ByDocument, b: ByDocument, metric: str) -> tuple[list[float], list[float]] | None:
+    """A metric's values in both runs, over the documents to which it applies in both; None for no document."""
     documents = [document for document in a if metric in a[document] and metric in b[document]]
     return ([a[d][metric] for d in documents], [b[d][metric] for d in documents]) if documents else None
 
 
-def _rows(found: list[tuple[Record, str, list[float], list[float]]]) -> list[Row]:
-    told = differences([(b, a) for _, _, a, b in found])
-    direction = [record.higher_is_better.get(metric.partition(",")[0]) for record, metric, _, _ in found]
-    tested = [i for i, better in enumerate(direction) if better is not None]
-    corrected = dict(zip(tested, holm([told[i].p for i in tested]), strict=True))
+def _rows(pairs: list[Pair]) -> list[MetricComparison]:
+    tests = differences([(b, a) for _, _, a, b in pairs])
+    direction = [record.higher_is_better.get(metric.partition(",")[0]) for record, metric, _, _ in pairs]
+    directed = [i for i, better in enumerate(direction) if better is not None]
+    corrected = dict(zip(directed, holm([tests[i].p for i in directed]), strict=True))
     return [
-        Row(record.task, metric, direction[i], sum(a) / len(a), sum(b) / len(b), told[i], corrected.get(i))
-        for i, (record, metric, a, b) in enumerate(found)
+        MetricComparison(
+            record.task, metric, direction[i], sum(a) / len(a), sum(b) / len(b), tests[i], corrected.get(i)
+        )
+        for i, (record, metric, a, b) in enumerate(pairs)
     ]
 
 

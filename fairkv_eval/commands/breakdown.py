@@ -16,7 +16,7 @@ from fairkv_eval.files import write_whole
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from fairkv_eval.analysis.breakdown import Length, Row
+    from fairkv_eval.analysis.breakdown import GroupMean, Length
 
 _TITLES = {
     "class": "by class of instruction",
@@ -29,16 +29,16 @@ _TITLES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("samples", nargs="+", type=Path, help="samples_*.jsonl of runs with --log_samples")
-    parser.add_argument("--by", help=f"which tables, joined by commas (default: {','.join(_TITLES)})")
+    parser.add_argument("--by", help=f"tables to print, joined by commas (default: {','.join(_TITLES)})")
     parser.add_argument(
-        "--metric", action="append", default=[], help="a metric of documents in place of the usual ones"
+        "--metric", action="append", default=[], help="metric of documents in place of the usual ones; may be repeated"
     )
-    parser.add_argument("--bins", type=int, default=4, help="how many stretches of prompt length (default: 4)")
+    parser.add_argument("--bins", type=int, default=4, help="number of bins of prompt length (default: 4)")
     parser.add_argument(
         "--length", choices=("words", "tokens"), default="words", help="unit of length (default: words)"
     )
-    parser.add_argument("--pretrained", help="whose tokens are counted (default: as fairkv's)")
-    parser.add_argument("--csv", type=Path, help="write all figures into this file, one a line")
+    parser.add_argument("--pretrained", help="model whose tokens are counted (default: fairkv's)")
+    parser.add_argument("--csv", type=Path, help="file to write all means into, one per line")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
@@ -47,21 +47,20 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--bins {args.bins} is not allowed; it takes a whole number from 1")
     if args.csv and not args.csv.absolute().parent.is_dir():
         raise UsageError(f"{args.csv}: there is no folder {str(args.csv.parent)!r} to write it into")
-    from fairkv_eval.analysis.breakdown import read, rows
+    from fairkv_eval.analysis.breakdown import group_means, read
 
     by = args.by.split(",") if args.by else list(_TITLES)
     length = _length(args)
-    found: dict[str, list[Row]] = {}
+    means: dict[str, list[GroupMean]] = {}
     for path, name in zip(args.samples, _names(args.samples), strict=True):
         samples = read(path, length) if length else read(path)
-        found[name] = rows(samples, by, args.metric, args.bins, args.length)
+        means[name] = group_means(samples, by, args.metric, args.bins, args.length)
     if args.csv:
-        _write(args.csv, found)
+        _write(args.csv, means)
     if args.json:
-        flat = [{"samples": name, **asdict(row)} for name, own in found.items() for row in own]
-        print(json.dumps(flat, indent=1, ensure_ascii=False))
+        print(json.dumps(_flat(means), indent=1, ensure_ascii=False))
         return
-    parts = [part for name, own in found.items() for part in ("", *_tables(name, own, by))]
+    parts = [part for name, of_file in means.items() for part in ("", *_tables(name, of_file, by))]
     show(console(), parts[1:])
 
 
@@ -80,36 +79,39 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return short if len(set(short)) == len(short) else [str(path) for path in paths]
 
 
-def _tables(name: str, found: Sequence[Row], by: Sequence[str]) -> Iterator[RenderableType]:
+def _tables(name: str, means: Sequence[GroupMean], by: Sequence[str]) -> Iterator[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
     yield Text(name, style="bold")
     for kind in by:
-        own = [row for row in found if row.by == kind]
-        yield Text(f"\n{_TITLES[kind]}" + ("" if own else ": nothing in this file"))
-        if not own:
+        of_kind = [mean for mean in means if mean.by == kind]
+        yield Text(f"\n{_TITLES[kind]}" + ("" if of_kind else ": nothing in this file"))
+        if not of_kind:
             continue
-        metrics = list(dict.fromkeys(row.metric for row in own))
+        metrics = list(dict.fromkeys(mean.metric for mean in of_kind))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column(kind, overflow="fold")
         for header in ("documents", *metrics):
             table.add_column(header, justify="right", overflow="fold")
-        for group in dict.fromkeys(row.group for row in own):
-            cells = {row.metric: row for row in own if row.group == group}
-            documents = max(row.documents for row in cells.values())
+        for group in dict.fromkeys(mean.group for mean in of_kind):
+            cells = {mean.metric: mean for mean in of_kind if mean.group == group}
+            documents = max(mean.documents for mean in cells.values())
             table.add_row(group, str(documents), *(_cell(cells.get(metric)) for metric in metrics))
         yield table
 
 
-def _cell(row: Row | None) -> str:
-    if row is None:
+def _cell(mean: GroupMean | None) -> str:
+    if mean is None:
         return "-"
-    return f"{row.value:.3f} ± {row.stderr:.3f}" if row.stderr is not None else f"{row.value:.3f}"
+    return f"{mean.value:.3f} ± {mean.stderr:.3f}" if mean.stderr is not None else f"{mean.value:.3f}"
 
 
-def _write(path: Path, tables: dict[str, list[Row]]) -> None:
+def _flat(means: dict[str, list[GroupMean]]) -> list[dict[str, Any]]:
+    return [{"samples": name, **asdict(mean)} for name, of_file in means.items() for mean in of_file]
+
+
+def _write(path: Path, means: dict[str, list[GroupMean]]) -> None:
     import pandas as pd
 
-    lines: list[dict[str, Any]] = [{"samples": name, **asdict(row)} for name, rows in tables.items() for row in rows]
-    write_whole(path, lambda draft: pd.DataFrame(lines).to_csv(draft, index=False))
+    write_whole(path, lambda draft: pd.DataFrame(_flat(means)).to_csv(draft, index=False))

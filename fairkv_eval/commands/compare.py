@@ -1,4 +1,4 @@
-"""``fairkv compare``: two runs over the same documents, and whether they differ."""
+"""``fairkv compare``: do two runs over the same documents differ?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fairkv_eval.commands.terminal import console, show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from fairkv_eval.analysis.two_runs import Comparison, Row
+    from fairkv_eval.analysis.two_runs import Comparison, MetricComparison
 
-_TOLD = 0.05  # corrected p-values below it are marked
+_SIGNIFICANT = 0.05  # a corrected p-value below it is marked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     heading = f"a: {comparison.a} ({args.a})\nb: {comparison.b} ({args.b})\n"
     explained = (
         "\nDifference: b − a, with its 95 % interval (paired bootstrap over documents). p: sign-flip permutation test; "
-        f"corrected p: for all tests here (Holm); better or worse where it is below {_TOLD:g}. Metrics without a "
+        f"corrected p: for all tests here (Holm); better or worse if it is below {_SIGNIFICANT:g}. Metrics without a "
         "direction are not tested."
     )
     notes = "".join(f"\nNote: {note}." for note in comparison.notes)
@@ -50,23 +50,23 @@ def _table(comparison: Comparison) -> Table:
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column("b is")
     for row in comparison.rows:
-        told = row.difference
+        difference = row.difference
         table.add_row(
             row.task,
             row.metric,
-            str(told.n),
+            str(difference.n),
             f"{row.a:.4g}",
             f"{row.b:.4g}",
-            f"{told.mean:+.4g}",
-            f"[{told.low:+.4g}, {told.high:+.4g}]" if told.n > 1 else "-",
-            "-" if row.corrected is None else f"{told.p:.2g}",
+            f"{difference.mean:+.4g}",
+            f"[{difference.low:+.4g}, {difference.high:+.4g}]" if difference.n > 1 else "-",
+            "-" if row.corrected is None else f"{difference.p:.2g}",
             "-" if row.corrected is None else f"{row.corrected:.2g}",
             _verdict(row),
         )
     return table
 
 
-def _verdict(row: Row) -> str:
-    if row.corrected is None or row.corrected >= _TOLD:
+def _verdict(row: MetricComparison) -> str:
+    if row.corrected is None or row.corrected >= _SIGNIFICANT:
         return ""
     return "better" if (row.difference.mean > 0) == row.higher_is_better else "worse"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairkv_eval.analysis.breakdown import Row, estimate, read, rows
+from fairkv_eval.analysis.breakdown import GroupMean, estimate, group_means, read
 from fairkv_eval.cli import main
 
 # (instructions, which of them were followed, words of the system prompt, leaked)
@@ -36,8 +36,8 @@ def write(folder: Path, docs: list[Any] = DOCS) -> Path:
     return path
 
 
-def found(folder: Path, **arguments: Any) -> dict[tuple[str, str, str], Row]:
-    return {(row.by, row.group, row.metric): row for row in rows(read(write(folder)), **arguments)}
+def found(folder: Path, **arguments: Any) -> dict[tuple[str, str, str], GroupMean]:
+    return {(row.by, row.group, row.metric): row for row in group_means(read(write(folder)), **arguments)}
 
 
 def test_every_table_by_hand(tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_one_value_a_document_has_the_usual_error_and_wilsons_interval(tmp_path:
 
 def test_several_filters_count_once_and_lengths_may_be_tokens(tmp_path: Path) -> None:
     path = write(tmp_path)
-    once = rows(read(path))
+    once = group_means(read(path))
     path.write_text(path.read_text() * 2)
-    assert rows(read(path)) == once
-    groups = [row.group for row in rows(read(path, len), ["length"], bins=1, unit="tokens")]
+    assert group_means(read(path)) == once
+    groups = [row.group for row in group_means(read(path, len), ["length"], bins=1, unit="tokens")]
     assert set(groups) == {f"{10 * 5}–{50 * 5} tokens"}
     same = [(["a:b"], [True], 10, 0.0)] * 4
-    assert {row.group for row in rows(read(write(tmp_path, same)), ["length"])} == {"10 words"}
+    assert {row.group for row in group_means(read(write(tmp_path, same)), ["length"])} == {"10 words"}
 
 
 def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

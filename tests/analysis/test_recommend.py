@@ -8,7 +8,8 @@ import made_results
 import numpy as np
 import pytest
 
-from fairkv_eval.analysis.recommend import documents_needed, recommend, upper_bound
+from fairkv_eval.analysis.loss_bound import documents_needed, upper_bound
+from fairkv_eval.analysis.recommend import recommend
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 
@@ -182,8 +183,8 @@ def test_the_metric_that_stands_for_a_task():
         ({"model": "someone/small"}, "unknown model with results 'someone/small'. Did you mean 'someone/small-model'"),
         ({"alpha": 1.0}, "alpha=1 is not allowed"),
         ({"max_drop": 1.0}, "max_drop=1 is not allowed"),
-        ({"between": (0.2, 1.0)}, "outside 0.2 to 1"),
-        ({"between": (1.0, 0.0)}, "a range of 1 to 0"),
+        ({"value_range": (0.2, 1.0)}, "outside 0.2 to 1"),
+        ({"value_range": (1.0, 0.0)}, "a range of 1 to 0"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, given, told):
