@@ -261,5 +261,5 @@ class FairKV(Processes):
 def _interruption(answered: int, total: int, kind: str) -> str:
     return (
         f"\ninterrupted: {answered} of {total} {kind} requests were answered; with --use_cache their answers are kept, "
-        "and the same command goes on from there"
+        "and the same command continues from there"
     )

