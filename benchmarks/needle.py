@@ -30,7 +30,7 @@ from tqdm import tqdm
 from fairkv_eval import provenance
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import taken
+from fairkv_eval.eviction.press import accepted
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.tokens import Prompt
@@ -198,7 +198,7 @@ def _replayed(model: FairKV, prompt: Prompt, policy: Policy) -> int:
     replay = policy.press.replay if policy.press else None
     if replay is None:
         return 0
-    tails = replay(prompt.tokens[: prompt.context_length], model.prompter.ask, **taken(replay, policy.parameters))
+    tails = replay(prompt.tokens[: prompt.context_length], model.prompter.ask, **accepted(replay, policy.parameters))
     return max(map(len, tails), default=0)
 
 

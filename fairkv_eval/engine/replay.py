@@ -18,7 +18,7 @@ from fairkv_eval.engine.phases import Extend, Tail
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import attention_weights, block_rows
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import taken
+from fairkv_eval.eviction.press import accepted
 from fairkv_eval.eviction.replays import Ask
 
 
@@ -75,7 +75,7 @@ def _tails(context: Context, policy: Policy, ask: Ask | None) -> list[ReplayTail
     assert press is not None and press.replay is not None
     if ask is None:
         raise UsageError(f"press {press.name!r} replays the context, which needs a tokenizer")
-    tails = press.replay(context.tokens, ask, **taken(press.replay, policy.parameters))
+    tails = press.replay(context.tokens, ask, **accepted(press.replay, policy.parameters))
     return [ReplayTail(tokens, context.full, continues=False) for tokens in tails]
 
 
@@ -83,7 +83,7 @@ def _key(policy: Policy) -> Hashable:
     """What decides a policy's replay: the function and its parameters."""
     press = policy.press
     assert press is not None and press.replay is not None
-    return (press.replay, *taken(press.replay, policy.parameters).items())
+    return (press.replay, *accepted(press.replay, policy.parameters).items())
 
 
 class Replay(Extend):

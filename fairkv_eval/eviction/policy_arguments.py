@@ -24,8 +24,6 @@ from fairkv_eval.eviction.argument import (
 )
 from fairkv_eval.prompts.whitelist import TEXT, literals, parse_keep
 
-Parameters = tuple[tuple[str, Any], ...]
-
 AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
 
@@ -44,7 +42,7 @@ class PolicyArguments:
     """What a policy and its record in a result share: the press with its parameters, and one field per argument."""
 
     press: Any = None
-    parameters: Parameters = ()
+    parameters: tuple[tuple[str, Any], ...] = ()
     ratio: float = argument(
         0.0,
         fraction_below_one,

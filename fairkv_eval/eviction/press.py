@@ -1,4 +1,4 @@
-"""Presses: which rule scores KV pairs, what it can be told, and how budgets are divided over layers and heads.
+"""Presses: the rule that scores KV pairs, its parameters, and how budgets are divided over layers and heads.
 
 A press is a YAML file: a name, the functions that make it, and its parameters. Those of this package are in
 ``presses/``; a user's own is a file anywhere, named by its path.
@@ -23,11 +23,15 @@ from fairkv_eval.eviction.layer import Layer, Span
 Parameters = tuple[tuple[str, float], ...]
 
 
+# The functions a press may have, each with the number of its positional arguments.
+FUNCTIONS = {"score": 2, "budget": 1, "replay": 2, "decode": 2}
+
+
 @dataclass(frozen=True)
 class Parameter:
-    """One value a press can be told: default, bounds (inclusive; ``odd`` where a centre is needed), and its use.
+    """A parameter of a press: its default, bounds (inclusive; ``odd`` if a center is needed), and its use.
 
-    It takes true or false where the default is one of them, whole numbers where the default is whole.
+    It takes true or false if the default is one of them, whole numbers if the default is whole.
     """
 
     default: float
@@ -36,35 +40,37 @@ class Parameter:
     odd: bool = False
     help: str = ""
 
-    def check(self, press: str, name: str, value: Any) -> float:
-        """The value, or an error that names press, parameter, value and bounds."""
+    def check(self, press: str, name: str, value: object) -> float:
+        """Return the value. UsageError names press, parameter, value and bounds if it is not allowed."""
+        kinds = bool if isinstance(self.default, bool) else int if isinstance(self.default, int) else (int, float)
+        if isinstance(value, kinds) and isinstance(value, bool) == isinstance(self.default, bool) and self._has(value):
+            return value
+        raise UsageError(
+            f"press {press!r}: {name}={value!r} is not allowed; it takes {self._allowed()} (default {self.default})"
+        )
+
+    def _has(self, value: float) -> bool:
+        return self.min <= value <= self.max and not (self.odd and value % 2 == 0)
+
+    def _allowed(self) -> str:
         if isinstance(self.default, bool):
-            allowed, fits = "true or false", isinstance(value, bool)
-        else:
-            whole = isinstance(self.default, int)
-            kind = int if whole else (int, float)
-            allowed = f"{'an odd whole' if self.odd else 'a whole' if whole else 'a'} number"
-            allowed += f" from {self.min:g}" if self.min > -math.inf else ""
-            allowed += f" to {self.max:g}" if self.max < math.inf else ""
-            fits = isinstance(value, kind) and not isinstance(value, bool) and self.min <= value <= self.max
-            fits = fits and not (self.odd and value % 2 == 0)
-        if not fits:
-            raise UsageError(
-                f"press {press!r}: {name}={value!r} is not allowed; it takes {allowed} (default {self.default})"
-            )
-        return value
+            return "true or false"
+        kind = "an odd whole" if self.odd else "a whole" if isinstance(self.default, int) else "a"
+        lowest = f" from {self.min:g}" if self.min > -math.inf else ""
+        highest = f" to {self.max:g}" if self.max < math.inf else ""
+        return f"{kind} number{lowest}{highest}"
 
 
 @dataclass(frozen=True)
 class Press:
     """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`).
 
-    default_base: the press a wrapper wraps unless told otherwise; ``base``: the one it does. A wrapper's rule is also
-    given ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its base does.
-    budget: how budgets differ by layer or head (see `budgets`). replay: what runs against the full cache before
-    anything is evicted (see `replay`). decode: the rule for pairs in the cache while decoding, ``collects`` whether it
-    needs the attention they have received so far (see `rolling`). ``sha256``: see `press_digest`; an
-    edited rule has another. Presses are equal if their names, bases and digests are.
+    default_base: the press that a wrapper wraps unless base= names another; ``base``: the one it wraps. A wrapper's
+    rule also gets ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its
+    base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
+    cache before anything is evicted (see `replays`). decode: the rule for pairs in the cache while decoding;
+    ``collects``: whether it needs the attention they have received so far (see `rolling`). ``sha256``: see
+    `press_digest`; an edited rule has another. Presses are equal if their names, bases and digests are.
     """
 
     name: str
@@ -82,15 +88,20 @@ class Press:
     decode: Callable[..., Tensor] | None = field(default=None, compare=False)
     collects: bool = field(default=False, compare=False)
 
-    def configure(self, given: Mapping[str, object]) -> Parameters:
-        """All parameters with their values, by name: the defaults, overridden by what is given and checked."""
-        for name in given:
+    @property
+    def functions(self) -> dict[str, Callable[..., Any]]:
+        """The functions that it has, by their names in a press file."""
+        return {name: function for name in FUNCTIONS if (function := getattr(self, name)) is not None}
+
+    def configure(self, typed: Mapping[str, object]) -> Parameters:
+        """All parameters, by name: the typed values, checked, and the defaults of the others."""
+        for name in typed:
             if name not in self.parameters:
                 raise unknown(f"parameter of press {self.name!r}", name, self.parameters)
-        return tuple((k, p.check(self.name, k, given.get(k, p.default))) for k, p in self.parameters.items())
+        return tuple((k, p.check(self.name, k, typed.get(k, p.default))) for k, p in self.parameters.items())
 
     def around(self, base: Press) -> Press:
-        """This wrapper with what it wraps, whose parameters become its own."""
+        """This wrapper around a base, whose parameters it takes as well."""
         if base.base or base.default_base:
             raise UsageError(f"press {self.name!r} cannot wrap {base.name!r}, which is a wrapper itself")
         if base.replay:
@@ -106,17 +117,17 @@ class Press:
         """The rule on one layer, a function of the span."""
         if self.base is None:
             assert self.score is not None
-            return partial(self.score, layer, **taken(self.score, parameters))
+            return partial(self.score, layer, **accepted(self.score, parameters))
         base = self.base.scorer(layer, parameters)
-        return base if self.score is None else partial(self.score, layer, base=base, **taken(self.score, parameters))
+        return base if self.score is None else partial(self.score, layer, base=base, **accepted(self.score, parameters))
 
     def division(self, parameters: Parameters) -> Division:
         """How budgets differ by layer and head."""
         division = EVEN if self.base is None else self.base.division(parameters)
-        return division if self.budget is None else self.budget(division, **taken(self.budget, parameters))
+        return division if self.budget is None else self.budget(division, **accepted(self.budget, parameters))
 
 
-def taken(function: Callable, parameters: Parameters) -> dict[str, float]:
-    """Those of a press's parameters that one of its functions takes."""
+def accepted(function: Callable[..., Any], parameters: Parameters) -> dict[str, float]:
+    """Those of a press's parameters that one of its functions has as arguments."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in parameters if name in names}

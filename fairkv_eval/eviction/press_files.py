@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -12,43 +12,42 @@ from typing import Any
 
 import yaml
 
-from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.eviction.press import Parameter, Press, taken
+from fairkv_eval.errors import UsageError, naming, unknown
+from fairkv_eval.eviction.press import FUNCTIONS, Parameter, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
-_FUNCTIONS = ("score", "budget", "replay", "decode")
-_KEYS = {"press", "aliases", "summary", "paper", "observes", "base", *_FUNCTIONS, "collects", "parameters"}
+_TEXTS = ("summary", "paper", "observes")
+_KEYS = {"press", "base", "aliases", "parameters", "collects", *_TEXTS, *FUNCTIONS}
+_BRIDGE = "kvpress:"
 
 
-def load_press(name: str, base: str | None = None) -> Press | None:
+def load_press(name: object, base: object = None) -> Press | None:
     """The press of this name or alias, or of the YAML file at this path; None for ``none``.
 
-    ``base`` names what a wrapper is to wrap, in the same way.
+    ``base``: what a wrapper wraps, named in the same way. The harness reads press=3 as a number, so any value goes.
     """
-    press = _find(str(name))  # the harness reads press=3 as a number
-    if press is None or press.default_base is None:
-        if base is not None:
-            wrappers = sorted({p.name for p in built_in_presses().values() if p.default_base})
-            raise UsageError(
-                f"base={base!r} is for presses that wrap another ({', '.join(wrappers)}), not for {name!r}"
-            )
-        return press
-    wrapped = _find(str(press.default_base if base is None else base))
-    if wrapped is None:
-        raise UsageError(f"press {press.name!r} cannot wrap 'none'; it needs a press that scores")
-    return press.around(wrapped)
+    press = _named(str(name))
+    if press is not None and press.default_base is not None:
+        wrapped = _named(str(press.default_base if base is None else base))
+        if wrapped is None:
+            raise UsageError(f"press {press.name!r} cannot wrap 'none'; it needs a press that scores")
+        return press.around(wrapped)
+    if base is not None:
+        wrappers = sorted({p.name for p in built_in_presses().values() if p.default_base})
+        raise UsageError(f"base={base!r} is for presses that wrap another ({', '.join(wrappers)}), not for {name!r}")
+    return press
 
 
-def _find(name: str) -> Press | None:
+def _named(name: str) -> Press | None:
     if name == "none":
         return None
     if name.endswith((".yaml", ".yml")):
         return read_press(Path(name))
-    if name.startswith("kvpress:"):
-        from fairkv_eval.eviction.kvpress_bridge import bridged_press  # it needs this module's Press
+    if name.startswith(_BRIDGE):
+        from fairkv_eval.eviction.kvpress_bridge import bridged_press  # imports transformers, which takes seconds
 
-        return bridged_press(name.removeprefix("kvpress:"))
+        return bridged_press(name.removeprefix(_BRIDGE))
     presses = built_in_presses()
     if name not in presses:
         raise unknown("press", name, [*presses, "none"])
@@ -73,14 +72,40 @@ def read_press(path: Path) -> Press:
         config = load_yaml(path)
     except (yaml.YAMLError, ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
-    try:
-        press = _from_config(config)
-        return replace(press, sha256=digest(config, _functions(press)))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"press file {str(path)!r}: {error}") from error
+    with naming(f"press file {str(path)!r}"):
+        _check_keys(config)
+        press = _press(config)
+        _check_functions(press)
+        return replace(press, sha256=digest(config, press.functions.values()))
 
 
-def _from_config(config: dict[str, Any]) -> Press:
+def _press(config: Mapping[str, Any]) -> Press:
+    return Press(
+        name=config["press"],
+        parameters={name: _parameter(name, entry) for name, entry in (config.get("parameters") or {}).items()},
+        aliases=tuple(config.get("aliases") or ()),
+        default_base=config.get("base"),
+        collects=config.get("collects", False),
+        **{key: config[key] for key in (*_TEXTS, *FUNCTIONS) if key in config},
+    )
+
+
+def _parameter(name: str, entry: object) -> Parameter:
+    keys = [field.name for field in fields(Parameter)]
+    if not isinstance(entry, Mapping) or "default" not in entry:
+        raise UsageError(
+            f"parameter {name!r} is {entry!r}; it takes a mapping with a default, as {{default: 1, min: 0}}"
+        )
+    for key in entry:
+        if key not in keys:
+            raise unknown(f"key of parameter {name!r}", key, keys)
+    for key in ("min", "max"):
+        if not isinstance(entry.get(key, 0), (int, float)):
+            raise UsageError(f"{key} of parameter {name!r} must be a number, not {entry[key]!r}")
+    return Parameter(**entry)
+
+
+def _check_keys(config: Mapping[str, Any]) -> None:
     for key in config:
         if key not in _KEYS:
             raise unknown("key", key, _KEYS)
@@ -90,45 +115,35 @@ def _from_config(config: dict[str, Any]) -> Press:
     for key in ("press", "base"):
         if key in config and not (isinstance(config[key], str) and config[key]):
             raise UsageError(f"{key} must be the name of a press, not {config[key]!r}")
-    if not isinstance(config.get("collects", False), bool):
-        raise UsageError(f"collects must be true or false, not {config['collects']!r}")
-    for key in _FUNCTIONS:
+    for key in FUNCTIONS:
         if key in config and not callable(config[key]):
             raise UsageError(f"{key} must name a function ({key}: !function module.function), not {config[key]!r}")
-    if not isinstance(config.get("aliases") or [], list):
-        raise UsageError(f"aliases must be a list, not {config['aliases']!r}")
-    texts = {key: config.get(key, "") for key in ("summary", "paper", "observes")}
-    press = Press(
-        name=config["press"],
-        parameters={name: Parameter(**entry) for name, entry in (config.get("parameters") or {}).items()},
-        aliases=tuple(config.get("aliases") or ()),
-        default_base=config.get("base"),
-        collects=config.get("collects", False),
-        score=config.get("score"),
-        budget=config.get("budget"),
-        replay=config.get("replay"),
-        decode=config.get("decode"),
-        **texts,
-    )
-    _check_functions(press)
-    return press
+        if key in config:
+            _check_signature(key, config[key])
+    if not isinstance(config.get("collects", False), bool):
+        raise UsageError(f"collects must be true or false, not {config['collects']!r}")
+    for key, kind, allowed in (("aliases", list, "a list"), ("parameters", dict, "a mapping")):
+        if not isinstance(config.get(key) or kind(), kind):
+            raise UsageError(f"{key} must be {allowed}, not {config[key]!r}")
 
 
-def _functions(press: Press) -> list[Callable[..., Any]]:
-    return [function for function in (press.score, press.budget, press.replay, press.decode) if function]
+def _check_signature(key: str, function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function)
+    except ValueError as error:
+        raise UsageError(f"{key} has no arguments that can be read: {error}") from error
 
 
 def _check_functions(press: Press) -> None:
-    """TypeError where YAML and functions disagree about the parameters."""
+    """UsageError if the YAML and the functions disagree about the parameters."""
     defaults = press.configure({})
-    functions = _functions(press)
-    used = {name for function in functions for name in taken(function, defaults)}
+    used = {name for function in press.functions.values() for name in accepted(function, defaults)}
     for name in press.parameters:
         if name not in used:
-            raise TypeError(f"no function of the press takes it: unexpected keyword argument {name!r}")
-    base: dict[str, Any] = {"base": None} if press.default_base else {}
-    given = {press.score: (None, None), press.decode: (None, None), press.budget: (None,), press.replay: (None, None)}
-    for function, positional in given.items():
-        if function:
-            extra = base if function is press.score else {}
-            inspect.signature(function).bind(*positional, **extra, **taken(function, defaults))
+            raise UsageError(f"no function of the press takes the parameter {name!r}")
+    for key, function in press.functions.items():
+        base = {"base": None} if key == "score" and press.default_base else {}
+        try:
+            inspect.signature(function).bind(*[None] * FUNCTIONS[key], **base, **accepted(function, defaults))
+        except TypeError as error:
+            raise UsageError(f"{key} cannot be called as a press calls it: {error}") from error

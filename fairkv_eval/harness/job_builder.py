@@ -15,7 +15,7 @@ from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import taken
+from fairkv_eval.eviction.press import accepted
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
@@ -112,7 +112,7 @@ class JobBuilder:
         if press is None or press.replay is None or not policy.evicts:
             return 0
         context = prompt.tokens[: prompt.context_length]
-        replays = press.replay(context, self.prompter.ask, **taken(press.replay, policy.parameters))
+        replays = press.replay(context, self.prompter.ask, **accepted(press.replay, policy.parameters))
         return max((len(tail) for tail in replays), default=0)
 
     def _text(self, result: Result, until: list[str]) -> str:

@@ -10,7 +10,7 @@ from press_table import press
 from fairkv_eval import scores
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import budgets
-from fairkv_eval.eviction.press import Parameter, taken
+from fairkv_eval.eviction.press import Parameter, accepted
 
 
 class TestParameters:
@@ -53,9 +53,9 @@ class TestParameters:
 
     def test_a_function_is_given_what_it_names(self) -> None:
         parameters = press("pyramidkv").configure({"window": 8})
-        assert taken(scores.snapkv, parameters) == {"window": 8, "kernel": 5}
-        assert taken(budgets.pyramidkv, parameters) == {"window": 8, "beta": 20}
-        assert taken(scores.tova, parameters) == {}
+        assert accepted(scores.snapkv, parameters) == {"window": 8, "kernel": 5}
+        assert accepted(budgets.pyramidkv, parameters) == {"window": 8, "beta": 20}
+        assert accepted(scores.tova, parameters) == {}
 
     def test_bounds_are_inclusive(self) -> None:
         share = Parameter(default=0.5, min=0, max=1)

@@ -99,8 +99,12 @@ class TestFiles:
             (GOOD + "parameters:\n  size: {default: 1, minimum: 1}\n", "minimum"),
             (GOOD + "parameters:\n  size: 3\n", "mine.yaml"),
             (GOOD + "parameters: [size]\n", "mine.yaml"),
+            (GOOD + "parameters:\n  size: {default: 1, min: low}\n", "min of parameter 'size' must be a number"),
+            (GOOD + "parameters: [size]\n", "parameters must be a mapping"),
             (GOOD + "aliases: me\n", "aliases must be a list"),
-            (GOOD + "parameters:\n  size: {default: 1}\n", "unexpected keyword argument 'size'"),
+            (GOOD + "collects:\n", "collects must be true or false"),
+            ("press: mine\nscore: !function torch.nn.functional.relu_\n", "score has no arguments that can be read"),
+            (GOOD + "parameters:\n  size: {default: 1}\n", "no function of the press takes the parameter 'size'"),
             ("press: mine\nscore: !function fairkv_eval.scores.snapkv\n", "missing a required argument: 'window'"),
             (GOOD + "budget: even\n", "budget must name a function (budget: !function module.function), not 'even'"),
             (GOOD + "budget: 100\n", "budget must name a function"),
@@ -118,7 +122,7 @@ class TestFiles:
             (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
             ("press: mine\nscore: !function fairkv_eval.scores.chunkkv\n", "missing a required argument"),
             ("base: snapkv\n", "the key 'press' is missing"),
-            (WRAPPER + "parameters:\n  lag: {default: 3}\n", "unexpected keyword argument 'lag'"),
+            (WRAPPER + "parameters:\n  lag: {default: 3}\n", "no function of the press takes the parameter 'lag'"),
         ],
     )
     def test_a_bad_file_is_one_error_that_names_it(self, text: str, told: str, tmp_path: Path) -> None:
