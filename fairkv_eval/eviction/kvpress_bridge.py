@@ -1,6 +1,6 @@
 """kvpress's scorers as presses: ``press=kvpress:<Class>`` scores with that class's ``score()``, plain or fair.
 
-A scorer gets the keys and values of the span alone and stand-ins for the rest (see `kvpress_view`). Its
+A scorer gets the keys and values of the span alone and stand-ins for the rest (see `kvpress_inputs`). Its
 ``compression_ratio`` is the part of the span to evict, such that kvpress would keep the span's budget. The scorers'
 differences from our rules, and the refused ones, are listed in presses/README.md.
 """
@@ -25,7 +25,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from fairkv_eval.attention.seam import NAME
 from fairkv_eval.errors import UsageError, unknown
-from fairkv_eval.eviction.kvpress_view import Unseen, View
+from fairkv_eval.eviction.kvpress_inputs import MissingInput, scorer_inputs
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.press import Parameter, Parameters, Press
 
@@ -38,8 +38,8 @@ _KINDS: dict[Any, type] = {kind: kind for kind in (bool, int, float)} | {k.__nam
 class BridgedPress(Press):
     """A press whose parameters its kvpress class may refuse as well."""
 
-    def configure(self, given: Mapping[str, object]) -> Parameters:
-        parameters = super().configure(given)
+    def configure(self, typed: Mapping[str, object]) -> Parameters:
+        parameters = super().configure(typed)
         assert isinstance(self.score, _Rule)
         self.score.make(dict(parameters))
         return parameters
@@ -48,7 +48,7 @@ class BridgedPress(Press):
 def bridged_press(class_name: str) -> Press:
     """The press that scores as this class of kvpress does.
 
-    UsageError where kvpress is missing, has no such class, or the class needs more than `score()`.
+    UsageError if kvpress is missing, has no such class, or the class needs more than `score()`.
     """
     scorer = _scorer(_kvpress(), class_name)
     name = PREFIX + class_name
@@ -67,7 +67,7 @@ def bridged_press(class_name: str) -> Press:
 
 
 def _kvpress() -> Any:
-    """The package. Its import wraps every attention function that transformers knows; ours is put back."""
+    """Import the package, which wraps every attention function that transformers knows, and put ours back."""
     ours = ALL_ATTENTION_FUNCTIONS.get(NAME)
     try:
         import kvpress
@@ -87,35 +87,36 @@ def _kvpress() -> Any:
 
 
 def _scorer(kvpress: Any, name: str) -> type:
-    """The class of this name; UsageError where there is none or it cannot be bridged."""
-    found = getattr(kvpress, name, None)
-    if not (isinstance(found, type) and issubclass(found, kvpress.BasePress)):
-        able = [known for known, other in vars(kvpress).items() if _refusal(kvpress, other) is None]
-        raise unknown("scorer of kvpress", name, able)
-    refusal = _refusal(kvpress, found)
+    """The class of this name; UsageError if there is none or it cannot be bridged."""
+    scorer = getattr(kvpress, name, None)
+    if not (isinstance(scorer, type) and issubclass(scorer, kvpress.BasePress)):
+        raise unknown(
+            "scorer of kvpress", name, [n for n, other in vars(kvpress).items() if not _refusal(kvpress, other)]
+        )
+    refusal = _refusal(kvpress, scorer)
     if refusal:
         raise UsageError(f"press {PREFIX + name!r}: {refusal}")
-    return found
+    return scorer
 
 
-def _refusal(kvpress: Any, found: Any) -> str | None:
-    """Why something in kvpress cannot be bridged; None for a scorer that is nothing more."""
+def _refusal(kvpress: Any, scorer: Any) -> str | None:
+    """Why something in kvpress cannot be bridged; None for a class that only scores."""
     base = kvpress.ScorerPress
-    if not isinstance(found, type) or not issubclass(found, base) or found.score is base.score:  # type: ignore[attr-defined]
-        return "only scorers of kvpress (subclasses of ScorerPress) can be bridged, and this is none"
+    if not isinstance(scorer, type) or not issubclass(scorer, base) or scorer.score is base.score:  # type: ignore[attr-defined]
+        return "only scorers of kvpress (subclasses of ScorerPress) can be bridged, and this is not one"
     for method in ("compress", "forward_hook", "__call__"):
-        if getattr(found, method) is not getattr(base, method):
+        if getattr(scorer, method) is not getattr(base, method):
             return f"it does more than score (it has its own {method}), and only scorers can be bridged"
-    if found.post_init_from_model is not base.post_init_from_model:  # type: ignore[attr-defined]
+    if scorer.post_init_from_model is not base.post_init_from_model:  # type: ignore[attr-defined]
         return "it reads the model before it scores, which a scoring rule here cannot"
-    for field in dataclasses.fields(found):
+    for field in dataclasses.fields(scorer):
         if field.init and field.default is field.default_factory is dataclasses.MISSING:
             return f"it cannot be made without {field.name!r}"
     return None
 
 
 def _parameters(scorer: type) -> dict[str, Parameter]:
-    """Fields that are numbers or true or false; the ratio is the policy's."""
+    """The fields that are numbers, true or false. Without the ratio, which is the policy's."""
     fields = [f for f in dataclasses.fields(scorer) if f.init and f.name != "compression_ratio"]
     return {f.name: Parameter(_KINDS[f.type](f.default), help="as in kvpress") for f in fields if f.type in _KINDS}
 
@@ -136,7 +137,7 @@ class _Rule:
         self.__signature__ = inspect.Signature(names)
 
     def make(self, parameters: Mapping[str, float], ratio: float = 0.0) -> Any:
-        """An instance of the class; UsageError where it refuses its parameters."""
+        """An instance of the class; UsageError if it refuses its parameters."""
         try:
             return self.scorer(**parameters, compression_ratio=ratio)
         except (AssertionError, ValueError, TypeError) as error:
@@ -144,28 +145,28 @@ class _Rule:
 
     def __call__(self, layer: Layer, span: Span, **parameters: float) -> Tensor:
         scorer = self.make(parameters, ratio_that_keeps(span.budget, len(span)))
-        view = View(layer, span)
+        inputs = scorer_inputs(layer, span)
+        with self._naming(f"{self._called(parameters)} cannot score {len(span)} tokens"), _noise_of(layer, span):
+            scores: Tensor = scorer.score(*inputs)
+        if scores.shape != inputs.keys.shape[:3]:
+            shapes = f"{tuple(scores.shape)} for {tuple(inputs.keys.shape[:3])}"
+            raise UsageError(f"press {self.press!r}: {self._called(parameters)} gives scores {shapes}")
+        return scores[0].float()
+
+    @contextmanager
+    def _naming(self, failure: str) -> Iterator[None]:
+        """Name the press in every error of its class."""
         try:
-            with _noise_of(layer, span):
-                scores = scorer.score(
-                    view.module, view.hidden_states, view.keys, view.values, view.attentions, view.arguments
-                )
+            yield
         except UsageError as error:
             raise UsageError(f"press {self.press!r}: {error}") from error
-        except Unseen as error:
+        except MissingInput as error:
             raise UsageError(
                 f"press {self.press!r} needs {error}; a scoring rule here sees a layer's queries, keys, values, "
                 "attention and rotation"
             ) from error
         except (AssertionError, ValueError, NotImplementedError) as error:
-            called = self._called(parameters)
-            raise UsageError(f"press {self.press!r}: {called} cannot score {len(span)} tokens: {error}") from error
-        if tuple(scores.shape) != tuple(view.keys.shape[:3]):
-            called = self._called(parameters)
-            raise UsageError(
-                f"press {self.press!r}: {called} gives scores {tuple(scores.shape)} for {tuple(view.keys.shape[:3])}"
-            )
-        return scores[0].float()
+            raise UsageError(f"press {self.press!r}: {failure}: {error}") from error
 
     def _called(self, parameters: Mapping[str, float]) -> str:
         return f"{self.scorer.__name__}({', '.join(f'{name}={value!r}' for name, value in parameters.items())})"
@@ -181,7 +182,7 @@ def ratio_that_keeps(kept: int, n: int) -> float:
 
 @contextmanager
 def _noise_of(layer: Layer, span: Span) -> Iterator[None]:
-    """The global noise as a function of the context's tokens, the layer and the span, and as it was afterwards."""
+    """Seed the global noise by the context's tokens, the layer and the span, and restore it afterwards."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if layer.k.is_cuda else ()):
         torch.manual_seed(hash((layer.seed, layer.index, span.start)) & (2**63 - 1))
         yield

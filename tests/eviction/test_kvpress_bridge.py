@@ -29,7 +29,7 @@ from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.kvpress_bridge import ratio_that_keeps
-from fairkv_eval.eviction.kvpress_view import Unseen, View
+from fairkv_eval.eviction.kvpress_inputs import MissingInput, ScorerInputs, scorer_inputs
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
@@ -366,61 +366,61 @@ def test_the_ratio_at_which_kvpress_keeps_a_budget(n: int, part: float) -> None:
     assert abs(ratio - (1 - budget / n)) < 1e-9
 
 
-class TestView:
+class TestInputs:
     """The stand-ins, without kvpress."""
 
-    def view(self, start: int, stop: int) -> View:
-        return View(layers()[1], Span(start, stop))
+    def inputs(self, start: int, stop: int) -> ScorerInputs:
+        return scorer_inputs(layers()[1], Span(start, stop))
 
     @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
     @pytest.mark.parametrize("rows", [slice(-1, None), slice(-9, None), slice(None), slice(3, 7)])
     def test_attention_weights(self, start: int, stop: int, rows: slice) -> None:
-        layer, view, m = layers()[1], self.view(start, stop), stop - start
+        layer, inputs, m = layers()[1], self.inputs(start, stop), stop - start
         whole = torch.zeros(4, m, m)
         for head in range(4):
             for i in range(start, stop):
                 logits = layer.k[head // 2, : i + 1] @ layer.q[head, i] * layer.scaling
                 whole[head, i - start, : i + 1 - start] = logits.softmax(0)[start:]
-        assert torch.allclose(view.attentions[..., rows, :-2], whole[None, :, rows, :-2], atol=1e-6)
-        assert torch.allclose(view.attentions.sum(2), whole[None].sum(2), atol=1e-5)
-        assert view.attentions.shape == (1, 4, m, m)
+        assert torch.allclose(inputs.attentions[..., rows, :-2], whole[None, :, rows, :-2], atol=1e-6)
+        assert torch.allclose(inputs.attentions.sum(2), whole[None].sum(2), atol=1e-5)
+        assert inputs.attentions.shape == (1, 4, m, m)
 
     @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
     def test_states_before_their_rotation(self, start: int, stop: int) -> None:
         """Turned on by the cosines and sines that kvpress is given, they are the layer's own."""
-        layer, view = layers()[1], self.view(start, stop)
-        cos, sin = (x[0] for x in view.arguments["position_embeddings"])
-        for project, states in ((view.module.q_proj, layer.q), (view.module.k_proj, layer.k)):
-            before = project(view.hidden_states[:, 3:])
+        layer, inputs = layers()[1], self.inputs(start, stop)
+        cos, sin = (x[0] for x in inputs.kwargs["position_embeddings"])
+        for project, states in ((inputs.module.q_proj, layer.q), (inputs.module.k_proj, layer.k)):
+            before = project(inputs.hidden_states[:, 3:])
             assert before.shape == (1, stop - start - 3, len(states) * 16)
             x = before[0].unflatten(-1, (len(states), 16)).transpose(0, 1)
             turned = torch.cat([-x[..., 8:], x[..., :8]], -1)
             assert torch.allclose(x * cos[3:] + turned * sin[3:], states[:, start + 3 : stop], atol=1e-5)
 
     def test_positions_inside_a_span_and_behind_the_context(self) -> None:
-        layer, view = layers()[0], self.view(57, 130)
-        cos, _ = view.module.rotary_emb(layer.q, torch.tensor([[0, 72, 73, 74]]))
+        layer, inputs = layers()[0], self.inputs(57, 130)
+        cos, _ = inputs.module.rotary_emb(layer.q, torch.tensor([[0, 72, 73, 74]]))
         assert layer.rotation is not None
         for row, position in zip(cos[0], (57, 129, N, N + 1), strict=True):
             assert torch.allclose(row, (position * layer.rotation.inv_freq).cos().repeat(2), atol=1e-6)
 
     def test_what_is_not_there_is_named(self) -> None:
-        view = self.view(0, N)
-        assert not hasattr(view.module, "o_proj") and not hasattr(view.module.config, "hidden_size")
+        inputs = self.inputs(0, N)
+        assert not hasattr(inputs.module, "o_proj") and not hasattr(inputs.module.config, "hidden_size")
         asked: list[tuple[Any, str]] = [
-            (lambda: view.module.o_proj, "module.o_proj"),
-            (lambda: view.module.config.hidden_size, "module.config.hidden_size"),
-            (lambda: view.hidden_states.mean(), "hidden_states.mean"),
-            (lambda: view.hidden_states[0], "numbers of hidden_states"),
-            (lambda: torch.nn.Linear(64, 2)(view.hidden_states), "numbers of hidden_states"),
-            (lambda: view.attentions.mean(), "attentions.mean"),
-            (lambda: view.attentions[0], "attentions in another form"),
-            (lambda: view.attentions.sum(1), "attentions summed"),
-            (lambda: torch.relu(view.attentions), "matrix of attentions"),
-            (lambda: view.arguments["past_key_values"], "kwargs['past_key_values']"),
+            (lambda: inputs.module.o_proj, "module.o_proj"),
+            (lambda: inputs.module.config.hidden_size, "module.config.hidden_size"),
+            (lambda: inputs.hidden_states.mean(), "hidden_states.mean"),
+            (lambda: inputs.hidden_states[0], "numbers of hidden_states"),
+            (lambda: torch.nn.Linear(64, 2)(inputs.hidden_states), "numbers of hidden_states"),
+            (lambda: inputs.attentions.mean(), "attentions.mean"),
+            (lambda: inputs.attentions[0], "attentions in another form"),
+            (lambda: inputs.attentions.sum(1), "attentions summed"),
+            (lambda: torch.relu(inputs.attentions), "matrix of attentions"),
+            (lambda: inputs.kwargs["past_key_values"], "kwargs['past_key_values']"),
         ]
         for ask, told in asked:
-            with pytest.raises(Unseen) as error:
+            with pytest.raises(MissingInput) as error:
                 ask()
             assert told in str(error.value)
 
