@@ -24,7 +24,7 @@ from fairkv_eval.sweep.run import run_sweep
 def keys_of(task_folder: Path, output: Path) -> dict[str, Any]:
     """Of a sweep with long answers, so that a kill comes amid them."""
     changes = {"presses": ["tova", "knorm"], "fair": False, "tasks": ["say", "pick"], "batch_size": 1}
-    return tiny_keys(task_folder, output, **changes, gen_kwargs={"max_gen_toks": 60}, fidelity=True)
+    return tiny_keys(task_folder, output, **changes, gen_kwargs={"max_gen_toks": 30}, fidelity=True)
 
 
 def start(task_folder: Path, output: Path) -> subprocess.Popen:

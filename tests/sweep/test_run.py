@@ -33,8 +33,8 @@ POLICIES = {
 def test_every_cell_is_what_a_run_of_its_own_gives(task_folder: Path, unbroken: Path) -> None:
     files = cell_files(unbroken)
     assert {policy for _, policy in files} == set(POLICIES) and len(files) == len(POLICIES) * len(worker.TASKS)
-    for policy, arguments in POLICIES.items():
-        alone = worker.evaluate(task_folder, arguments)
+    for policy in ("full", "tova_ratio=0.5_fair=1", "snapkv_window=8_ratio=0.5"):
+        alone = worker.evaluate(task_folder, POLICIES[policy])
         for task in worker.TASKS:
             ours, samples = files[task, policy]
             assert_same(ours["results"][task], alone["results"][task])
@@ -68,7 +68,7 @@ def test_finished_cells_and_journalled_answers_are_not_computed_again(
 
 def test_a_run_broken_off_anywhere_ends_as_an_unbroken_one(task_folder: Path, unbroken: Path, tmp_path: Path) -> None:
     journal = (unbroken / ".sweep" / "journal.jsonl").read_bytes()
-    for cut in (0, 17, len(journal) // 3, len(journal) // 2 + 1, len(journal) - 1):
+    for cut in (17, len(journal) // 2 + 1, len(journal) - 1):  # inside the first line, amid answers, inside the last
         output = tmp_path / str(cut)
         (output / ".sweep" / "unfinished" / "old").mkdir(parents=True)
         (output / ".sweep" / "journal.jsonl").write_bytes(journal[:cut])
