@@ -19,7 +19,7 @@ from fairkv_eval.bootstrap import Floats
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy
-from fairkv_eval.results.selection import full_cache, metric_of, one_run, selected, values
+from fairkv_eval.results.selection import direction, full_cache, metric_of, one_run, selected, values
 
 Losses = dict[str, tuple[str, Floats]]  # {task: (metric, losses by document)}
 
@@ -77,7 +77,7 @@ def recommend(
 ) -> Recommendation:
     """Test every compressed policy in these results against the full cache.
 
-    ``metric``: default each task's principal one. With several tasks a policy must stay within the bound on each.
+    ``metric``: default each task's main one. With several tasks a policy must stay within the bound on each.
     ``value_range``: the least and the greatest possible value of the metric. Raise UsageError for a value outside it,
     results of several models or conditions, a missing full cache, and missing samples.
     """
@@ -169,7 +169,7 @@ def _losses(full: Mapping[str, float], scores: Mapping[str, float], record: Reco
             f"metric {metric} of task {record.task} is on other documents under a policy than with full cache"
         )
     gaps = np.asarray([full[document] - scores[document] for document in full])
-    return gaps if record.higher_is_better[metric.partition(",")[0]] else -gaps
+    return gaps if direction(record, metric) else -gaps
 
 
 def _in_range(

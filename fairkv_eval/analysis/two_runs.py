@@ -12,7 +12,7 @@ from fairkv_eval.analysis.paired import Difference, differences, holm
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.result_file import parse
-from fairkv_eval.results.selection import differing
+from fairkv_eval.results.selection import differing, direction
 
 ByDocument = Mapping[str, Mapping[str, float]]  # {document: {metric: value}}
 Pair = tuple[Record, str, list[float], list[float]]  # a's record, a metric, and both runs' values of it
@@ -143,12 +143,12 @@ def _both(a: ByDocument, b: ByDocument, metric: str) -> tuple[list[float], list[
 
 def _rows(pairs: list[Pair]) -> list[MetricComparison]:
     tests = differences([(b, a) for _, _, a, b in pairs])
-    direction = [record.higher_is_better.get(metric.partition(",")[0]) for record, metric, _, _ in pairs]
-    directed = [i for i, better in enumerate(direction) if better is not None]
+    directions = [direction(record, metric) for record, metric, _, _ in pairs]
+    directed = [i for i, better in enumerate(directions) if better is not None]
     corrected = dict(zip(directed, holm([tests[i].p for i in directed]), strict=True))
     return [
         MetricComparison(
-            record.task, metric, direction[i], sum(a) / len(a), sum(b) / len(b), tests[i], corrected.get(i)
+            record.task, metric, directions[i], sum(a) / len(a), sum(b) / len(b), tests[i], corrected.get(i)
         )
         for i, (record, metric, a, b) in enumerate(pairs)
     ]

@@ -11,7 +11,7 @@ from fairkv_eval.figures.model_results import ModelResults, TaskResults, labels
 from fairkv_eval.figures.points import measured, relative_to_full
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy
-from fairkv_eval.results.selection import principal
+from fairkv_eval.results.selection import main_metric
 
 RATIO = "ratio (share of the context evicted)"
 FOLLOWED = "prompt_level_strict_acc"
@@ -129,7 +129,7 @@ def by_press_and_setting(lines: list[RecordedPolicy]) -> dict[str, dict[str, Rec
 def headline(task: TaskResults) -> str | None:
     """The task's main metric; None if only the full cache was run."""
     last = next((records[-1] for records in task.lines.values()), None)
-    return None if last is None else principal(last)
+    return None if last is None else main_metric(last)
 
 
 def measuring(metric: str) -> Pointer:

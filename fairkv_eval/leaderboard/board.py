@@ -18,7 +18,7 @@ from fairkv_eval.results.reader import Records
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.rerun import command
 from fairkv_eval.results.result_file import KIND
-from fairkv_eval.results.selection import foremost
+from fairkv_eval.results.selection import direction, foremost
 
 # Conditions that belong to a task; the others are the same for all tasks of a row.
 _OF_TASK = ("num_fewshot", "generation")
@@ -203,7 +203,7 @@ def _summary(records: Sequence[Record]) -> TaskSummary:
     metrics: dict[str, bool | None] = {}
     for record in records:
         for name in record.metrics:
-            metrics.setdefault(name, record.higher_is_better.get(name.partition(",")[0]))
+            metrics.setdefault(name, direction(record, name))
     directed = [name for name, better in metrics.items() if better is not None]
     main = foremost(directed) or next(iter([*directed, *metrics]), None)
     return TaskSummary(records[0].version, records[0].n, metrics, main)

@@ -1,7 +1,7 @@
-"""Results for others: no documents, prompts or answers, no paths of this machine, and all that comparisons need.
+"""Results for others: all that comparisons need, without documents, prompts, answers, and paths of this machine.
 
-A benchmark's documents are seldom one's own to pass on. What `fairkv leaderboard`, `figures`, `compare` and `recommend`
-read of a sample is the document's hash and its scores; these stay, gzip-compressed.
+The documents of a benchmark may seldom be passed on. `fairkv leaderboard`, `figures`, `compare` and `recommend` only
+read the hash of a sample's document and its scores; these stay, gzip-compressed.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _TEXTS = ("doc", "arguments", "target", "resps", "filtered_resps")
 
 
 def publish(results: Iterable[Path], output: Path) -> list[Path]:
-    """Write every result file, and the samples beside it, below ``output`` as they lie in the folders given; the paths
-    of the result files. UsageError where a file is no result, or would be written over."""
+    """Write every result file, and the samples beside it, below ``output``, in the same folders as below ``results``.
+
+    Return the paths of the result files. Raise UsageError for a file that is not a result, or would be overwritten.
+    """
     written = []
     for top in results:
-        found = read(top)
-        if found.problems:
-            path, reason = found.problems[0]
+        all_records, problems = read(top)
+        if problems:
+            path, reason = problems[0]
             raise UsageError(f"{path}: {reason}")
         by_file: dict[Path, list[Record]] = {}
-        for record in found.records:
+        for record in all_records:
             by_file.setdefault(record.path, []).append(record)
         for path, records in sorted(by_file.items()):
             into = output / (path.parent.relative_to(top) if top.is_dir() else "")
@@ -50,15 +52,15 @@ def _write_scores(record: Record, into: Path) -> None:
         return
     lines = ({k: v for k, v in line.items() if k not in _TEXTS} for line in record.lines())
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    # Without a time in it, so that the same scores are the same file.
+    # Without a time, so that the same scores make the same file.
     write(into / f"{samples.name.removesuffix('.gz')}.gz", gzip.compress(text.encode(), mtime=0))
 
 
 def _without_paths(path: Path) -> str:
-    told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for config in told.get("configs", {}).values():
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for config in result.get("configs", {}).values():
         provenance.shorten_source(config.get("metadata") or {})
-    arguments = told.get("config", {}).get("model_args")
+    arguments = result.get("config", {}).get("model_args")
     if isinstance(arguments, dict) and "pretrained" in arguments:
         arguments["pretrained"] = provenance.model_name(arguments["pretrained"])
-    return json.dumps(told, indent=2, ensure_ascii=False)
+    return json.dumps(result, indent=2, ensure_ascii=False)

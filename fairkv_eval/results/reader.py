@@ -1,7 +1,7 @@
 """Result files read back for comparison.
 
-What cannot be compared is named and left out, never averaged in: files that are truncated or foreign, a task's results
-on other documents or of another version, and the same cell met twice.
+A result that cannot be compared is named and left out, never averaged in: truncated or foreign files, results of a task
+on other documents or of another version, and repeats of the same cell.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Records(NamedTuple):
 def read(paths: str | Path | Iterable[str | Path]) -> Records:
     """The results in these files and folders (every ``*.json`` at any depth), newest first for each cell.
 
-    UsageError where a path does not exist. All records of a task are on the same documents and of one version.
+    All records of a task are on the same documents and of one version. Raise UsageError for a path that does not exist.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     records, problems = [], []
-    for path in dict.fromkeys(file for given in paths for file in _files(Path(given))):
+    for path in dict.fromkeys(file for name in paths for file in _files(Path(name))):
         try:
             records += parse(path)
         except UsageError as error:
@@ -64,9 +64,9 @@ def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]
         by_task.setdefault(record.task, []).append((_documents(record, read_before), record))
     for members in by_task.values():
         main = _most([(key[:2], record) for key, record in members])
-        # Without samples or their hash, equal counts are all that can be asked for.
-        told = [(key, record) for key, record in members if key[:2] == main and key[2]]
-        documents = _most(told)[2] if told else None
+        # Without samples or their hash, equal counts are all that can be required.
+        identified = [(key, record) for key, record in members if key[:2] == main and key[2]]
+        documents = _most(identified)[2] if identified else None
         for key, record in members:
             if key[:2] == main and key[2] in (None, documents):
                 kept.append(record)
@@ -76,7 +76,7 @@ def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]
 
 
 def _documents(record: Record, read_before: dict[Any, Any]) -> tuple[str, int, Any]:
-    """What a task's results must agree on: version, number of documents and, where samples tell, the documents."""
+    """What results of a task must agree on: version, number of documents and, if samples name them, the documents."""
     if record.task_hash is None or record.sample_file() is None:
         return str(record.version), record.n, None
     name = (record.task, record.task_hash)
@@ -84,7 +84,7 @@ def _documents(record: Record, read_before: dict[Any, Any]) -> tuple[str, int, A
         try:
             read_before[name] = frozenset(samples.keys(record.lines()))
         except UsageError:
-            return str(record.version), record.n, None  # who asks for the samples is told what is wrong with them
+            return str(record.version), record.n, None  # whoever needs the samples reports what is wrong
     return str(record.version), record.n, read_before[name]
 
 

@@ -1,4 +1,4 @@
-"""What a result file says of one task: the policy, the metrics, what it cost and where it comes from."""
+"""One task of a result file: the policy, the metrics, the costs and the origin."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
 
 
 class Metric(NamedTuple):
-    """A metric over ``n`` documents; ``stderr`` is None where the harness gives none.
+    """A metric over ``n`` documents; ``stderr`` is None if the harness gives none.
 
-    A document a metric does not apply to is left out of it: ``n`` counts the task's documents, which may be more.
+    ``n`` counts the documents of the task, which may be more than those the metric applies to.
     """
 
     value: float
@@ -29,9 +29,9 @@ class Metric(NamedTuple):
 class Record:
     """One task of one result file.
 
-    ``source``: the harness's name of the model class (``fairkv``, ``hf``). ``conditions``: what else could change an
-    answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
-    ``kv_bytes_*``: mean bytes of a context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
+    ``source``: the harness's name of the model class (``fairkv``, ``hf``). ``conditions``: all else that could change
+    an answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
+    ``kv_bytes_*``: mean bytes per context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
     since 1970. ``cell``: the sweep's identifier of the cell. ``arguments``: the run's own settings, to run it again.
     """
 
@@ -65,15 +65,15 @@ class Record:
         return (self.model, self.model_sha, self.conditions, self.task, self.version)
 
     def sample_file(self) -> Path | None:
-        """The samples the harness logged beside the result, plain or gzip-compressed; None where there are none."""
+        """The samples that the harness logged beside the result, plain or gzip-compressed; None without them."""
         dated = _DATED.search(self.path.stem)
         suffix = dated.group(0) if dated else self.path.stem.removeprefix("results")
         plain = self.path.with_name(f"samples_{self.task}{suffix}.jsonl")
         return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The logged samples as the harness wrote them; [] where there are none. UsageError where they are damaged, or
-        are not those of this result."""
+        """The logged samples as the harness wrote them; [] without them. Raise UsageError if they are damaged, or are
+        not those of this result."""
         path = self.sample_file()
         return samples.read(path, self.task_hash) if path else []
 

@@ -1,4 +1,4 @@
-"""One result file of the harness, ours or a plain one, as records: one a task."""
+"""One result file of the harness, ours or a plain one, as records: one per task."""
 
 from __future__ import annotations
 
@@ -10,29 +10,19 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.results.record import Metric, Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy, plain
 
-KIND = "fairkv leaderboard"  # what a leaderboard.json says it is, so that it is not taken for a result
+KIND = "fairkv leaderboard"  # marks a leaderboard.json, which is not a result
 
-# Model arguments that change a model's answers and are no part of a policy. Others (devices, batches) do not count.
+# Model arguments that change a model's answers and are not part of a policy. Others (devices, batches) do not count.
 _ANSWERING = (
-    *(
-        "revision",
-        "subfolder",
-        "peft",
-        "delta",
-        "tokenizer",
-        "max_length",
-        "max_gen_toks",
-        "truncation",
-        "prefix_token_id",
-    ),
-    *("add_bos_token", "enable_thinking", "think_end_token", "chat_template_args", "softmax_dtype"),
+    *("revision", "subfolder", "peft", "delta", "tokenizer", "max_length", "max_gen_toks", "truncation"),
+    *("prefix_token_id", "add_bos_token", "enable_thinking", "think_end_token", "chat_template_args", "softmax_dtype"),
     *("mixed_precision_dtype", "load_in_4bit", "load_in_8bit", "quantization_config", "gptqmodel", "autogptq"),
 )
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 def parse(path: Path) -> list[Record]:
-    """A record for each task of the file; [] for a leaderboard of ours. UsageError: another file, or a damaged one."""
+    """A record for each task of the file; [] for a leaderboard of ours. Raise UsageError for other or damaged files."""
     try:
         return _records(path)
     except json.JSONDecodeError as error:
@@ -78,9 +68,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         n=counts["effective"],
         n_original=counts["original"],
         limit=config.get("limit"),
-        achieved_ratio=1 - kept / full
-        if full and kept is not None
-        else ours.get("achieved_ratio", None if ours else 0.0),
+        achieved_ratio=_achieved_ratio(ours, full, kept),
         kv_bytes_full=full,
         kv_bytes_kept=kept,
         tokens_per_second={
@@ -98,24 +86,24 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
 
 
 def _arguments(config: dict[str, Any]) -> dict[str, Any]:
-    given = config.get("model_args") or {}
-    if isinstance(given, str):
+    arguments = config.get("model_args") or {}
+    if isinstance(arguments, str):
         from lm_eval.utils import simple_parse_args_string
 
-        given = simple_parse_args_string(given)
-    return dict(given)
+        arguments = simple_parse_args_string(arguments)
+    return dict(arguments)
 
 
 def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> str:
     """The model's name, without paths of the machine it ran on."""
     from fairkv_eval.pretrained import HUB_NAME, PACKAGE
 
-    given = arguments.get("pretrained") or arguments.get("model")
-    if given is None:
+    path = arguments.get("pretrained") or arguments.get("model")
+    if path is None:
         name = HUB_NAME if source == "fairkv" else str(result.get("model_name") or source)
     else:
-        name = Path(str(given)).name if Path(str(given)).is_absolute() else str(given)
-    name = HUB_NAME if name in (PACKAGE, f"package {PACKAGE}") else name  # the same model, as it is named without a hub
+        name = Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
+    name = HUB_NAME if name in (PACKAGE, f"package {PACKAGE}") else name  # the same model under its name without a hub
     added = [Path(str(arguments[kind])).name for kind in ("peft", "delta") if arguments.get(kind)]
     return " + ".join([name, *added])
 
@@ -123,7 +111,7 @@ def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> st
 def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     config, configured = result["config"], result["configs"][task]
     chat = (config.get("fairkv") or {}).get("chat", "off")
-    given = {
+    conditions = {
         "num_fewshot": result.get("n-shot", {}).get(task),
         "generation": {**(configured.get("generation_kwargs") or {}), **(config.get("gen_kwargs") or {})},
         "dtype": str(config.get("model_dtype")).removeprefix("torch."),
@@ -136,31 +124,38 @@ def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) ->
     }
     return tuple(
         (name, plain(value))
-        for name, value in given.items()
+        for name, value in conditions.items()
         if value is not None and value is not False and value != {}
     )
 
 
 def _metrics(entry: dict[str, Any], n: int) -> dict[str, Metric]:
-    """``metric,filter`` entries as metrics; the filter is named only where it is not "none"."""
-    found = {}
+    """``metric,filter`` entries as metrics; the filter is named only if it is not "none"."""
+    metrics = {}
     for key, value in entry.items():
         name, comma, filtered = key.partition(",")
         if not comma or name.endswith("_stderr") or isinstance(value, (str, type(None))):
             continue
         stderr = entry.get(f"{name}_stderr,{filtered}")
         error = float(stderr) if isinstance(stderr, (int, float)) else None
-        found[name if filtered == "none" else key] = Metric(float(value), error, n)
-    return found
+        metrics[name if filtered == "none" else key] = Metric(float(value), error, n)
+    return metrics
 
 
 def _bytes(metrics: dict[str, Metric], ours: dict[str, Any], name: str) -> float | None:
-    """Mean bytes of a context: the task's own metric, or the run's total."""
+    """Mean bytes per context: the task's own metric, or from the run's total."""
     if name in metrics:
         return metrics[name].value
     return ours[name] / ours["contexts"] if ours.get("contexts") and ours.get(name) is not None else None
 
 
+def _achieved_ratio(ours: dict[str, Any], full: float | None, kept: float | None) -> float | None:
+    """From the bytes of this task; without them that of the run, and 0 for a model that evicts nothing."""
+    if full and kept is not None:
+        return 1 - kept / full
+    return ours.get("achieved_ratio") if ours else 0.0
+
+
 def _versions(result: dict[str, Any]) -> dict[str, str]:
-    known = {"lm-eval": result.get("lm_eval_version"), "transformers": result.get("transformers_version")}
-    return {name: version for name, version in known.items() if version}
+    versions = {"lm-eval": result.get("lm_eval_version"), "transformers": result.get("transformers_version")}
+    return {name: version for name, version in versions.items() if version}

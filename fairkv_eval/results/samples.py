@@ -1,4 +1,4 @@
-"""The samples the harness logs beside a result: one line a document and filter."""
+"""The samples that the harness logs beside a result: one line per document and filter."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairkv_eval.errors import UsageError
 def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
     """The lines of a samples file, plain or gzip-compressed, in their order.
 
-    UsageError where it is damaged, or where it is not what ``task_hash`` (the harness's hash over all lines) says.
+    Raise UsageError if it is damaged, or does not match ``task_hash`` (the harness's hash over all lines).
     """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
@@ -32,22 +32,22 @@ def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
 
 
 def keys(lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A key for each line: the document's hash, numbered where a filter meets the same document again."""
+    """A key for each line: the document's hash, numbered if a filter meets the same document again."""
     seen: Counter[tuple[str, str]] = Counter()
-    found = []
+    numbered = []
     for line in lines:
         met = (line.get("filter", "none"), line["doc_hash"])
         seen[met] += 1
-        found.append(line["doc_hash"] if seen[met] == 1 else f"{line['doc_hash']}#{seen[met]}")
-    return found
+        numbered.append(line["doc_hash"] if seen[met] == 1 else f"{line['doc_hash']}#{seen[met]}")
+    return numbered
 
 
 def by_metric(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """{metric: {document: value}}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
 
     A list of verdicts (IFEval's instruction level) becomes the document's share of the pooled accuracy, so that means
-    over documents are what the harness reports. Metrics that are no mean over documents, such as a perplexity, are left
-    out: of the ``reported`` values only those are given whose documents average to them.
+    over documents are what the harness reports. Metrics that are not means over documents, such as a perplexity, are
+    left out: their documents do not average to the ``reported`` value.
     """
     values: dict[str, dict[str, Any]] = {}
     for document, line in zip(keys(lines), lines, strict=True):
@@ -57,29 +57,29 @@ def by_metric(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float])
             if key not in values:
                 values[key] = {}
             values[key][document] = line.get(name)
-    means = {key: _means(given, reported.get(key)) for key, given in values.items()}
-    return {key: given for key, given in means.items() if given}
+    numbers = {key: _numbers(of_metric, reported.get(key)) for key, of_metric in values.items()}
+    return {key: of_metric for key, of_metric in numbers.items() if of_metric}
 
 
 def by_document(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """{document: {metric: value}}: `by_metric` the other way round, with every document."""
-    found: dict[str, dict[str, float]] = {document: {} for document in keys(lines)}
-    for metric, given in by_metric(lines, reported).items():
-        for document, value in given.items():
-            found[document][metric] = value
-    return found
+    documents: dict[str, dict[str, float]] = {document: {} for document in keys(lines)}
+    for metric, values in by_metric(lines, reported).items():
+        for document, value in values.items():
+            documents[document][metric] = value
+    return documents
 
 
-def _means(given: Mapping[str, Any], reported: float | None) -> dict[str, float]:
-    """A metric's values by document as numbers; {} where their mean is not what was reported."""
+def _numbers(values: Mapping[str, Any], reported: float | None) -> dict[str, float]:
+    """A metric's values by document as numbers; {} if their mean is not the reported one."""
     if reported is None or not math.isfinite(reported):
         return {}
-    kinds = set(map(type, given.values()))
-    if kinds == {list} and {type(v) for value in given.values() for v in value} <= {bool}:
-        total = sum(map(len, given.values()))
-        numbers = {d: sum(value) * len(given) / total for d, value in given.items()} if total else {}
+    kinds = set(map(type, values.values()))
+    if kinds == {list} and {type(v) for value in values.values() for v in value} <= {bool}:
+        total = sum(map(len, values.values()))
+        numbers = {d: sum(value) * len(values) / total for d, value in values.items()} if total else {}
     elif kinds <= {bool, int, float}:
-        numbers = dict(zip(given, map(float, given.values()), strict=True))
+        numbers = dict(zip(values, map(float, values.values()), strict=True))
     else:
         return {}
     mean = math.fsum(numbers.values()) / len(numbers) if numbers else math.nan

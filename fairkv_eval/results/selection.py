@@ -1,4 +1,4 @@
-"""Results read for one question: of which model, tasks and metrics, and against which full cache."""
+"""The results that answer one question: of which model, tasks and metrics, and against which full cache."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.results.reader import Records, read
 from fairkv_eval.results.record import Record
 
-# What the pitfalls paper draws (arXiv 2510.00231), and what the harness's own tables begin with.
+# The metrics that the pitfalls paper draws (arXiv 2510.00231), and the first of the harness's own tables.
 _FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")
 
 
 def selected(paths: str | Path | Iterable[str | Path], model: str | None = None, tasks: Sequence[str] = ()) -> Records:
     """The results in these files and folders that are of this model and these tasks (default: all).
 
-    UsageError where there is none at all, or where a model or task has none, with the nearest that has.
+    Raise UsageError if there are none at all, or none of a model or task, with the nearest name that has some.
     """
     records, problems = read(paths)
     if not records:
@@ -25,14 +25,14 @@ def selected(paths: str | Path | Iterable[str | Path], model: str | None = None,
         )
         names = paths if isinstance(paths, (str, Path)) else ", ".join(map(str, paths))
         raise UsageError(f"no results found in {names}{left_out}")
-    _known("model with results", [model] if model else [], {record.model for record in records})
+    _check("model with results", [model] if model else [], {record.model for record in records})
     records = [record for record in records if model in (None, record.model)]
-    _known("task with results", tasks, {record.task for record in records})
+    _check("task with results", tasks, {record.task for record in records})
     return Records([record for record in records if not tasks or record.task in tasks], problems)
 
 
 def one_run(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records of each task, where all of a task can be compared; UsageError naming what is not the same."""
+    """The records of each task. Raise UsageError with the difference if those of a task cannot be compared."""
     models = sorted({record.model for record in records})
     if len(models) > 1:
         raise UsageError(f"results of several models; name one with --model: {', '.join(models)}")
@@ -51,7 +51,7 @@ def one_run(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def differing(a: Record, b: Record) -> str:
-    """What else than the policy differs between two results of a task, with both values; "" where nothing does."""
+    """What differs between two results of a task besides the policy, with both values; "" if nothing does."""
     there, here = (
         {"model": r.model, "weights": r.model_sha, "version": r.version, **dict(r.conditions)} for r in (a, b)
     )
@@ -60,9 +60,9 @@ def differing(a: Record, b: Record) -> str:
 
 
 def full_cache(records: Sequence[Record]) -> Record:
-    """The result with nothing evicted that others are compared with: without a press if there is one.
+    """The result with nothing evicted, with which others are compared: with samples and without a press if possible.
 
-    UsageError where there is none, or where its documents were not logged.
+    Raise UsageError if there is none.
     """
     full = sorted(
         (r for r in records if r.policy.full), key=lambda r: (r.sample_file() is None, r.policy.press != "none")
@@ -75,25 +75,30 @@ def full_cache(records: Sequence[Record]) -> Record:
     return full[0]
 
 
+def direction(record: Record, metric: str) -> bool | None:
+    """Whether higher values of a metric, which may be named ``metric,filter``, are better; None for neither."""
+    return record.higher_is_better.get(metric.partition(",")[0])
+
+
 def directed(record: Record) -> list[str]:
-    """The metrics for which the task says what is better, in its order."""
-    return [name for name in record.metrics if record.higher_is_better.get(name.partition(",")[0]) is not None]
+    """The metrics with a better direction, in the task's order."""
+    return [name for name in record.metrics if direction(record, name) is not None]
 
 
-def principal(record: Record) -> str | None:
-    """The metric that stands for the task."""
+def main_metric(record: Record) -> str | None:
+    """The task's main metric."""
     return foremost(directed(record))
 
 
 def foremost(directed: Sequence[str]) -> str | None:
-    """Of metrics that have a direction: that of the paper, accuracy, or the first."""
+    """The first of these metrics that the paper draws, or accuracy, or the first of all. They have a direction."""
     names = [name for name in directed if not name.startswith("fidelity_")]
     return next((name for name in (*_FIRST, *names) if name in names), None)
 
 
 def metric_of(record: Record, name: str | None) -> str:
-    """The metric of this name, or the task's principal one. UsageError for a name without direction, or unknown."""
-    chosen = principal(record) if name is None else name
+    """The metric of this name, or the task's main one. Raise UsageError for an unknown one or one without direction."""
+    chosen = main_metric(record) if name is None else name
     names = directed(record)
     if chosen is None or chosen not in names:
         raise unknown(f"metric of task {record.task}", name or "", names)
@@ -101,16 +106,16 @@ def metric_of(record: Record, name: str | None) -> str:
 
 
 def values(record: Record, metric: str) -> dict[str, float]:
-    """{document: value} of a metric; UsageError where the run logged no samples or they do not give the metric."""
+    """{document: value} of a metric. Raise UsageError if the run logged no samples, or they lack the metric."""
     if record.sample_file() is None:
         raise UsageError(f"{record.path.name}: no samples of task {record.task} beside it; run with --log_samples")
-    found = {document: given[metric] for document, given in record.samples().items() if metric in given}
-    if not found:
-        raise UsageError(f"{record.path.name}: metric {metric} of task {record.task} is no mean over its documents")
-    return found
+    scores = {document: metrics[metric] for document, metrics in record.samples().items() if metric in metrics}
+    if not scores:
+        raise UsageError(f"{record.path.name}: metric {metric} of task {record.task} is not a mean over its documents")
+    return scores
 
 
-def _known(what: str, given: Iterable[str], allowed: set[str]) -> None:
-    for name in given:
+def _check(what: str, names: Iterable[str], allowed: set[str]) -> None:
+    for name in names:
         if name not in allowed:
             raise unknown(what, name, allowed)
