@@ -39,10 +39,10 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        known, rest = super().parse_known_args(args, namespace)
+        parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             raise unknown(f"option of {self.prog!r}", rest[0], self._option_string_actions)
-        return known, rest
+        return parsed, rest
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
