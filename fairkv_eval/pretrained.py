@@ -7,8 +7,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import HfApi, constants, try_to_load_from_cache
-
 from fairkv_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -55,6 +53,8 @@ def packaged_gguf() -> Path | None:
 
 
 def _on_hub() -> bool:
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
     if isinstance(try_to_load_from_cache(HUB_NAME, "model.safetensors"), str):
         return True
     if constants.HF_HUB_OFFLINE:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 
 class Segment(NamedTuple):
@@ -45,8 +46,6 @@ def paragraphs(text: str) -> Iterator[Segment]:
 
 def sentences(text: str) -> Iterator[Segment]:
     """Sentences as NLTK's Punkt finds them, named sentence_1, sentence_2 …"""
-    from fairkv_eval.sentence_splitter import ensure_sentence_splitter
-
     ensure_sentence_splitter()
     from nltk.tokenize import PunktTokenizer
 

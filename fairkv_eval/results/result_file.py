@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.pretrained import HUB_NAME, PACKAGE
 from fairkv_eval.results.record import Metric, Record
 from fairkv_eval.results.recorded_policy import RecordedPolicy, plain
 
@@ -96,8 +97,6 @@ def _arguments(config: dict[str, Any]) -> dict[str, Any]:
 
 def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> str:
     """The model's name, without paths of the machine it ran on."""
-    from fairkv_eval.pretrained import HUB_NAME, PACKAGE
-
     path = arguments.get("pretrained") or arguments.get("model")
     if path is None:
         name = HUB_NAME if source == "fairkv" else str(result.get("model_name") or source)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.harness.task_library import TaskLibrary
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -110,8 +111,6 @@ def _instance(task: str, doc_id: int, doc: dict[str, Any], arguments: tuple[Any,
 
 def _built(source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path]) -> Instance:
     """Let the task build the request, and those before it: few-shot examples are drawn one after another."""
-    from fairkv_eval.harness.task_library import TaskLibrary
-
     task = TaskLibrary([source.task], include_path, source.metadata).load(source.task).get(source.task)
     if task is None:
         raise UsageError(f"{source.task!r} is a group; name one of its tasks")
