@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from fairkv_eval.errors import UsageError, naming, unknown
+from fairkv_eval.eviction.kvpress_bridge import bridged_press
 from fairkv_eval.eviction.press import FUNCTIONS, Parameter, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
@@ -45,8 +46,6 @@ def _named(name: str) -> Press | None:
     if name.endswith((".yaml", ".yml")):
         return read_press(Path(name))
     if name.startswith(_BRIDGE):
-        from fairkv_eval.eviction.kvpress_bridge import bridged_press  # imports transformers, which takes seconds
-
         return bridged_press(name.removeprefix(_BRIDGE))
     presses = built_in_presses()
     if name not in presses:
