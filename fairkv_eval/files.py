@@ -16,7 +16,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def folder(path: Path) -> Path:
-    """The folder, made where it is missing. UsageError where it cannot be one."""
+    """The folder, made if it is missing. Raise UsageError if it cannot be made."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -64,16 +64,16 @@ def _remove(draft: Path) -> None:
 
 
 def resource_dir(name: str) -> Path:
-    """The folder `name` ("tasks", "presses") of this installation; FileNotFoundError says where it was looked for."""
+    """The folder `name` ("tasks", "presses") of this installation. Raise FileNotFoundError with the places searched."""
     candidates = [_PACKAGE / name]
-    # Only a checkout's parent is ours: an installed package's is site-packages, where any project may own "tasks".
+    # Only a checkout's parent is ours: an installed package lies in site-packages, where any project may own "tasks".
     if (_PACKAGE.parent / "pyproject.toml").is_file():
         candidates.append(_PACKAGE.parent / name)
     for folder in candidates:
         if folder.is_dir():
             return folder
-    looked = " or ".join(str(folder) for folder in candidates)
-    raise FileNotFoundError(f"fairkv_eval has no folder {name!r} (looked for {looked}): the installation is incomplete")
+    places = " or ".join(str(folder) for folder in candidates)
+    raise FileNotFoundError(f"fairkv_eval has no folder {name!r} (looked for {places}): the installation is incomplete")
 
 
 def cache_dir() -> Path:

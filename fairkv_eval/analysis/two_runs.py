@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.analysis.paired import Difference, differences, holm
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.results.record import Record
 from fairkv_eval.results.result_file import parse
 from fairkv_eval.results.selection import differing, direction
@@ -93,10 +93,8 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 def _records(path: Path) -> dict[str, Record]:
     if not path.is_file():
         raise UsageError(f"no such file: {str(path)!r}; compare takes two result files")
-    try:
+    with naming(str(path)):
         records = {record.task: record for record in parse(path)}
-    except UsageError as error:
-        raise UsageError(f"{path}: {error}") from error
     if not records:
         raise UsageError(f"{path} is a leaderboard; compare takes two result files")
     return records

@@ -66,7 +66,7 @@ def save(figure: Figure, folder: Path, dpi: int = 150) -> list[Path]:
             _draw(axis, panel)
         for axis in axes.flat[len(figure.panels) :]:
             axis.set_axis_off()
-        canvas.draw_without_rendering()  # labels are spread by where their lines end on the page
+        canvas.draw_without_rendering()  # the places of labels depend on the ends of their lines on the page
         for axis, panel in zip(axes.flat, figure.panels, strict=False):
             _label_ends(axis, panel)
         canvas.draw_without_rendering()  # make room for them, once for both files

@@ -58,23 +58,18 @@ def build(results: Records, top: Path | None = None) -> Board:
     records = sorted(results.records, key=_order)
     values, shown, problems = samples_of(records)
     standing = standings(records, values)
+    entries = [
+        _entry(record, _metrics(index, record, values[index], standing), top) for index, record in enumerate(records)
+    ]
     ids = _row_ids(records)
-    firsts = {row_id: record for row_id, record in reversed(list(zip(ids, records, strict=True)))}
-    variants = _variants(firsts)
-    rows = {row_id: _row(row_id, firsts[row_id], variants[row_id]) for row_id in dict.fromkeys(ids)}
     prompts: dict[str, dict[str, str]] = {}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
-    for index, (row_id, record) in enumerate(zip(ids, records, strict=True)):
-        metrics = {
-            name: _metric(record, name, values[index], standing.get((index, name), Standing()))
-            for name in record.metrics
-        }
-        rows[row_id].tasks[record.task] = _entry(record, metrics, top)
-        prompts.setdefault(record.task, {}).update({document: prompt for document, prompt, _ in shown[index]})
-        if shown[index]:
-            responses.setdefault(row_id, {})[record.task] = [(document, text) for document, _, text in shown[index]]
+    for row_id, record, texts in zip(ids, records, shown, strict=True):
+        prompts.setdefault(record.task, {}).update({document: prompt for document, prompt, _ in texts})
+        if texts:
+            responses.setdefault(row_id, {})[record.task] = [(document, response) for document, _, response in texts]
     left_out = [Omission(_file(path, top), reason) for path, reason in (*results.problems, *problems)]
-    return Board(_tasks(records), list(rows.values()), left_out, prompts, responses)
+    return Board(_tasks(records), _rows(ids, records, entries), left_out, prompts, responses)
 
 
 def dumped(board: Board) -> str:
@@ -113,7 +108,18 @@ def _row_ids(records: Sequence[Record]) -> list[str]:
     return ids
 
 
-def _row(row_id: str, record: Record, variant: str) -> Row:
+def _rows(ids: Sequence[str], records: Sequence[Record], entries: Sequence[TaskEntry]) -> list[Row]:
+    members: dict[str, list[int]] = {}
+    for index, row_id in enumerate(ids):
+        members.setdefault(row_id, []).append(index)
+    variants = _variants({row_id: records[indices[0]] for row_id, indices in members.items()})
+    return [
+        _row(row_id, records[indices[0]], variants[row_id], {records[i].task: entries[i] for i in indices})
+        for row_id, indices in members.items()
+    ]
+
+
+def _row(row_id: str, record: Record, variant: str, tasks: Mapping[str, TaskEntry]) -> Row:
     policy = record.policy
     return Row(
         id=row_id,
@@ -129,6 +135,7 @@ def _row(row_id: str, record: Record, variant: str) -> Row:
         scope=policy.scope,
         full_cache=policy.full,
         conditions=_conditions(record, of_task=False),
+        tasks=tasks,
     )
 
 
@@ -156,16 +163,21 @@ def _all_conditions(record: Record) -> dict[str, Any]:
     return {"model": record.source, "weights": weights, **_conditions(record, of_task=False)}
 
 
-def _metric(record: Record, name: str, values: Values, standing: Standing) -> MetricEntry:
-    metric = record.metrics[name]
-    return MetricEntry(
-        value=metric.value,
-        stderr=metric.stderr,
-        n=len(values[name]) if name in values else metric.n,
-        rank=standing.rank,
-        vs_full=_difference(standing.vs_full),
-        vs_plain=_difference(standing.vs_plain),
-    )
+def _metrics(
+    index: int, record: Record, values: Values, standing: Mapping[tuple[int, str], Standing]
+) -> dict[str, MetricEntry]:
+    entries = {}
+    for name, metric in record.metrics.items():
+        place = standing.get((index, name), Standing())
+        entries[name] = MetricEntry(
+            value=metric.value,
+            stderr=metric.stderr,
+            n=len(values[name]) if name in values else metric.n,
+            rank=place.rank,
+            vs_full=_difference(place.vs_full),
+            vs_plain=_difference(place.vs_plain),
+        )
+    return entries
 
 
 def _difference(corrected: Corrected | None) -> CorrectedDifference | None:

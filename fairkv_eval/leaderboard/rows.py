@@ -81,7 +81,7 @@ class Row:
     scope: str | None = field(metadata=_NO_COLUMN)
     full_cache: bool = field(metadata=_NO_COLUMN)
     conditions: Mapping[str, Any] = field(metadata=_NO_COLUMN)
-    tasks: dict[str, TaskEntry] = field(default_factory=dict, metadata=_NO_COLUMN)
+    tasks: Mapping[str, TaskEntry] = field(metadata=_NO_COLUMN)
 
 
 @dataclass(frozen=True)
