@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from own_tasks import manager
+from package_tasks import manager
 
 from fairkv_eval.files import resource_dir
 

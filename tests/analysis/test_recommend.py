@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-import made_results
 import numpy as np
 import pytest
+import synthetic_results
 
 from fairkv_eval.analysis.loss_bound import documents_needed, upper_bound
 from fairkv_eval.analysis.recommend import recommend
@@ -14,7 +14,7 @@ from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 
 N = 400
-DOCS = made_results.documents(N)
+DOCS = synthetic_results.documents(N)
 RIGHT = [1.0] * 300 + [0.0] * 100
 
 
@@ -25,9 +25,9 @@ def losing(k: int) -> list[float]:
 
 def results(folder, cells: dict, **given) -> None:
     """A full cache, and a file for each cell {(press, ratio, fair): documents lost}."""
-    made_results.write(folder, docs=DOCS, scores=RIGHT, **given)
+    synthetic_results.write(folder, docs=DOCS, scores=RIGHT, **given)
     for number, ((press, ratio, fair), k) in enumerate(cells.items(), 1):
-        made_results.write(
+        synthetic_results.write(
             folder, docs=DOCS, scores=losing(k), press=press, ratio=ratio, fair=fair, number=number, **given
         )
 
@@ -154,7 +154,7 @@ def test_policy_whose_result_lacks_the_metric_is_left_out(tmp_path):
     """Fidelity, say, that was added to some cells of a sweep."""
     has = {"more": {"closeness": [1.0] * N}}
     for number, (press, ratio, given) in enumerate([("none", 0.0, has), ("tova", 0.2, has), ("tova", 0.5, {})]):
-        made_results.write(tmp_path, docs=DOCS, scores=RIGHT, press=press, ratio=ratio, number=number, **given)
+        synthetic_results.write(tmp_path, docs=DOCS, scores=RIGHT, press=press, ratio=ratio, number=number, **given)
     found = recommend([tmp_path], metric="closeness")
     assert found.best is not None and found.best.policy.label == "tova ratio=0.2"
     assert found.left_out == ["tova ratio=0.5: its result of made_task has no closeness"]
@@ -197,17 +197,17 @@ def test_folders_that_cannot_answer(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no results found in"):
         recommend([tmp_path / "empty"])
-    made_results.write(tmp_path / "alone", press="tova", ratio=0.5)
+    synthetic_results.write(tmp_path / "alone", press="tova", ratio=0.5)
     with pytest.raises(UsageError, match="no result of the full cache"):
         recommend([tmp_path / "alone"])
-    made_results.write(tmp_path / "full")
+    synthetic_results.write(tmp_path / "full")
     with pytest.raises(UsageError, match="no compressed policy"):
         recommend([tmp_path / "full"])
-    made_results.write(tmp_path / "two", model="a/b")
-    made_results.write(tmp_path / "two", model="c/d", number=1)
+    synthetic_results.write(tmp_path / "two", model="a/b")
+    synthetic_results.write(tmp_path / "two", model="c/d", number=1)
     with pytest.raises(UsageError, match="name one with --model: a/b, c/d"):
         recommend([tmp_path / "two"])
-    made_results.write(tmp_path / "mixed", torch_seed=1)
-    made_results.write(tmp_path / "mixed", press="tova", ratio=0.5, torch_seed=2, number=1)
+    synthetic_results.write(tmp_path / "mixed", torch_seed=1)
+    synthetic_results.write(tmp_path / "mixed", press="tova", ratio=0.5, torch_seed=2, number=1)
     with pytest.raises(UsageError, match=r"torch_seed \(1 and 2\)|torch_seed \(2 and 1\)"):
         recommend([tmp_path / "mixed"])

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 
-import made_results
 import pytest
+import synthetic_results
 
 from fairkv_eval.analysis.paired import difference, holm
 from fairkv_eval.analysis.two_runs import compare, plain
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 
-DOCS = made_results.documents(20)
+DOCS = synthetic_results.documents(20)
 BETTER, WORSE = [1.0] * 20, [0.0] * 12 + [1.0] * 8
 
 
 def two(tmp_path, a: dict | None = None, b: dict | None = None):
-    first = made_results.write(tmp_path, **{"docs": DOCS, "scores": BETTER, **(a or {})})
-    second = made_results.write(
+    first = synthetic_results.write(tmp_path, **{"docs": DOCS, "scores": BETTER, **(a or {})})
+    second = synthetic_results.write(
         tmp_path, **{"docs": DOCS, "scores": WORSE, "press": "tova", "ratio": 0.5, "number": 1, **(b or {})}
     )
     return first, second

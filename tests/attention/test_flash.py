@@ -5,9 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 
+import engine_runs
 import fake_flash
 import pytest
-import running
 import tiny
 import torch
 from attention_inputs import DIM, SCALING, close, drawn, sequences, shown
@@ -154,9 +154,11 @@ def test_torch_takes_the_calls() -> None:
 
 def jobs(name: str, **given) -> list[Job]:
     """Generations and scores of prompts that begin alike or not."""
-    own = [running.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
+    own = [engine_runs.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
     wants = [Generation(5), LogLikelihood((7, 8, 9)), Generation(4), LogLikelihood((1,))]
-    return [Job(prompt, running.policy(name, **given), want, "tiny") for prompt, want in zip(own, wants, strict=True)]
+    return [
+        Job(prompt, engine_runs.policy(name, **given), want, "tiny") for prompt, want in zip(own, wants, strict=True)
+    ]
 
 
 @pytest.mark.parametrize("kernel", sorted(fake_flash.KERNELS))
@@ -169,7 +171,7 @@ def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, p
     logits are bounded (gemma2); nothing that the kernel can do goes past it."""
     flash = Flash(fake_flash.KERNELS[kernel]())
     unbounded = kind == "gemma2" and kernel == "varlen"
-    model = tiny.model(kind, **running.SIZES.get(kind, {}))
+    model = tiny.model(kind, **engine_runs.SIZES.get(kind, {}))
     if unbounded:
         attached = model, attach_checked(model, flash)
     else:
@@ -177,6 +179,6 @@ def test_the_engine_finds_what_the_slow_reference_says(kernel: str, kind: str, p
             for name in ("packed", "rows"):
                 patch.delattr(sdpa.Sdpa, name)
             attached = model, attach_checked(model, flash)
-            running.run(attached, jobs(press), backend=flash)
-    running.check(attached, jobs(press), backend=flash, rows=3)
+            engine_runs.run(attached, jobs(press), backend=flash)
+    engine_runs.check(attached, jobs(press), backend=flash, rows=3)
     assert (bool(flash.calls), bool(flash.notes)) == (not unbounded, unbounded)

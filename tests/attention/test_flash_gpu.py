@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import engine_runs
 import pytest
-import running
 import tiny
 import torch
 from attention_inputs import SCALING, close, drawn, sequences, shown
@@ -117,11 +117,11 @@ def test_many_sequences(flash: Flash) -> None:
 
 def engines(kind: str, dtype: torch.dtype, flash: Flash) -> tuple[Engine, Engine]:
     """One on the device with the kernel, and one on the CPU in float32 with the same weights and SDPA."""
-    sizes = running.SIZES.get(kind, {})
+    sizes = engine_runs.SIZES.get(kind, {})
     half, exact = tiny.model(kind, dtype, **sizes).to("cuda"), tiny.model(kind, dtype, **sizes).float()
     return (
-        Engine(half, attach_checked(half, flash), 3, ask=running.ask, backend=flash),
-        Engine(exact, attach_checked(exact), 3, ask=running.ask),
+        Engine(half, attach_checked(half, flash), 3, ask=engine_runs.ask, backend=flash),
+        Engine(exact, attach_checked(exact), 3, ask=engine_runs.ask),
     )
 
 
@@ -132,9 +132,14 @@ def test_scores_are_those_of_sdpa_in_float32(flash: Flash, dtype, kind: str, pre
     """Within three times what SDPA on the CPU loses to the dtype: up to 0.03 nats in float16 and 0.2 in bfloat16."""
     if kind == "gemma2" and not runs(flash, Options(SCALING, softcap=5.0)):
         pytest.skip("bounds the logits of every layer, which torch's kernel cannot")
-    policy = running.policy(press, ratio=0.0 if press == "none" else 0.5)
+    policy = engine_runs.policy(press, ratio=0.0 if press == "none" else 0.5)
     jobs = [
-        Job(running.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20), policy, LogLikelihood((7, 8, 9)), "tiny")
+        Job(
+            engine_runs.prompt(seed, n=60 + 7 * seed, context=50 + seed, cut=20),
+            policy,
+            LogLikelihood((7, 8, 9)),
+            "tiny",
+        )
         for seed in range(6)
     ]
     ours, exact = (dict(engine.run(jobs)) for engine in engines(kind, dtype, flash))
@@ -146,8 +151,8 @@ def test_scores_are_those_of_sdpa_in_float32(flash: Flash, dtype, kind: str, pre
 
 @pytest.mark.parametrize("seed", [2, 5])  # whose best logits are 0.1 standard deviations apart at every token
 def test_tokens_are_those_of_sdpa_in_float32(flash: Flash, seed: int) -> None:
-    policy = running.policy("none", ratio=0.0)
-    job = Job(running.prompt(seed, n=60, context=50, cut=20), policy, Generation(8), "tiny")
+    policy = engine_runs.policy("none", ratio=0.0)
+    job = Job(engine_runs.prompt(seed, n=60, context=50, cut=20), policy, Generation(8), "tiny")
     ((_, ours),), ((_, exact),) = (list(engine.run([job])) for engine in engines("llama", torch.float16, flash))
     assert ours.tokens == exact.tokens
 
@@ -156,7 +161,7 @@ def test_tokens_are_those_of_sdpa_in_float32(flash: Flash, seed: int) -> None:
 def test_every_kind_of_budget_runs(flash: Flash, press: str) -> None:
     """Layers and heads of different lengths and replays; what is kept depends on rounding, how much does not."""
     jobs = [
-        Job(running.prompt(seed, n=70, context=50 + seed, cut=20), running.policy(press), Generation(6), "tiny")
+        Job(engine_runs.prompt(seed, n=70, context=50 + seed, cut=20), engine_runs.policy(press), Generation(6), "tiny")
         for seed in range(5)
     ]
     ours, exact = (dict(engine.run(jobs)) for engine in engines("llama", torch.bfloat16, flash))

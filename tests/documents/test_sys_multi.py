@@ -11,8 +11,8 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-import multi_answers
 import pytest
+import sys_multi_replies
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,12 +88,12 @@ SECRET = {"secret": "last", "defense": "first", "ask": True, "filler": 256}
 def test_every_document_can_be_satisfied(options: dict[str, Any]) -> None:
     for doc in documents(Design(**options)):
         followed = [instruction_scores(doc, reply)["inst_level_strict_acc"] for reply in _until_followed(doc)]
-        assert all(followed[-1]), (doc["instruction_id_list"], followed[-1], next(multi_answers.replies(doc)))
+        assert all(followed[-1]), (doc["instruction_id_list"], followed[-1], next(sys_multi_replies.replies(doc)))
 
 
 def _until_followed(doc: dict[str, Any]) -> list[str]:
     tried = []
-    for reply in multi_answers.replies(doc):
+    for reply in sys_multi_replies.replies(doc):
         tried.append(reply)
         if instruction_scores(doc, reply)["prompt_level_strict_acc"]:
             break

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import attached, policy, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import attached, policy, prompt, run
 from torch import Tensor
 
 from fairkv_eval.engine import batch as batch_module

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from engine_runs import PRESSES, attached, check, policy, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import PRESSES, attached, check, policy, prompt, run
 
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.chunks import lockstep

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import dense_reference
 import pytest
-import reference
 import torch
-from running import attached, check, policy, positions_run, prompt, run
+from engine_runs import attached, check, policy, positions_run, prompt, run
 from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
@@ -52,9 +52,9 @@ def test_the_reference_turns_keys_as_the_model_does(name: str) -> None:
     kind, sizes = KINDS[name]
     model, _ = attached(kind, **sizes)
     tokens = prompt(0).tokens
-    with reference.Unturned(model) as unturned:
-        phase = reference.Dense()
-        reference.logits_of(model, tokens, phase)
+    with dense_reference.Unturned(model) as unturned:
+        phase = dense_reference.Dense()
+        dense_reference.logits_of(model, tokens, phase)
         for index, layer in enumerate(phase.layers):
             assert not torch.allclose(unturned.keys[index], layer.k, atol=1e-2)
             torch.testing.assert_close(unturned.turn(index, range(len(tokens)), range(len(tokens))), layer.k)
@@ -109,17 +109,17 @@ class Published:
 
     def start(self, context, n_kept: int) -> None:
         """The context runs uncompressed; its first tokens and its last are cached."""
-        with reference.Unturned(self.model) as unturned:
-            phase = reference.Dense()
-            reference.logits_of(self.model, context, phase)
+        with dense_reference.Unturned(self.model) as unturned:
+            phase = dense_reference.Dense()
+            dense_reference.logits_of(self.model, context, phase)
         kept = [*range(self.sinks), *range(len(context) - n_kept + self.sinks, len(context))]
         self.cache = [[unturned.keys[i][:, kept], layer.v[:, kept]] for i, layer in enumerate(phase.layers)]
 
     def say(self, token: int) -> int:
         """Run one token and drop the oldest after the sinks where the cache is full; the greedy next token."""
-        with reference.Unturned(self.model) as self.unturned:
+        with dense_reference.Unturned(self.model) as self.unturned:
             self.layer = 0
-            logits = reference.logits_of(self.model, [token], self, [self.cache[0][0].shape[1]])
+            logits = dense_reference.logits_of(self.model, [token], self, [self.cache[0][0].shape[1]])
         if self.size is not None:
             for entries in self.cache:
                 while entries[0].shape[1] > self.size:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import dense_reference
 import pytest
-import reference
 import torch
-from running import attached, check, policy, positions_run, prompt, run
+from engine_runs import attached, check, policy, positions_run, prompt, run
 
 from fairkv_eval.attention import sdpa
 from fairkv_eval.attention.sdpa import masked
@@ -201,8 +201,8 @@ def test_keys_that_move_at_every_step_do_not_wear_off(monkeypatch) -> None:
     (result,), _ = run((model, windows), [Job(p, own, Generation(380), "")])
     tokens = [*p.tokens, *result.tokens[:-1]]
     seen = [*tokens[:4], *tokens[-197:]]
-    with reference.Unturned(model) as unturned:  # the first layer's keys are their tokens', wherever they stand
-        reference.logits_of(model, seen, reference.Dense())
+    with dense_reference.Unturned(model) as unturned:  # the first layer's keys are their tokens', wherever they stand
+        dense_reference.logits_of(model, seen, dense_reference.Dense())
     expected = unturned.rotate(unturned.keys[0].float(), range(201))
     found = shown[-1][0].float()
     assert found.shape == expected.shape

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from devices import pretended, spread
-from running import PRESSES, ask, attached, policy, prompt
+from engine_runs import PRESSES, ask, attached, policy, prompt
+from pretended_devices import pretended, spread
 
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine.check import attach_checked

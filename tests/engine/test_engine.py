@@ -3,13 +3,13 @@
 from functools import cache
 from typing import Any
 
+import dense_reference
 import pytest
-import reference
 import tiny
 import torch
+from engine_runs import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import PRESSES, UNEVEN, ask, attached, check, policy, positions_run, prompt, run
 
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import prefixes
@@ -108,7 +108,7 @@ def test_bytes_of_uneven_heads_are_those_of_their_own_pairs(llama, monkeypatch, 
     monkeypatch.setattr(batch_module, "RowCache", Spy)
     p, own = prompt(12, 64, 60, 20), policy(name, 0.5, fair)
     (result,), _ = run(llama, [Job(p, own, Generation(3), "")])
-    kept = reference.survivors(llama[0], p.tokens[:60], p.segments, own, ask)
+    kept = dense_reference.survivors(llama[0], p.tokens[:60], p.segments, own, ask)
     lengths = [len(head) for layer in kept for head in layer]
     entry = 2 * 16 * 4
     equal = name in ("adakv tova", "adakv knorm")  # one ranking for all heads, and a safeguard of all they could give

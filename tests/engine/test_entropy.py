@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import dense_reference
 import pytest
-import reference
 import tiny
 import torch
+from engine_runs import attached, policy, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import attached, policy, prompt, run
 
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.engine.sampling import Sampling, entropy
@@ -31,7 +31,7 @@ def llama() -> Any:
 
 def slow_entropy(model: Any, job: Job, said: tuple[int, ...]) -> float:
     """Mean over the answer's tokens, summed word by word in double precision."""
-    sequence = reference.Sequencing(model, job)
+    sequence = dense_reference.Sequencing(model, job)
     first = len(sequence.tokens) - 1
     sequence.extend(said)
     total = 0.0

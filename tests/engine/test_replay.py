@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 
+import dense_reference
 import pytest
-import reference
 import torch
+from engine_runs import ask, attached, check, policy, prompt, run
 from hypothesis import given
 from hypothesis import strategies as st
-from running import ask, attached, check, policy, prompt, run
 from torch import Tensor
 
 from fairkv_eval.engine.context import Context
@@ -69,7 +69,7 @@ def test_attention_received_is_that_of_a_dense_pass(monkeypatch, kind: str, pack
     found = received((model, windows), monkeypatch, jobs, packed)
     assert len(found) == 3
     for context, layers in found.items():
-        expected = reference.replayed(model, context, chunk, ask)
+        expected = dense_reference.replayed(model, context, chunk, ask)
         for window, mine, other in zip(windows, layers, expected, strict=True):
             if window is None:
                 torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)

@@ -20,7 +20,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recorder import Recorder
+from layer_recorder import Recorder
 from torch import Tensor
 
 from fairkv_eval.attention.rotation import Rotation, find_rotations

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from numbered import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tokens
-from recorder import Recorder
+from layer_recorder import Recorder
+from numpy_weights import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tokens
 from torch import Tensor
 
 from fairkv_eval.attention.rotation import find_rotations

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import sys
 
-import made_results
-import made_sweep
 import matplotlib.image
 import numpy as np
 import pytest
+import synthetic_results
+import synthetic_sweep
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -28,7 +28,7 @@ from fairkv_eval.results.selection import selected
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sweep")
-    made_sweep.write(path, presses=("snapkv", "tova"), fidelity=True)
+    synthetic_sweep.write(path, presses=("snapkv", "tova"), fidelity=True)
     return path
 
 
@@ -58,7 +58,7 @@ def lines(figure: Figure, panel: int = 0) -> dict[str, Series]:
 
 def test_lines_are_the_results_with_their_intervals(drawn, folder):
     line = lines(drawn["following_and_leakage"])["tova"]
-    assert line.x == made_sweep.RATIOS
+    assert line.x == synthetic_sweep.RATIOS
     for x, y, low, high in zip(line.x, line.y, line.low, line.high, strict=True):
         record = next(
             r
@@ -139,12 +139,12 @@ def test_settings_share_a_panel_and_a_colour(drawn):
     assert len(lines(drawn["keep_rates_class_sys_multi"])) == len(FAMILIES)
     assert set(lines(drawn["keep_rates_sys_multi"])) == set(lines(drawn["keep_rates_raccoon_plain"]))
     held = lines(drawn["quality_bytes_raccoon_plain"])["plain"]
-    assert held.x == pytest.approx([3e6 * (1 - r) / 2**20 for r in made_sweep.RATIOS])
+    assert held.x == pytest.approx([3e6 * (1 - r) / 2**20 for r in synthetic_sweep.RATIOS])
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path):
-    made_results.write(tmp_path)
-    made_results.write(tmp_path, press="tova", ratio=0.5, number=1)
+    synthetic_results.write(tmp_path)
+    synthetic_results.write(tmp_path, press="tova", ratio=0.5, number=1)
     (found,), _ = arrange(selected([tmp_path]).records)
     made, missing = figures(found)
     assert {figure.name for figure in made} == {"overview", "quality_bytes_made_task"}
@@ -154,18 +154,18 @@ def test_what_cannot_be_drawn_is_named(tmp_path):
 
 def test_presses_that_differ_in_parameters_are_told_apart(tmp_path):
     for number, window in enumerate((8, 16)):
-        made_results.write(tmp_path, press="snapkv", ratio=0.5, parameters={"window": window}, number=number)
-    made_results.write(tmp_path, press="tova", ratio=0.5, number=2)
+        synthetic_results.write(tmp_path, press="snapkv", ratio=0.5, parameters={"window": window}, number=number)
+    synthetic_results.write(tmp_path, press="tova", ratio=0.5, number=2)
     (found,), _ = arrange(selected([tmp_path]).records)
     assert set(labels(found.tasks[0].lines).values()) == {"snapkv(window=8)", "snapkv(window=16)", "tova"}
     assert len(set(found.styles.values())) == 3
 
 
 def test_budgets_and_other_conditions_are_left_out_by_name(tmp_path):
-    made_results.write(tmp_path)
-    made_results.write(tmp_path, press="tova", ratio=0.5, number=1)
-    made_results.write(tmp_path, press="tova", number=2, fairkv={"budget": 64})
-    made_results.write(tmp_path, press="tova", ratio=0.7, number=3, torch_seed=9)
+    synthetic_results.write(tmp_path)
+    synthetic_results.write(tmp_path, press="tova", ratio=0.5, number=1)
+    synthetic_results.write(tmp_path, press="tova", number=2, fairkv={"budget": 64})
+    synthetic_results.write(tmp_path, press="tova", ratio=0.7, number=3, torch_seed=9)
     (found,), left_out = arrange(selected([tmp_path]).records)
     assert len(left_out) == 2 and "budget=64 has no ratio" in left_out[0] and "other conditions" in left_out[1]
     assert [r.policy.ratio for r in next(iter(found.tasks[0].lines.values()))] == [0.0, 0.5]
@@ -205,8 +205,8 @@ def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
 
 
 def test_full_cache_alone_is_nothing_to_draw(tmp_path, capsys):
-    made_results.write(tmp_path)
-    made_results.write(tmp_path, press="tova", number=1, fairkv={"budget": 64})
+    synthetic_results.write(tmp_path)
+    synthetic_results.write(tmp_path, press="tova", number=1, fairkv={"budget": 64})
     assert main(["figures", str(tmp_path)]) == 2
     told = capsys.readouterr()
     assert "no press at a ratio above 0" in told.err and "budget=64 has no ratio" in told.out

@@ -21,7 +21,7 @@ from typing import Any
 import kvpress
 import numpy as np
 import torch
-from numbered import fingerprint, numbered_model, numbered_tokens
+from numpy_weights import fingerprint, numbered_model, numbered_tokens
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 

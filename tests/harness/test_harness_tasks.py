@@ -5,8 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import dataset_stand_ins
 import pytest
-import stand_ins
 import tiny
 from lm_eval.models.huggingface import HFLM
 from tokenizers import processors
@@ -58,7 +58,7 @@ def fairkv(bos: bool = False, **arguments: Any) -> FairKV:
 
 def answers(lm: Any, path: str, mode: str) -> list[Any]:
     """What a model answers the requests of the task's first two documents, as the harness's evaluator asks it."""
-    task = stand_ins.task(path)
+    task = dataset_stand_ins.task(path)
     shots, chat, system, multiturn = MODES[mode]
     if task.OUTPUT_TYPE != "loglikelihood_rolling":
         task.set_config(key="num_fewshot", value=0 if path in NO_SHOTS else shots)
@@ -100,7 +100,7 @@ def models() -> dict[str, Any]:
 def test_ratio_zero_is_hf_and_ratio_half_differs(
     models: dict[str, Any], path: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stand_ins.use(monkeypatch)
+    dataset_stand_ins.use(monkeypatch)
     given = {name: answers(lm, path, mode) for name, lm in models.items()}
     for ours, theirs in (("full", "hf"), ("full bos", "hf bos")):
         assert len(given[ours]) == len(given[theirs]) > 0

@@ -13,28 +13,28 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+import tiny_evaluation
 import torch
-import worker
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.processes import in_order, interleaved
 from fairkv_eval.model import FairKV
 
 # The longest document is truncated, which makes a note.
-POLICY = {"press": "tova", "ratio": 0.5, "truncation": True, "max_length": worker.LONGEST}
-LIMIT = 2 * worker.PATIENCE  # seconds a launch may take on a busy machine
+POLICY = {"press": "tova", "ratio": 0.5, "truncation": True, "max_length": tiny_evaluation.LONGEST}
+LIMIT = 2 * tiny_evaluation.PATIENCE  # seconds a launch may take on a busy machine
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
-    worker.write_tasks(folder)
+    tiny_evaluation.write_tasks(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict:
-    results = worker.evaluate(folder, POLICY)
+    results = tiny_evaluation.evaluate(folder, POLICY)
     assert results
     return results
 
@@ -52,7 +52,7 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
     counts = ["--multi_gpu", f"--num_processes={processes}", f"--num_machines={machines}"]
     meeting = ["--main_process_ip=127.0.0.1", f"--main_process_port={free_port()}"]
     plain = ["--mixed_precision=no", "--dynamo_backend=no"]
-    program = [str(Path(__file__).parents[1] / "support" / "worker.py"), str(folder), json.dumps(arguments)]
+    program = [str(Path(__file__).parents[1] / "support" / "tiny_evaluation.py"), str(folder), json.dumps(arguments)]
     command = [sys.executable, "-m", "accelerate.commands.launch", *counts, *meeting, *plain]
     started = [
         subprocess.Popen(
@@ -81,8 +81,8 @@ def test_the_numbers_are_those_of_one_process(alone: dict, folder: Path, process
     results = json.loads((folder / "results_0.json").read_text())
     assert results["results"] == alone["results"]
     assert results["n-samples"] == alone["n-samples"]
-    for task in worker.TASKS:
-        assert len(alone["samples"][task]) == len(worker.WORDS)
+    for task in tiny_evaluation.TASKS:
+        assert len(alone["samples"][task]) == len(tiny_evaluation.WORDS)
         for ours, theirs in zip(results["samples"][task], alone["samples"][task], strict=True):
             same = ours.keys() - {"resps", "filtered_resps"}
             assert {k: ours[k] for k in same} == {k: theirs[k] for k in same}
@@ -113,7 +113,7 @@ def _close(ours: list, theirs: list) -> bool:
 
 def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: Path) -> None:
     # Only the shortest document, which is the second machine's, has no room for so many.
-    arguments = {"press": "tova", "ratio": 0.5, "keep": f"0:{worker.SHORTEST // 2 + 1}"}
+    arguments = {"press": "tova", "ratio": 0.5, "keep": f"0:{tiny_evaluation.SHORTEST // 2 + 1}"}
     for left in folder.glob("results_*.json"):
         left.unlink()
     (first, _), (second, stderr) = launch(folder, arguments, 2, machines=2)

@@ -9,8 +9,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import made_results as made
 import pytest
+import synthetic_results as made
 
 from fairkv_eval.analysis import paired
 from fairkv_eval.cli import main

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import made_results as made
 import pytest
+import synthetic_results as made
 
 from fairkv_eval.leaderboard.board import build
 from fairkv_eval.leaderboard.html import as_html

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from own_tasks import manager
+from package_tasks import manager
 
 from fairkv_eval.harness.response import Response
 from fairkv_eval.metrics import FAMILIES, fairness, sys_multi

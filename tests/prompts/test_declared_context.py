@@ -6,8 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+import dataset_stand_ins
 import pytest
-import stand_ins
 import tiny
 
 from fairkv_eval.errors import UsageError
@@ -66,9 +66,9 @@ def _special(text: str) -> int:
 @pytest.mark.parametrize("chat", [False, True], ids=["plain", "chat"])
 @pytest.mark.parametrize("path", STAND_INS)
 def test_documents_from_the_hub(path: str, chat: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand_ins.use(monkeypatch)
-    stand_ins.scoring(monkeypatch)
-    check(stand_ins.task(path), "question", chat)
+    dataset_stand_ins.use(monkeypatch)
+    dataset_stand_ins.scoring(monkeypatch)
+    check(dataset_stand_ins.task(path), "question", chat)
 
 
 @pytest.mark.parametrize("path", NEEDLES)
@@ -81,22 +81,22 @@ def test_generated_documents(path: str, saved: Path, monkeypatch: pytest.MonkeyP
 
 def needles(path: str, saved: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A RULER task with few and short documents."""
-    stand_ins.words(monkeypatch)
+    dataset_stand_ins.words(monkeypatch)
     from lm_eval.tasks.ruler import prepare_niah
 
     from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
     ensure_sentence_splitter()
-    stand_ins.use(monkeypatch)
+    dataset_stand_ins.use(monkeypatch)
     plain = prepare_niah.tqdm  # around 500 documents, of which two are asked
     monkeypatch.setattr(prepare_niah, "tqdm", lambda items, **options: plain(list(items)[:2], **options))
-    return stand_ins.task(path, tokenizer=str(saved), max_seq_lengths=[2048 if path in ESSAYS else 1024])
+    return dataset_stand_ins.task(path, tokenizer=str(saved), max_seq_lengths=[2048 if path in ESSAYS else 1024])
 
 
 @pytest.mark.parametrize("name", ["vt", "cwe", "fwe"])
 def test_the_question_of_other_ruler_tasks_is_their_last_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their documents take minutes to draw; their templates are the harness's."""
-    stand_ins.words(monkeypatch)
+    dataset_stand_ins.words(monkeypatch)
     module = importlib.import_module(f"lm_eval.tasks.ruler.{name}_utils")
     config = getattr(module, "CONFIG", {})
     template = config.get("variable_tracking", config)["template"]

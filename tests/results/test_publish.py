@@ -6,9 +6,9 @@ import gzip
 import json
 from pathlib import Path
 
-import made_results
-import made_sweep
 import pytest
+import synthetic_results
+import synthetic_sweep
 
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
@@ -24,7 +24,7 @@ def board(folder: Path) -> dict:
 
 
 def test_what_is_said_of_results_stays_the_same(tmp_path: Path) -> None:
-    made_sweep.write(tmp_path / "own" / "a", presses=("tova", "snapkv"), tasks=made_sweep.TASKS[:2], n=12)
+    synthetic_sweep.write(tmp_path / "own" / "a", presses=("tova", "snapkv"), tasks=synthetic_sweep.TASKS[:2], n=12)
     written = publish([tmp_path / "own"], tmp_path / "out")
     assert len(written) == len(list((tmp_path / "own").rglob("results_*.json")))
     assert board(tmp_path / "out") == board(tmp_path / "own")
@@ -34,16 +34,16 @@ def test_what_is_said_of_results_stays_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("compress", [False, True])
 def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compress: bool) -> None:
     docs = [f"{SECRET} {i}" for i in range(3)]
-    path = made_results.write(
+    path = synthetic_results.write(
         tmp_path / "own", docs=docs, responses=docs, filler=SECRET, compress=compress, press="tova", ratio=0.5
     )
     told = json.loads(path.read_text())
-    told["configs"][made_results.TASK]["metadata"] = {"version": 1, "config_source": "/home/me/x/tasks/a/b.yaml"}
+    told["configs"][synthetic_results.TASK]["metadata"] = {"version": 1, "config_source": "/home/me/x/tasks/a/b.yaml"}
     told["config"]["model_args"]["pretrained"] = "/home/me/models/small"
     path.write_text(json.dumps(told))
     (copy,) = publish([tmp_path / "own"], tmp_path / "out")
     published = json.loads(copy.read_text())
-    assert published["configs"][made_results.TASK]["metadata"]["config_source"] == "tasks/a/b.yaml"
+    assert published["configs"][synthetic_results.TASK]["metadata"]["config_source"] == "tasks/a/b.yaml"
     assert published["config"]["model_args"]["pretrained"] == "small"
     (scores,) = copy.parent.glob("samples_*.jsonl.gz")
     text = copy.read_text() + gzip.decompress(scores.read_bytes()).decode()
@@ -54,7 +54,7 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
 
 
 def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path) -> None:
-    path = made_results.write(tmp_path / "own")
+    path = synthetic_results.write(tmp_path / "own")
     assert main(["publish", str(tmp_path / "own"), "--output", str(tmp_path / "out")]) == 0
     with pytest.raises(UsageError, match="exists already; name another folder"):
         publish([tmp_path / "own"], tmp_path / "out")
@@ -65,7 +65,7 @@ def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path) -> Non
 
 
 def test_scores_of_another_result_are_refused(tmp_path: Path) -> None:
-    path = made_results.write(tmp_path / "own")
+    path = synthetic_results.write(tmp_path / "own")
     (scores,) = path.parent.glob("samples_*.jsonl")
     scores.write_text("\n".join(scores.read_text().splitlines()[1:]) + "\n")
     with pytest.raises(UsageError, match="not the samples of this result"):

@@ -6,8 +6,8 @@ import json
 import math
 from pathlib import Path
 
-import made_results as made
 import pytest
+import synthetic_results as made
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import made_results
+import synthetic_results
 import tiny
 from fairkv_eval.figures.data import labels
 
@@ -54,13 +54,13 @@ def sweep() -> dict[str, Any]:
 
 
 def result(folder: Path) -> dict[str, Any]:
-    made_results.write(folder, press="tova", ratio=0.5, fairkv={"sharpness": 0.25})
+    synthetic_results.write(folder, press="tova", ratio=0.5, fairkv={"sharpness": 0.25})
     records = read(folder)
     policy = records.records[0].policy
     board = build(records)
     row = board.data["rows"][0]
     heading, line = (text.split(",") for text in as_csv(board).splitlines()[:2])
-    command = shlex.split(row["tasks"][made_results.TASK]["command"])
+    command = shlex.split(row["tasks"][synthetic_results.TASK]["command"])
     return {
         "record": policy.sharpness,
         "row": row["sharpness"],

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import worker
+import tiny_evaluation
 
 from fairkv_eval.sweep.config import Sweep, sweep_of
 
 
 def tiny_keys(task_folder: Path, output: Path, **keys: Any) -> dict[str, Any]:
-    """The keys of a sweep over the tasks that `worker.write_tasks` wrote: five policies, three tasks. ``keys`` add to
-    these or replace them."""
+    """The keys of a sweep over the tasks that `tiny_evaluation.write_tasks` wrote: five policies, three tasks.
+    ``keys`` add to these or replace them."""
     return {
         "model_args": {"pretrained": str(task_folder / "model"), "dtype": "float32"},
         "presses": ["tova", {"press": "snapkv", "window": 8}],
         "ratios": [0, 0.5],
         "fair": [False, True],
-        "tasks": worker.TASKS,
+        "tasks": tiny_evaluation.TASKS,
         "include_path": str(task_folder),
         "output_path": str(output),
         "batch_size": 3,

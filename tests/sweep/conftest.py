@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import worker
+import tiny_evaluation
 from tiny_sweeps import tiny_sweep
 
 from fairkv_eval.sweep import tasks
@@ -27,7 +27,7 @@ def without_builtins() -> Iterator[None]:
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model and three tiny tasks."""
     folder = tmp_path_factory.mktemp("tasks")
-    worker.write_tasks(folder)
+    tiny_evaluation.write_tasks(folder)
     return folder
 
 

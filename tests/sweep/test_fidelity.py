@@ -7,10 +7,10 @@ import math
 import shutil
 from pathlib import Path
 
+import dense_reference
+import engine_runs
 import numpy as np
 import pytest
-import reference
-import running
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,16 +46,19 @@ def test_tokens_that_neither_allows_add_nothing() -> None:
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
 def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: str) -> None:
-    attached = running.attached(kind)
-    policies = [Policy(), *(running.policy(name, 0.6, fair) for name in ("tova", "snapkv", "adakv") for fair in (0, 1))]
-    prompt = running.prompt(3)
-    (said,), _ = running.run(attached, [Job(prompt, Policy(), Generation(9), "answer")])
+    attached = engine_runs.attached(kind)
+    policies = [
+        Policy(),
+        *(engine_runs.policy(name, 0.6, fair) for name in ("tova", "snapkv", "adakv") for fair in (0, 1)),
+    ]
+    prompt = engine_runs.prompt(3)
+    (said,), _ = engine_runs.run(attached, [Job(prompt, Policy(), Generation(9), "answer")])
     want = Fidelity(said.tokens, Lead())
     jobs = [Job(prompt, policy, want, "follow") for policy in policies]
-    results = [running.run(attached, jobs[:1])[0][0], *running.run(attached, jobs[1:])[0]]
+    results = [engine_runs.run(attached, jobs[:1])[0][0], *engine_runs.run(attached, jobs[1:])[0]]
     distributions = []
     for job in jobs:
-        sequence = reference.Sequencing(attached[0], job, running.ask)
+        sequence = dense_reference.Sequencing(attached[0], job, engine_runs.ask)
         sequence.extend(said.tokens)
         distributions.append(sequence.logits()[-len(said.tokens) - 1 : -1].double().softmax(-1).tolist())
     apart = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import worker
+import tiny_evaluation
 from tiny_sweeps import tiny_sweep
 
 from fairkv_eval.errors import UsageError
@@ -74,7 +74,7 @@ def test_every_cell_is_a_run_of_its_own(task_folder: Path, tmp_path: Path, wandb
         (results,) = path.glob("results_*.json")
         assert run["finished"] == 1 and run["config"] == {"note": 1}
         assert run["results"]["results"] == json.loads(results.read_text())["results"]
-        assert len(run["samples"]["say"]) == len(worker.WORDS)
+        assert len(run["samples"]["say"]) == len(tiny_evaluation.WORDS)
 
 
 def test_metrics_that_some_documents_do_not_have(task_folder: Path, tmp_path: Path, wandb: type[Wandb], caplog) -> None:

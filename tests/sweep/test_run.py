@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import worker
+import tiny_evaluation
 from filelock import FileLock
 from tiny_sweeps import assert_same, cell_files, cell_metrics, tiny_sweep
 
@@ -32,10 +32,10 @@ POLICIES = {
 
 def test_every_cell_is_what_a_run_of_its_own_gives(task_folder: Path, unbroken: Path) -> None:
     files = cell_files(unbroken)
-    assert {policy for _, policy in files} == set(POLICIES) and len(files) == len(POLICIES) * len(worker.TASKS)
+    assert {policy for _, policy in files} == set(POLICIES) and len(files) == len(POLICIES) * len(tiny_evaluation.TASKS)
     for policy in ("full", "tova_ratio=0.5_fair=1", "snapkv_window=8_ratio=0.5"):
-        alone = worker.evaluate(task_folder, POLICIES[policy])
-        for task in worker.TASKS:
+        alone = tiny_evaluation.evaluate(task_folder, POLICIES[policy])
+        for task in tiny_evaluation.TASKS:
             ours, samples = files[task, policy]
             assert_same(ours["results"][task], alone["results"][task])
             for a, b in zip(samples, alone["samples"][task], strict=True):
@@ -119,7 +119,7 @@ def test_a_dry_run_estimates_unfinished_cells_and_writes_nothing(
         row["task"]: row for row in dry_run(tiny_sweep(task_folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))
     }
     assert not (tmp_path / "new").exists()
-    context = sum(len(f"{worker.PREAMBLE}What about {words}?") - 1 for words in set(worker.WORDS))
+    context = sum(len(f"{tiny_evaluation.PREAMBLE}What about {words}?") - 1 for words in set(tiny_evaluation.WORDS))
     wanted = {
         "pick": (3, 0, len(" yes") + len(" never") + len(" it may be")),
         "say": (2, 5, 2),

@@ -9,14 +9,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import dense_reference
 import few_builtins
 import pytest
-import reference
 import tiny
 import torch
+from engine_runs import PRESSES, ask, attached, policy, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import PRESSES, ask, attached, policy, prompt, run
 
 from fairkv_eval.cli import main
 from fairkv_eval.engine.engine import Engine
@@ -57,7 +57,7 @@ def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairn
     job = Job(prompt(3), policy(name, 0.6, fairness), Generation(2), "")
     watcher = LayerWatcher()
     cache = Engine(*model, ask=ask).watch(job, watcher)
-    kept = reference.survivors(model[0], job.prompt.tokens[:18], job.prompt.segments, job.policy, ask)
+    kept = dense_reference.survivors(model[0], job.prompt.tokens[:18], job.prompt.segments, job.policy, ask)
     assert [layer.index for layer in watcher.layers] == list(range(3))
     for layer, heads in zip(watcher.layers, kept, strict=True):
         if layer.window is None:
@@ -90,13 +90,13 @@ def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fa
 def test_concentration_equals_a_sum_token_by_token() -> None:
     model = attached()
     job = Job(prompt(5), policy("h2o", 0.5), Generation(1), "")
-    watcher, dense = LayerWatcher(), reference.Dense()
+    watcher, dense = LayerWatcher(), dense_reference.Dense()
     Engine(*model).watch(job, watcher)
-    reference.logits_of(model[0], job.prompt.tokens[:18], dense)
+    dense_reference.logits_of(model[0], job.prompt.tokens[:18], dense)
     for layer, weights, heads in zip(
         watcher.layers,
         dense.weights,
-        reference.survivors(model[0], job.prompt.tokens[:18], (), job.policy),
+        dense_reference.survivors(model[0], job.prompt.tokens[:18], (), job.policy),
         strict=True,
     ):
         entropy, top, held = [], [], []

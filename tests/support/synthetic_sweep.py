@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-import made_results
+import synthetic_results
 
 from fairkv_eval.metrics import FAMILIES
 
@@ -51,12 +51,12 @@ def _line(task: str, press: str, ratio: float, fair: float, keep, i: int, fideli
         metrics |= {f"keep_rate_{family}": 1 - ratio / len(family) for family in FAMILIES}
     metrics |= {"kv_bytes_full": float(_WHOLE), "kv_bytes_kept": _WHOLE * (1 - ratio)}
     metrics |= {"fidelity_kl": draw.random() * ratio} if fidelity else {}
-    digests = {f"{of}_hash": made_results.digest(f"{task} {of} {i}") for of in ("doc", "prompt", "target")}
+    digests = {f"{of}_hash": synthetic_results.digest(f"{task} {of} {i}") for of in ("doc", "prompt", "target")}
     return {"doc_id": i, "filter": "none", "resps": [[""]], "metrics": list(metrics), **digests, **metrics}
 
 
 def _write(folder: Path, task: str, lines: list[dict], number: int, **policy: Any) -> None:
-    path = made_results.write(
+    path = synthetic_results.write(
         folder, task=task, docs=["x"], samples=False, number=number, fairkv={"keep": policy.pop("keep")}, **policy
     )
     result = json.loads(path.read_text())
@@ -75,7 +75,7 @@ def _write(folder: Path, task: str, lines: list[dict], number: int, **policy: An
     }
     result["higher_is_better"][task] = {name: direction.get(name) for name in names}
     result["n-samples"][task] = {"original": len(lines), "effective": len(lines)}
-    result["task_hashes"] = {task: made_results.task_hash(lines)}
+    result["task_hashes"] = {task: synthetic_results.task_hash(lines)}
     path.write_text(json.dumps(result))
     samples = path.with_name(path.name.replace("results_", f"samples_{task}_")).with_suffix(".jsonl")
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))

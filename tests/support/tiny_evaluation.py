@@ -1,6 +1,6 @@
 """One evaluation of tiny tasks on a tiny model: in this process, or in each process of a launch.
 
-python -m accelerate.commands.launch … worker.py FOLDER '{"press": "tova", "ratio": 0.5}'
+python -m accelerate.commands.launch … tiny_evaluation.py FOLDER '{"press": "tova", "ratio": 0.5}'
 """
 
 from __future__ import annotations

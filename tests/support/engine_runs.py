@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dense_reference
 import pytest
-import reference
 import tiny
 import torch
 
@@ -90,11 +90,11 @@ def check(attached_model, jobs: list[Job], **kwargs) -> list[Result]:
     results, _ = run(attached_model, jobs, **kwargs)
     for job, result in zip(jobs, results, strict=True):
         if isinstance(job.want, LogLikelihood):
-            logprob, greedy = reference.score(attached_model[0], job, ask)
+            logprob, greedy = dense_reference.score(attached_model[0], job, ask)
             assert (result.logprob, result.greedy) == (pytest.approx(logprob, abs=1e-4), greedy)
         else:
             assert len(result.tokens) == job.want.max_tokens
-            assert list(result.tokens) == reference.answer(attached_model[0], job, result.tokens, ask)
+            assert list(result.tokens) == dense_reference.answer(attached_model[0], job, result.tokens, ask)
     return results
 
 

@@ -11,9 +11,9 @@ from functools import cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-import choice
+import kept_by_loops
 import torch
-from choice import Kept
+from kept_by_loops import Kept
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -147,7 +147,7 @@ def survivors(
         received = replayed(model, context, int(dict(policy.parameters)["chunk"]), ask)
         layers = [replace(layer, replayed=most) for layer, most in zip(layers, received, strict=True)]
     evicting = [layer for layer, window in zip(layers, phase.windows, strict=True) if window is None]
-    chosen = iter(choice.kept(policy, evicting, segments) if evicting else [])
+    chosen = iter(kept_by_loops.kept(policy, evicting, segments) if evicting else [])
     return [whole if window else next(chosen) for whole, window in zip(everything, phase.windows, strict=True)]
 
 
@@ -187,7 +187,7 @@ class Sequencing:
         if n:
             kept = survivors(model, prompt.tokens[:n], prompt.segments, policy, ask)
             if policy.evicts and self.moves:
-                self.position = choice.budget_of(policy, n)
+                self.position = kept_by_loops.budget_of(policy, n)
             self.epochs.append(Epoch(n, kept, self.position))
         self.tokens = list(prompt.tokens[:n])
         self.positions = list(range(n))
