@@ -12,9 +12,9 @@ from typing import Any
 
 import synthetic_results
 import tiny
-from fairkv_eval.figures.data import labels
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.figures.model_results import labels
 from fairkv_eval.leaderboard.board import build
 from fairkv_eval.leaderboard.tables import as_csv
 from fairkv_eval.model import FairKV
