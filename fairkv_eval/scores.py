@@ -64,7 +64,7 @@ def tova(layer: Layer, span: Span) -> Tensor:
 
 def knorm(layer: Layer, span: Span) -> Tensor:
     """Minus the Euclidean norm of the key (arXiv 2406.11430)."""
-    return -layer.k[:, span.start : span.stop].float().norm(dim=-1)
+    return -layer.k[:, span.start : span.stop].float().norm(dim=-1)  # type: ignore[no-any-return]  # torch says Any
 
 
 def keydiff(layer: Layer, span: Span) -> Tensor:

@@ -156,7 +156,8 @@ class Engine:
         counts = [member.job.n_predictions for member in group.members]
         places = _last_places([len(tail.tokens) for tail in tails], counts)
         logits = self.runner.forward(phase, phase.tokens, phase.positions, places)
-        return logits.split(counts)
+        by_tail: tuple[Tensor, ...] = logits.split(counts)
+        return by_tail
 
     def _row_logits(self, batch: Batch) -> Tensor:
         """Logits ``[rows, vocabulary]`` after each row's last token."""

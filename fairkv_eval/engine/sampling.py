@@ -76,7 +76,8 @@ GREEDY = Sampling()
 
 def entropy(logits: Tensor) -> Tensor:
     """Entropy in nats over the whole vocabulary, before any temperature or cut: ``[rows, vocabulary] -> [rows]``."""
-    return torch.special.entr(logits.float().softmax(-1)).sum(-1)
+    terms: Tensor = torch.special.entr(logits.float().softmax(-1))
+    return terms.sum(-1)
 
 
 def request_seed(*parts: object) -> int:
