@@ -1,7 +1,7 @@
-"""What a press is, as a digest: its YAML and the source of the functions it names, with everything of theirs they use.
+"""The digest of a press: of its YAML, of the source of the functions it names, and of everything of theirs they use.
 
 Docstrings, annotations, comments and line breaks do not count, nor does the place of a function in a file or of a file
-in the package: editing a rule changes the presses that use it, and housekeeping changes none.
+in the package. So an edit of a rule changes the presses that use it, and housekeeping changes none.
 """
 
 from __future__ import annotations
@@ -19,18 +19,20 @@ from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
+from fairkv_eval.errors import UsageError
+
 _INSTALLED = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 _SILENT = {"annotation", "returns", "type_comment", "type_params", "kind", "ctx"}  # fields that change no answer
 
 
 def digest(config: Mapping[str, Any], functions: Iterable[Callable[..., Any]]) -> str:
-    """SHA-256 of a press's YAML (its keys and values, without what only describes it) and of its functions' sources."""
+    """SHA-256 of a press's YAML, without what only describes the press, and of its functions' sources."""
     decides = {key: value for key, value in config.items() if key not in ("summary", "paper", "observes", "aliases")}
     parameters = decides.get("parameters") or {}
     decides["parameters"] = {
         name: {key: value for key, value in entry.items() if key != "help"} for name, entry in parameters.items()
     }
-    plain = json.dumps(decides, sort_keys=True, default=lambda function: function.__name__)
+    plain = json.dumps(decides, sort_keys=True, default=_name)
     parts = [plain, *sources(functions)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -38,14 +40,17 @@ def digest(config: Mapping[str, Any], functions: Iterable[Callable[..., Any]]) -
 def sources(functions: Iterable[Callable[..., Any]]) -> list[str]:
     """The sources of functions and of what they use, one entry per function, class, constant or helper module.
 
-    What they use: every global name in their code that stands for something of the same package, or of code that is
-    not installed. Installed packages and the standard library are told apart by version elsewhere.
+    What they use: the value of every global name in their code, if it comes from the same package or from code that is
+    not installed. Versions of installed packages are recorded elsewhere. UsageError if a source cannot be read.
     """
     collected: dict[Any, str] = {}
     waiting: list[Any] = list(functions)
     while waiting:
         item = waiting.pop(0)
-        item = inspect.unwrap(item.func if isinstance(item, partial) else item)
+        if isinstance(item, partial):
+            collected[id(item)] = repr((item.args, item.keywords))
+            item = item.func
+        item = inspect.unwrap(item)
         if id(item) in collected:
             continue
         collected[id(item)] = _source(item)
@@ -65,11 +70,18 @@ def sources(functions: Iterable[Callable[..., Any]]) -> list[str]:
     return sorted(collected.values())
 
 
+def _name(function: Any) -> str:
+    return _name(function.func) if isinstance(function, partial) else getattr(function, "__name__", str(type(function)))
+
+
 def _source(item: Any) -> str:
     if isinstance(item, ModuleType):
         return Path(str(item.__file__)).read_text(encoding="utf-8")
-    # A callable object stands for its class.
-    return meaning(inspect.getsource(item if isinstance(item, (type, FunctionType)) else type(item)))
+    try:
+        # Of a callable object its class decides.
+        return meaning(inspect.getsource(item if isinstance(item, (type, FunctionType)) else type(item)))
+    except (OSError, TypeError) as error:
+        raise UsageError(f"the source of {_name(item)} cannot be read, so the press has no digest: {error}") from error
 
 
 def meaning(source: str) -> str:
@@ -95,7 +107,7 @@ def _text(node: Any) -> str:
 
 
 def _used(item: Any) -> Iterator[tuple[str, Any]]:
-    """Global names in the code of a function, or of a class's methods, with what they stand for."""
+    """Global names in the code of a function, or of a class's methods, with their values."""
     functions = [item] if isinstance(item, FunctionType) else _methods(item)
     for function in functions:
         scope = {**function.__globals__, **dict(inspect.getclosurevars(function).nonlocals)}
@@ -123,7 +135,7 @@ def _package(item: Any) -> str:
 
 
 def _installed(item: Any) -> bool:
-    """Whether something comes with Python or an installed package."""
+    """Whether something is part of Python or of an installed package."""
     name = item.__name__ if isinstance(item, ModuleType) else getattr(item, "__module__", "")
     module = sys.modules.get(str(name))
     file = getattr(module, "__file__", None)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from press_table import press
 
+from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.press_files import load_press
 
 GOOD = "press: mine\nscore: !function fairkv_eval.scores.knorm\n"
@@ -108,3 +109,21 @@ def another(layer, span):
         rule = self.RULE.replace("from helpers_of_mine import weight", "import helpers_of_mine")
         rule = rule.replace("weight()", "helpers_of_mine.weight()")
         assert self.digest(tmp_path, rule) != self.digest(tmp_path, rule, helpers="def weight():\n    return 5\n")
+
+
+def test_a_partial_is_its_function_and_its_arguments(tmp_path: Path) -> None:
+    path, code = tmp_path / "mine.yaml", tmp_path / "partial_of_mine.py"
+    path.write_text("press: mine\nscore: !function partial_of_mine.rule\n")
+    text = "from functools import partial\ndef scaled(layer, span, by):\n    return by\nrule = partial(scaled, by=2)\n"
+    code.write_text(text)
+    before = press(str(path))
+    assert press(str(path)) == before
+    code.write_text(text.replace("by=2", "by=3"))
+    assert press(str(path)) != before
+
+
+def test_a_function_without_source_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("press: mine\nscore: !function sourceless_of_mine.rule\n")
+    (tmp_path / "sourceless_of_mine.py").write_text("rule = eval('lambda layer, span: 0')\n")
+    with pytest.raises(UsageError, match=r"mine\.yaml.*source of <lambda> cannot be read"):
+        press(str(tmp_path / "mine.yaml"))
