@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 ENDS = ((1 - 0.95) / 2, 1 - (1 - 0.95) / 2)  # of a 95 % interval; 0.025 would be another number in its last bit
-_BLOCK = 1 << 22  # numbers held at once
+BLOCK = 1 << 22  # numbers held at once
 
 
 def draws(n: int, resamples: int, seed: int | tuple[int, ...] = 0) -> NDArray[np.int64]:
@@ -26,7 +26,7 @@ def draws(n: int, resamples: int, seed: int | tuple[int, ...] = 0) -> NDArray[np
 
 def weights(n: int, resamples: int, seed: int = 0) -> Iterator[Floats]:
     """The weight of each document in each resample: blocks ``[rows, n]`` with ``resamples`` rows in all."""
-    rows = max(1, _BLOCK // n)
+    rows = max(1, BLOCK // n)
     for start in range(0, resamples, rows):
         yield _block(n, min(rows, resamples - start), seed, start)
 
@@ -59,7 +59,7 @@ def mean_intervals(values: Floats, resamples: int, seed: int = 0) -> tuple[Float
     if n < 2:
         return np.full(columns, np.nan), np.full(columns, np.nan)
     low, high = np.empty(columns), np.empty(columns)
-    width = max(1, _BLOCK // resamples)
+    width = max(1, BLOCK // resamples)
     for start in range(0, columns, width):
         block = slice(start, start + width)
         means = np.concatenate([rows @ values[:, block] for rows in weights(n, resamples, seed)])

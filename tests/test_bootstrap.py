@@ -30,7 +30,7 @@ def test_weights_count_what_was_drawn() -> None:
 
 
 def test_weights_in_blocks_have_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bootstrap, "_BLOCK", 12)
+    monkeypatch.setattr(bootstrap, "BLOCK", 12)
     blocks = list(bootstrap.weights(4, resamples=8))
     assert [block.shape for block in blocks] == [(3, 4), (3, 4), (2, 4)]
     assert not np.array_equal(blocks[0], blocks[1])

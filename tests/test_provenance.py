@@ -111,7 +111,7 @@ class TestDescribe:
         assert provenance.commit() is None
 
     def test_a_package_that_is_missing_has_no_version(self) -> None:
-        assert provenance._version("no-such-package-anywhere") is None
+        assert provenance.version_of("no-such-package-anywhere") is None
 
 
 class TestResponse:

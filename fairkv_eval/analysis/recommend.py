@@ -90,10 +90,10 @@ def recommend(
     left_out += [f"{policy.label}: no result of every task" for policy in losses if policy not in complete]
     if not complete:
         raise UsageError("no compressed policy with a result of every task, so there is nothing to recommend")
-    families = _families(complete, ratios)
+    families = families_of(complete, ratios)
     level = alpha / len(families)
     width = value_range[1] - value_range[0]
-    tested = [_in_sequence(family, complete, ratios, max_drop, level, width) for family in families]
+    tested = [tested_in_sequence(family, complete, ratios, max_drop, level, width) for family in families]
     passed = [candidate for family in tested for candidate in family if candidate.passed]
     best = max(passed, key=lambda c: (c.ratio, -max(loss.mean for loss in c.losses)), default=None)
     return Recommendation(selection.records[0].model, max_drop, alpha, level, tested, best, left_out)
@@ -123,7 +123,7 @@ def _losses_by_policy(
     return losses, ratios, left_out
 
 
-def _in_sequence(
+def tested_in_sequence(
     family: list[RecordedPolicy],
     losses: Mapping[RecordedPolicy, Losses],
     ratios: Mapping[RecordedPolicy, Sequence[float]],
@@ -152,7 +152,7 @@ def _loss(task: str, metric: str, losses: Floats, max_drop: float, level: float,
     )
 
 
-def _families(
+def families_of(
     policies: Mapping[RecordedPolicy, Losses], ratios: Mapping[RecordedPolicy, Sequence[float]]
 ) -> list[list[RecordedPolicy]]:
     """Policies that differ in ratio or budget alone, weakest compression first."""

@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> None:
     from fairkv_eval.view.source import request_of
 
     source = _source(args)
-    lm = _model(dict(source.model_args))
+    lm = load_model(dict(source.model_args))
     from fairkv_eval.view.view import look
 
     request, answer = request_of(source, args.doc, lm, args.include_path)
@@ -90,7 +90,7 @@ def _of_task(args: argparse.Namespace) -> Source:
     return Source(args.source, model_args, metadata, args.num_fewshot, args.apply_chat_template)
 
 
-def _model(model_args: dict[str, Any]) -> FairKV:
+def load_model(model_args: dict[str, Any]) -> FairKV:
     import logging
 
     import torch

@@ -11,7 +11,7 @@ from typing import Any
 from fairkv_eval.analysis.all_runs import ALPHA
 from fairkv_eval.leaderboard.board import METHOD, Board
 
-_SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")
+SCRIPTS = ("state.js", "table.js", "details.js", "chart.js", "main.js")
 
 
 def as_html(board: Board) -> str:
@@ -19,7 +19,7 @@ def as_html(board: Board) -> str:
     from jinja2 import Environment
     from markupsafe import Markup
 
-    script = "\n".join(["'use strict';", *(_file(name) for name in _SCRIPTS)])
+    script = "\n".join(["'use strict';", *(_file(name) for name in SCRIPTS)])
     page = Environment(autoescape=True, keep_trailing_newline=True).from_string(_file("leaderboard.html"))
     return page.render(
         style=Markup(_file("leaderboard.css")),

@@ -249,8 +249,8 @@ def _of_press(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[An
     """Every combination of a press's values; a list means each of its entries."""
     grid = {key: entry.get(key, given.get(key)) for key in _GRID}
     lists = {key: value if isinstance(value, list) else [value] for key, value in entry.items() if key not in _GRID}
-    amounts = [("budget", budget) for budget in _numbers("budgets", grid["budgets"])]
-    amounts += [("ratio", ratio) for ratio in _numbers("ratios", grid["ratios"])]
+    amounts = [("budget", budget) for budget in numbers("budgets", grid["budgets"])]
+    amounts += [("ratio", ratio) for ratio in numbers("ratios", grid["ratios"])]
     if not amounts:
         raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
     fair = False if grid["fair"] is None else grid["fair"]
@@ -271,7 +271,7 @@ def _policy(entry: dict[str, Any], amount: dict[str, Any], fair: Any) -> Any:
     return policy if policy.evicts or policy.decode_budget else Policy()
 
 
-def _numbers(key: str, value: Any) -> list[float]:
+def numbers(key: str, value: Any) -> list[float]:
     """A number, a list of them, or a range ``start:stop:step`` that ends with ``stop``."""
     if value is None:
         return []

@@ -57,7 +57,7 @@ def run_on_ray(sweep: Sweep, keys: Mapping[str, Any]) -> list[Path]:
     with SweepFolder(sweep.output_path).lock(), _connected(ray):
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
-        remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(_run_share)
+        remote = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=0)(run_share)
         shares = list(shares_of(sweep, list(tasks), gpus or int(resources.get("CPU", 1))))
         bars = ray.remote(num_cpus=0)(WorkerBars).remote()
         keys = _with_absolute_paths(sweep, keys)
@@ -83,7 +83,7 @@ def shares_per_pair(pairs: int, workers: int) -> int:
     return next(n for n in count(1) if pairs * n % workers == 0 or pairs * n >= _MANY * workers)
 
 
-def _run_share(keys: dict[str, Any], share: Share, bars: Any) -> list[str]:
+def run_share(keys: dict[str, Any], share: Share, bars: Any) -> list[str]:
     """Run a share in a worker; return the folders of its cells. ``bars``: the actor that its progress goes to."""
     bootstrap_without_forks()
     sweep = share.sweep(keys)

@@ -105,7 +105,7 @@ def test_seed_decides():
 def test_resamples_in_blocks(monkeypatch):
     pair = random_pair(5, 40, np.linspace(0, 1, 50))
     whole = difference(*pair, resamples=4000)
-    monkeypatch.setattr("fairkv_eval.bootstrap._BLOCK", 4000)
+    monkeypatch.setattr("fairkv_eval.bootstrap.BLOCK", 4000)
     blocks = difference(*pair, resamples=4000)
     assert (blocks.low, blocks.high) == (pytest.approx(whole.low, abs=0.02), pytest.approx(whole.high, abs=0.02))
     assert blocks.low != whole.low  # other draws, so the blocks were used

@@ -68,8 +68,8 @@ def test_error_rate_over_families_and_sequences(monkeypatch):
     wrong = 0
     for _ in range(200):
         losses = {p: {"task": ("acc", draws(0.0201, 0.05, rng, 250))} for p in policies}
-        families = module._families(losses, ratios)
-        tested = [module._in_sequence(f, losses, ratios, 0.02, 0.2 / len(families), 1.0) for f in families]
+        families = module.families_of(losses, ratios)
+        tested = [module.tested_in_sequence(f, losses, ratios, 0.02, 0.2 / len(families), 1.0) for f in families]
         wrong += any(candidate.passed for family in tested for candidate in family)
     assert 0 < wrong / 200 <= 0.2
 

@@ -73,7 +73,7 @@ def test_damaged_local_file_names_file_expected_and_found(mirror: Path, damaged:
 
 def test_missing_local_file_does_not_go_to_the_network(mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mirror.unlink()
-    monkeypatch.setattr(published, "_fetch", lambda file: pytest.fail("went to the network"))
+    monkeypatch.setattr("pooch.retrieve", lambda *_, **__: pytest.fail("went to the network"))
     with pytest.raises(DataError, match=r"cannot be read.*FAIRKV_DATA"):
         read_file(FILE)
 
@@ -158,16 +158,16 @@ class TestSentences:
     def test_second_call_and_second_process_agree(self, tmp_path: Path) -> None:
         first = sentence_splitter.ensure_sentence_splitter()
         assert sentence_splitter.ensure_sentence_splitter() == first
-        sentence_splitter._write_model()  # what a process that lost the race does
-        folder = sentence_splitter._root() / sentence_splitter.MODEL
+        sentence_splitter.write_model()  # what a process that lost the race does
+        folder = sentence_splitter.model_root() / sentence_splitter.MODEL
         assert sorted(path.name for path in folder.parent.iterdir()) == ["english"]
         assert len(list(folder.iterdir())) == 4
 
     def test_installed_model_is_preferred(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         import nltk
 
-        sentence_splitter._write_model()
-        shutil.copytree(sentence_splitter._root(), tmp_path / "nltk_data")
+        sentence_splitter.write_model()
+        shutil.copytree(sentence_splitter.model_root(), tmp_path / "nltk_data")
         monkeypatch.setattr(nltk.data, "path", [str(tmp_path / "nltk_data")])
         assert sentence_splitter.ensure_sentence_splitter() == "nltk punkt_tab (installed)"
 

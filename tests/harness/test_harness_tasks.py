@@ -46,7 +46,7 @@ def tokenizer(bos: bool) -> PreTrainedTokenizerFast:
     made = tiny.tokenizer()
     if bos:
         pieces = "<|bos|> $A"
-        made._tokenizer.post_processor = processors.TemplateProcessing(
+        made.backend_tokenizer.post_processor = processors.TemplateProcessing(
             single=pieces, special_tokens=[("<|bos|>", made.convert_tokens_to_ids("<|bos|>"))]
         )
     return made

@@ -9,11 +9,11 @@ from importlib.resources import files
 import pytest
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS
-from fairkv_eval.leaderboard.html import _SCRIPTS
+from fairkv_eval.leaderboard.html import SCRIPTS
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Row, TaskEntry, TaskSummary
 
 SCRIPT = "\n".join(
-    files("fairkv_eval.leaderboard").joinpath("page", name).read_text(encoding="utf-8") for name in _SCRIPTS
+    files("fairkv_eval.leaderboard").joinpath("page", name).read_text(encoding="utf-8") for name in SCRIPTS
 )
 
 

@@ -164,8 +164,8 @@ def test_official_score_without_the_gpt_builder_s_frame() -> None:
 
 
 def test_official_score_stays_away_without_gpt4_s_tokens(monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    metrics.leaks._official_scorer.cache_clear()
+    metrics.leaks.official_scorer.cache_clear()
     monkeypatch.setitem(sys.modules, "bpe_openai", None)
     assert metrics.official("x", "y", "x") == {} and metrics.official("x", "y", "x") == {}
     assert caplog.text.count("pip install bpe-openai") == 1
-    metrics.leaks._official_scorer.cache_clear()
+    metrics.leaks.official_scorer.cache_clear()

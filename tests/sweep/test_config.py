@@ -12,7 +12,7 @@ from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep.config import _numbers, read_sweep, sweep_of
+from fairkv_eval.sweep.config import numbers, read_sweep, sweep_of
 
 BASE = {"tasks": ["sys_ifeval"], "output_path": "out", "presses": "tova", "ratios": "0:0.9:0.1"}
 
@@ -74,7 +74,7 @@ def test_a_policys_arguments_make_it_again() -> None:
 def test_ranges_are_exact(start: int, steps: int, step: int) -> None:
     stop = start + steps * step
     text = f"{start / 1000}:{stop / 1000}:{step / 1000}"
-    assert _numbers("ratios", text) == [(start + step * i) / 1000 for i in range(steps + 1)]
+    assert numbers("ratios", text) == [(start + step * i) / 1000 for i in range(steps + 1)]
 
 
 WRONG = {

@@ -10,7 +10,7 @@ import pytest
 from tiny_sweeps import assert_same, cell_metrics, tiny_keys, tiny_sweep
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.sweep.on_ray import Share, _run_share, run_on_ray, shares_of, shares_per_pair
+from fairkv_eval.sweep.on_ray import Share, run_on_ray, run_share, shares_of, shares_per_pair
 from fairkv_eval.sweep.progress import WorkerBars, cells_done, running_bars
 from fairkv_eval.sweep.run import run_sweep
 
@@ -59,7 +59,7 @@ def test_divided_into_shares_it_is_the_same_sweep(
     monkeypatch.delenv("DISABLE_MULTIPROC")
     bars = WorkerBars()
     actor = SimpleNamespace(report=SimpleNamespace(remote=bars.report))
-    assert len([folder for share in shares for folder in _run_share(keys, share, actor)]) == len(shares) == 2
+    assert len([folder for share in shares for folder in run_share(keys, share, actor)]) == len(shares) == 2
     assert os.environ["DISABLE_MULTIPROC"] == "1"  # a fork beside Ray's threads hangs
     assert cell_metrics(tmp_path / "here") == cell_metrics(tmp_path / "there")
     # The driver sees how far each share is.

@@ -183,7 +183,7 @@ def tiny_default(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(**arguments: Any) -> FairKV:
         return FairKV(tiny.model(), tokenizer=tiny.tokenizer(), **arguments)
 
-    monkeypatch.setattr("fairkv_eval.commands.view._model", lambda arguments: make(**arguments))
+    monkeypatch.setattr("fairkv_eval.commands.view.load_model", lambda arguments: make(**arguments))
 
 
 @pytest.mark.usefixtures("tiny_default")
