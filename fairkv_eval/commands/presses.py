@@ -111,7 +111,7 @@ def _table(entries: Sequence[dict[str, Any]]) -> Table:
         table.add_row(
             separator.join([entry["press"], *entry["aliases"]]),
             entry["summary"] or "-",
-            separator.join([*_base(entry), *(f"{_setting(p)}{_bounds(p)}" for p in _parameters(entry))]) or "-",
+            separator.join([*_base(entry), *(f"{_setting(p)}{_bounds(p)}" for p in _parameters_of(entry))]) or "-",
             entry["observes"] or "-",
             _yes_or_no(entry["decode_budget"]),
             _yes_or_no(entry["contiguous"]),
@@ -132,7 +132,7 @@ def _markdown_row(entry: dict[str, Any]) -> list[str]:
         f"`{entry['press']}`",
         ", ".join(f"`{alias}`" for alias in entry["aliases"]),
         entry["summary"],
-        ", ".join(f"`{setting}`" for setting in [*_base(entry), *map(_setting, _parameters(entry))]),
+        ", ".join(f"`{setting}`" for setting in [*_base(entry), *map(_setting, _parameters_of(entry))]),
         entry["observes"],
         f"[{paper.removeprefix(_ARXIV)}]({paper})" if paper else "",
     ]
@@ -174,7 +174,7 @@ def _base(entry: dict[str, Any]) -> list[str]:
     return [f"base={entry['base']}"] if entry["base"] else []
 
 
-def _parameters(entry: dict[str, Any]) -> list[dict[str, Any]]:
+def _parameters_of(entry: dict[str, Any]) -> list[dict[str, Any]]:
     """The press's parameters without those of its base."""
     return [parameter for parameter in entry["parameters"] if parameter["of"] == entry["press"]]
 

@@ -52,7 +52,7 @@ def bridged_press(class_name: str) -> Press:
     """
     scorer = _scorer(_kvpress(), class_name)
     name = PREFIX + class_name
-    parameters = _parameters(scorer)
+    parameters = _parameters_of(scorer)
     about = inspect.getdoc(scorer) or ""
     arxiv = re.search(r"arxiv\.org/(?:abs|pdf)/(\d+\.\d+)", about)
     return BridgedPress(
@@ -115,7 +115,7 @@ def _refusal(kvpress: Any, scorer: Any) -> str | None:
     return None
 
 
-def _parameters(scorer: type) -> dict[str, Parameter]:
+def _parameters_of(scorer: type) -> dict[str, Parameter]:
     """The fields that are numbers, true or false. Without the ratio, which is the policy's."""
     fields = [f for f in dataclasses.fields(scorer) if f.init and f.name != "compression_ratio"]
     return {f.name: Parameter(_KINDS[f.type](f.default), help="as in kvpress") for f in fields if f.type in _KINDS}
