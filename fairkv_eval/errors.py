@@ -44,18 +44,17 @@ def interruptible(progress: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def naming(label: str, doing: str = "", bad_input: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def naming(label: str, doing: str = "") -> Iterator[None]:
     """Begin the message of every error with ``label``: what it is about.
 
-    A UsageError or DataError keeps its type. A type in ``bad_input``, which the body raises for wrong input, becomes a
-    UsageError. Any other becomes a RequestError whose message says, with ``doing``, what was being done.
+    A UsageError or DataError keeps its type. Any other becomes a RequestError whose message says, with ``doing``, what
+    was being done.
     """
-    wrong: tuple[type[Exception], ...] = (UsageError, *bad_input)
     try:
         yield
     except DataError as error:
         raise DataError(f"{label}: {error}") from error
-    except wrong as error:
+    except UsageError as error:
         raise UsageError(f"{label}: {error}") from error
     except Exception as error:
         raise RequestError(f"{label}: {doing}{error}") from error
