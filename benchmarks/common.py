@@ -96,7 +96,7 @@ def sys_ifeval(model: Any, prompts: int, new_tokens: int) -> list[Any]:
 def engine_of(model: Any, rows: int, max_prefill_tokens: int) -> Any:
     """The engine of a `FairKV`, which no token stops: a benchmark decides how far it runs."""
     engine = model.engine(rows, max_prefill_tokens)
-    engine.answers.eos = frozenset()
+    engine.reader.eos = frozenset()
     return engine
 
 

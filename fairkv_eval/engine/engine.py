@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.engine.answers import Answers, add_entropy, next_tokens
+from fairkv_eval.engine.answer_reader import AnswerReader, add_entropy, next_tokens
 from fairkv_eval.engine.batch import Batch, Row
 from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.context import Context, Watcher
@@ -62,7 +62,7 @@ class Engine:
         self.ask = ask
         self.backend = backend
         self.runner = Runner(model, max_prefill_tokens, autocast)
-        self.answers = Answers(decode, eos, softmax_dtype)
+        self.reader = AnswerReader(decode, eos, softmax_dtype)
         self.totals = Totals()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
@@ -134,7 +134,7 @@ class Engine:
         add_entropy(rows, logits)
         for row, token in zip(rows, next_tokens(rows, logits), strict=True):
             row.advance(token)
-        ended = [row for row in rows if self.answers.ended(row)]
+        ended = [row for row in rows if self.reader.ended(row)]
         batch.remove(ended)
         self.totals.decode_tokens += len(rows)
         self.totals.decode_seconds += time.perf_counter() - started
@@ -174,12 +174,12 @@ class Engine:
         prompt, want = member.job.prompt, member.job.want
         figures = telemetry(prompt, member.cache)
         if isinstance(want, LogLikelihood):
-            return self.answers.scored(want, logits, figures)
+            return self.reader.scored(want, logits, figures)
         sampler, position = Sampler(want.sampling, prompt.tokens), member.cache.position + len(tail.tokens)
         row = Row(member.index, want, position, sampler, figures, tail.budget)
         row.tokens.append(sampler.choose(logits[0].float()))
         add_entropy([row], logits)
-        return row.result if self.answers.ended(row) else row
+        return row.result if self.reader.ended(row) else row
 
     def _rotations(self, needed: bool) -> Rotations:
         return self.runner.rotations if needed else ()

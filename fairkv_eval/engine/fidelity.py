@@ -12,16 +12,16 @@ METRICS = {"fidelity_kl": False, "fidelity_top1": True, "fidelity_first_disagree
 
 @dataclass(eq=False)
 class Lead:
-    """The full cache's log-probabilities along an answer, in float32, for the policies that follow it.
+    """The full cache's log-probabilities along its answer, in float32, for the policies that follow it.
 
     ``logprobs`` ``[n, vocabulary]``: the n distributions that predict the answer's n tokens; None until the full cache
-    has been along it.
+    has run.
     """
 
     logprobs: Tensor | None = None
 
     def compare(self, logits: Tensor) -> dict[str, float]:
-        """Of logits ``[n, vocabulary]``. The first to come is the full cache, which is compared with itself."""
+        """The `fidelity` of logits ``[n, vocabulary]``. The full cache comes first and is compared with itself."""
         logprobs = logits.log_softmax(-1, dtype=torch.float32)
         if self.logprobs is None:
             self.logprobs = logprobs
@@ -31,15 +31,16 @@ class Lead:
 def fidelity(full: Tensor, policy: Tensor) -> dict[str, float]:
     """From log-probabilities ``[n, vocabulary]`` of both at the same places.
 
-    fidelity_kl: mean KL(full || policy) in nats a token. fidelity_top1: the share of places where both hold the same
-    token most likely. fidelity_first_disagreement: places before the first where they do not; n where they always do.
+    fidelity_kl: mean KL(full || policy) in nats per token. fidelity_top1: the share of places at which both have the
+    same most likely token. fidelity_first_disagreement: places before the first at which they do not; n if there is
+    none.
     """
-    # A token that neither gives a chance adds nothing, where infinities would make it nan.
+    # A token of probability 0 in both adds nothing; their infinities would add nan.
     terms = torch.where(full == -torch.inf, 0.0, full.exp() * (full - policy))
     same = full.argmax(-1) == policy.argmax(-1)
     apart = (~same).nonzero()
     return {
-        # Rounding can leave a little less than nothing.
+        # Rounding can leave a little less than 0.
         "fidelity_kl": max(0.0, float(terms.sum(-1).mean())),
         "fidelity_top1": float(same.float().mean()),
         "fidelity_first_disagreement": float(apart[0, 0]) if len(apart) else float(len(same)),

@@ -1,4 +1,4 @@
-"""The next token from logits: greedy, or drawn from a generator of the request's own."""
+"""The next token from logits: greedy, or drawn from the request's own generator."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Sampling:
 
     do_sample: bool = False
     temperature: float = 1.0
-    top_k: int = 50  # transformers' default where neither the request nor the model says otherwise
+    top_k: int = 50  # transformers' default, if neither the request nor the model sets it
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
@@ -35,7 +35,7 @@ class Sampling:
 
     @classmethod
     def of(cls, kwargs: Mapping[str, object], config: GenerationConfig | None, seed: int) -> Sampling:
-        """From generation_kwargs, the model's own generation config filling what they leave open, as `hf` does."""
+        """From generation_kwargs, and from the model's own generation config what they do not set, as `hf` does."""
         names = {f.name for f in fields(cls)} - {"seed"}
         values = {n: v for n in names if (v := getattr(config, n, None)) is not None}
         for name, value in kwargs.items():
@@ -51,7 +51,7 @@ class Sampling:
         if not float(values.get("temperature", 1.0)) > 0:
             raise UsageError(f"temperature={values['temperature']} cannot be sampled at; it takes a number above 0")
         sampling = cls(**values, seed=seed)
-        sampling.processors()  # transformers' own checks, while the request is still at hand
+        sampling.processors()  # transformers' own checks, while the request can still be named
         return sampling
 
     def processors(self) -> LogitsProcessorList:
@@ -96,14 +96,14 @@ class Sampler:
 
     @property
     def greedy(self) -> bool:
-        """Nothing but the largest logit decides."""
+        """Whether the largest logit alone decides."""
         return not self.processors and not self.sampling.do_sample
 
     def choose(self, logits: Tensor) -> int:
         """The next token from float32 logits ``[vocabulary]``."""
         if self.processors:
-            seen = torch.tensor([self.tokens], device=logits.device)
-            logits = self.processors(seen, logits[None])[0]  # type: ignore[arg-type]
+            tokens = torch.tensor([self.tokens], device=logits.device)
+            logits = self.processors(tokens, logits[None])[0]  # type: ignore[arg-type]
         if self.sampling.do_sample:
             token = int(torch.multinomial(logits.softmax(-1).cpu(), 1, generator=self.generator))
         else:

@@ -65,7 +65,8 @@ class Scheduler:
         return len(self._waiting)
 
     def next(self, places: int) -> Group | None:
-        """The next jobs: at least one, and as many as tokens and places allow. None if none waits or has a place."""
+        """The next jobs: at least one, and as many as tokens and places allow. None if no job waits, or no place is
+        free."""
         members: list[Member] = []
         contexts: list[Context] = []
         before = self._stem.tokens if self._stem else ()

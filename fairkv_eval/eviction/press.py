@@ -69,7 +69,7 @@ class Press:
     rule also gets ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its
     base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
     cache before anything is evicted (see `replays`). decode: the rule for pairs in the cache while decoding;
-    ``collects``: whether it needs the attention they have received so far (see `rolling`). ``sha256``: see
+    ``collects``: whether it needs the attention they have received so far (see `decode_budget`). ``sha256``: see
     `press_digest`; an edited rule has another. Presses are equal if their names, bases and digests are.
     """
 

@@ -14,7 +14,7 @@ from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import entropy
 
 
-class Answers:
+class AnswerReader:
     """Reads answers off logits and tokens.
 
     decode: tokens to text, for stop strings. eos: tokens that end a generation. softmax_dtype: of log-likelihoods.
