@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,7 @@ from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Answer, Slot
-from fairkv_eval.sweep.stand_ins import ReplayModel
+from fairkv_eval.sweep.tasks import TemplateModel
 
 Answers = Mapping[Slot, Answer]
 
@@ -69,6 +70,36 @@ def _add_fidelity(results: dict[str, Any], fidelities: Mapping[Any, Sequence[Map
             error = mean_stderr(column) if len(column) > 1 else "N/A"
             results["results"][task] |= {key: mean(column), f"{name}_stderr,{filter_name}": error}
         results["higher_is_better"][task] |= METRICS
+
+
+class ReplayModel(TemplateModel):
+    """Replays the responses of a cell to ``requests``."""
+
+    def __init__(
+        self,
+        like: FairKV,
+        requests: Sequence[Instance],
+        responses: Mapping[Slot, Response | LogLikelihoodResponse],
+    ) -> None:
+        super().__init__(like)
+        self._index = {id(request): index for index, request in enumerate(requests)}
+        self._responses = responses
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        return self._replay(requests)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        return self._replay(requests)
+
+    def _replay(self, requests: list[Instance]) -> list[Any]:
+        """The harness repeats a request by listing it several times."""
+        repeats: Counter[int] = Counter()
+        responses = []
+        for request in requests:
+            index = self._index[id(request)]
+            responses.append(self._responses[Slot(index, repeats[index])])
+            repeats[index] += 1
+        return responses
 
 
 def _response(answer: Answer) -> Response | LogLikelihoodResponse:

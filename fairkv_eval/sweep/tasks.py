@@ -1,4 +1,4 @@
-"""The tasks of a sweep: loaded by the harness, and their requests built by it."""
+"""The tasks of a sweep, loaded by the harness, and their requests, built by it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import suppress
 
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
 from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
 
@@ -13,7 +14,6 @@ from fairkv_eval import plugin
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
-from fairkv_eval.sweep.stand_ins import RequestsBuilt, TemplateModel
 
 
 def load_tasks(sweep: Sweep) -> dict[str, Task]:
@@ -53,3 +53,37 @@ def build_requests(sweep: Sweep, model: FairKV, task: Task) -> tuple[Instance, .
             task_manager=TaskManager(include_defaults=False),
         )
     return tuple(task.instances)
+
+
+class RequestsBuilt(Exception):
+    """Raised once the harness has built a task's requests and asks for their answers."""
+
+
+class TemplateModel(LM):
+    """Renders chats as the model ``like`` does, and stops an evaluation with RequestsBuilt before anything is answered.
+
+    The requests are then `task.instances`, as any model would get them.
+    """
+
+    def __init__(self, like: FairKV) -> None:
+        super().__init__()
+        self._like = like
+
+    @property
+    def tokenizer_name(self) -> str:
+        return str(self._like.tokenizer_name)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        return str(self._like.chat_template(chat_template))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return str(self._like.apply_chat_template(chat_history, add_generation_prompt))
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        raise RequestsBuilt
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        raise RequestsBuilt
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        raise RequestsBuilt

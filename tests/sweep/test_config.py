@@ -1,7 +1,8 @@
-"""Sweeps as YAML and as flags: what they expand to, and one clear error for whatever is wrong with them."""
+"""Sweeps as YAML and as flags: what they expand to, and one clear error for each thing that can be wrong."""
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,16 +13,20 @@ from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
-from fairkv_eval.sweep.config import numbers, read_sweep, sweep_of
+from fairkv_eval.sweep.config import Sweep, read_sweep, sweep_of
+from fairkv_eval.sweep.grid import ratios
+from fairkv_eval.sweep.parsers import PARSERS
 
 BASE = {"tasks": ["sys_ifeval"], "output_path": "out", "presses": "tova", "ratios": "0:0.9:0.1"}
 
 
-def of(**keys):
+def of(**keys) -> Sweep:
+    """The sweep of BASE with these keys."""
     return sweep_of({**BASE, **keys})
 
 
 def names(**keys) -> list[str]:
+    """Its policies, as folder names."""
     return [policy.slug() for policy in of(**keys).policies]
 
 
@@ -74,7 +79,11 @@ def test_a_policys_arguments_make_it_again() -> None:
 def test_ranges_are_exact(start: int, steps: int, step: int) -> None:
     stop = start + steps * step
     text = f"{start / 1000}:{stop / 1000}:{step / 1000}"
-    assert numbers("ratios", text) == [(start + step * i) / 1000 for i in range(steps + 1)]
+    assert ratios(text) == [(start + step * i) / 1000 for i in range(steps + 1)]
+
+
+def test_every_setting_has_a_parser() -> None:
+    assert PARSERS.keys() == {field.name for field in fields(Sweep)} - {"models", "policies"}
 
 
 WRONG = {
@@ -93,7 +102,7 @@ WRONG = {
     "unknown parameter of press 'snapkv' 'windw'. Did you mean 'window'?": {"presses": "snapkv,windw=3"},
     "window=0 is not allowed": {"presses": [{"press": "snapkv", "window": 0}]},
     "unknown positions": {"presses": [{"press": "tova", "positions": "moved"}]},
-    "the full cache is no press": {"presses": ["none"]},
+    "the full cache is not a press": {"presses": ["none"]},
     "a press is a name, or a mapping": {"presses": [{"window": 3}]},
     "presses is missing": {"presses": []},
     "tasks is missing": {"tasks": []},
@@ -111,7 +120,7 @@ WRONG = {
     "max_gen_toks=0 is not allowed": {"gen_kwargs": "max_gen_toks=0"},
     "metadata=3 is not allowed": {"metadata": 3},
     "unknown model argument 'dtyp'. Did you mean 'dtype'?": {"model_args": {"dtyp": "float32"}},
-    "press='tova' is no argument of a sweep's model": {"model_args": "press=tova"},
+    "press='tova' is not an argument of a sweep's model": {"model_args": "press=tova"},
     "batch_size=3 goes beside the model's arguments": {"models": [{"batch_size": 3}]},
     "unknown scope 'all'": {"model_args": {"scope": "all"}},
     "models is empty": {"models": []},
@@ -120,7 +129,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("message", WRONG)
-def test_what_is_wrong_is_told_by_name(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_names_what_is_wrong_and_what_is_allowed(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FairKV, "_create_model", lambda *_, **__: pytest.fail("loaded"))
     with pytest.raises(UsageError) as error:
         of(**WRONG[message])
@@ -137,7 +146,7 @@ def test_files_and_flags(tmp_path: Path) -> None:
     assert sweep.models == ({"dtype": "bfloat16", "pretrained": "a"}, {"dtype": "float32", "pretrained": "b"})
     assert (sweep.tasks, sweep.limit, sweep.seed) == (("a", "b"), 5, (7, 7, 7, 7)) and len(sweep.policies) == 3
     assert sweep.policies[0] == Policy()
-    for text, message in {"- a": "a mapping of keys", "a: [": "no YAML", "rations: 1": "unknown key"}.items():
+    for text, message in {"- a": "a mapping of keys", "a: [": "not YAML", "rations: 1": "unknown key"}.items():
         path.write_text(text)
         with pytest.raises(UsageError, match=message):
             read_sweep(path)
@@ -145,7 +154,7 @@ def test_files_and_flags(tmp_path: Path) -> None:
         read_sweep(tmp_path / "none.yaml")
 
 
-def test_the_command_line_says_it_in_one_line(capsys: pytest.CaptureFixture) -> None:
+def test_the_command_prints_an_error_in_one_line(capsys: pytest.CaptureFixture) -> None:
     flags = ["--tasks", "x", "--output_path", "out", "--presses", "tova", "snapkv,window=16", "--fair", "false", "true"]
     assert main(["sweep", *flags, "--ratios", "0.5", "1.5"]) == 2
     assert capsys.readouterr().err.startswith("fairkv: flags: presses: 'tova': ratio 1.5 is not allowed")

@@ -1,0 +1,123 @@
+"""The policies of a sweep: every combination of its presses' parameters with its ratios, budgets and fairness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from itertools import product
+from typing import Any
+
+from fairkv_eval.errors import UsageError, naming, unknown
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.policy_arguments import AMOUNTS, NAMES
+from fairkv_eval.sweep.parsers import GRID, mapping, refused
+
+
+def policies_of(presses: Any, grid: Mapping[str, Any], fidelity: bool) -> tuple[Policy, ...]:
+    """The distinct policies of these presses. ``grid``: the values of GRID for presses that have none of their own.
+
+    The full cache is one of them, whichever press has a ratio of 0. It comes first, so that tables begin with it;
+    ``fidelity`` is measured against it.
+    """
+    entries = presses if isinstance(presses, list) else [presses] if presses is not None else []
+    if not entries:
+        raise UsageError("presses is missing: at least one, as tova or {press: snapkv, window: [16, 64]}")
+    policies: dict[Policy, None] = {}
+    for entry in entries:
+        with naming(f"presses: {entry!r}"):
+            policies |= dict.fromkeys(_policies({**grid, **_press_entry(entry)}))
+    if fidelity:
+        _check_fidelity(policies)
+    if fidelity or Policy() in policies:
+        policies = {Policy(): None, **policies}
+    return tuple(policies)
+
+
+def _check_fidelity(policies: Iterable[Policy]) -> None:
+    for policy in policies:
+        if policy.decode_budget:
+            raise UsageError(
+                f"fidelity is measured in one pass, in which decode_budget={policy.decode_budget} evicts nothing; "
+                "leave out one of them"
+            )
+
+
+def _press_entry(entry: Any) -> Mapping[str, Any]:
+    """A press with its parameters, as a mapping or as ``snapkv,window=16``."""
+    if isinstance(entry, str):
+        name, _, rest = entry.partition(",")
+        return {**(mapping("presses", rest) if rest else {}), "press": name.removeprefix("press=")}
+    if not isinstance(entry, Mapping) or "press" not in entry:
+        raise UsageError("a press is a name, or a mapping with press: <name> and its parameters")
+    return entry
+
+
+def _policies(entry: Mapping[str, Any]) -> Iterator[Policy]:
+    """Every combination of the values of a press; a list stands for each of its values."""
+    values = {key: _listed(value) for key, value in entry.items() if key not in GRID}
+    amounts: list[tuple[str, float]] = [("budget", budget) for budget in budgets(entry.get("budgets"))]
+    amounts += [("ratio", ratio) for ratio in ratios(entry.get("ratios"))]
+    if not amounts:
+        raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
+    fair = entry.get("fair")
+    degrees = _listed(False if fair is None else fair)
+    for combination in product(*values.values()):
+        for (name, amount), degree in product(amounts, degrees):
+            yield _policy(dict(zip(values, combination, strict=True)), {name: amount, "fair": degree})
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _policy(press: Mapping[str, Any], amount: Mapping[str, Any]) -> Policy:
+    if press["press"] == "none":
+        raise UsageError("the full cache is not a press: it is the cell of ratio 0")
+    policy, others = Policy.split({**press, **amount})
+    for name in (*others, *(name for name in AMOUNTS if name in press)):
+        allowed = {*policy.parameter_defaults, *NAMES, *GRID} - {*AMOUNTS}
+        raise unknown(f"parameter of press {policy.press_name!r}", name, allowed)
+    return policy if policy.evicts or policy.decode_budget else Policy()
+
+
+def ratios(value: Any) -> list[float]:
+    """Fractions to evict; ``value`` as in `_numbers`."""
+    numbers = _numbers("ratios", value)
+    for number in numbers:
+        if not 0 <= number < 1:
+            raise UsageError(
+                f"ratio {number:g} is not allowed; it takes a number from 0 to below 1 (a range stands in quotes: "
+                '"0:0.9:0.1")'
+            )
+    return numbers
+
+
+def budgets(value: Any) -> list[int]:
+    """Numbers of pairs to keep; ``value`` as in `_numbers`."""
+    numbers = _numbers("budgets", value)
+    for number in numbers:
+        if number < 1 or number != int(number):
+            raise UsageError(f"budget {number:g} is not allowed; it takes a whole number from 1")
+    return [int(number) for number in numbers]
+
+
+def _numbers(key: str, value: Any) -> list[float]:
+    """A number, a range ``start:stop:step`` that includes ``stop``, or a list of both."""
+    return [] if value is None else [number for part in _listed(value) for number in _range(key, part)]
+
+
+def _range(key: str, value: Any) -> Sequence[float]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return [float(value)]
+    parts = value.split(":") if isinstance(value, str) else []
+    try:
+        numbers = [Decimal(part.strip()) for part in parts]
+    except InvalidOperation:
+        numbers = []
+    if len(numbers) == 1:
+        return [float(numbers[0])]
+    if len(numbers) != 3 or numbers[2] <= 0 or numbers[1] < numbers[0]:
+        raise refused(key, value, "numbers, or start:stop:step as 0:0.9:0.1")
+    start, stop, step = numbers
+    # Decimals, so that 0:0.9:0.1 holds 0.3 and not 0.30000000000000004.
+    return [float(start + step * i) for i in range(int((stop - start) / step) + 1)]
