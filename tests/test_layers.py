@@ -27,6 +27,7 @@ QUICK = {
     "fairkv_eval.commands": "so does each command",
     "fairkv_eval.plugin": "is imported at every interpreter start",
     "fairkv_eval.sweep.config": "refuses a wrong key of a sweep before it imports torch",
+    "fairkv_eval.sweep.parsers": "refuses most wrong values before that too",
 }
 
 

@@ -1,52 +1,63 @@
-"""``fairkv sweep``: models × presses × ratios × tasks, one loaded model and one prefill a prompt for all of them."""
+"""``fairkv sweep``: models × presses × ratios × tasks, on one loaded model and one prefill per prompt."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-# Flags that stand for a key of the YAML, and what each takes.
+if TYPE_CHECKING:
+    from fairkv_eval.sweep.estimate import Estimate
+
+# Flags with the name of a key in the YAML: type and help.
 _FLAGS: dict[str, tuple[Any, str]] = {
     "model_args": (str, "fairkv's model arguments, without those of a policy: pretrained=…,dtype=bfloat16"),
     "tasks": (str, "task names, joined by commas"),
-    "output_path": (str, "folder of the results; a sweep that was stopped goes on in it"),
-    "limit": (float, "documents a task"),
-    "num_fewshot": (int, "few-shot examples"),
+    "output_path": (str, "folder of the results; a sweep that was stopped resumes in it"),
+    "limit": (float, "documents per task"),
+    "num_fewshot": (int, "number of few-shot examples"),
     "gen_kwargs": (str, "generation arguments: max_gen_toks=64"),
-    "metadata": (str, "for tasks that take some: defense=…"),
+    "metadata": (str, "options of the tasks: defense=…"),
     "include_path": (str, "folder of more tasks"),
-    "system_instruction": (str, "before every prompt"),
+    "system_instruction": (str, "text before every prompt"),
     "batch_size": (str, "rows that decode together, or auto"),
-    "device": (str, "as cuda:0"),
-    "seed": (int, "of everything that is drawn"),
-    "bootstrap_iters": (int, "of the standard errors that are bootstrapped"),
-    "wandb_args": (str, "a W&B run for every cell, as the harness has it: project=…"),
-    "wandb_config_args": (str, "more of its configuration"),
-    "hf_hub_log_args": (str, "push every cell to the Hub, as the harness has it: push_results_to_hub=True,…"),
+    "device": (str, "cuda:0, cpu, …"),
+    "seed": (int, "seed of everything that is drawn"),
+    "bootstrap_iters": (int, "resamples of bootstrapped standard errors"),
+    "wandb_args": (str, "log each cell as a W&B run: project=… (as lm_eval)"),
+    "wandb_config_args": (str, "more of the W&B run's configuration (as lm_eval)"),
+    "hf_hub_log_args": (str, "push each cell to the Hub: push_results_to_hub=True,… (as lm_eval)"),
 }
+_NOT_KEYS = ("sweep", "command", "dry_run", "launcher")
+_COUNTS = ("documents", "cells", "finished", "answers", "prefill_tokens", "tail_tokens", "max_decode_tokens")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", help="a YAML; flags of the same names go before it")
-    parser.add_argument("--presses", nargs="+", help="as tova snapkv,window=16")
-    parser.add_argument("--ratios", nargs="+", help="as 0:0.9:0.1, or numbers")
-    parser.add_argument("--fair", nargs="+", help="as false true")
+    parser.add_argument("sweep", nargs="?", help="a YAML, which flags of the same names override")
+    parser.add_argument("--presses", nargs="+", help="tova snapkv,window=16 …")
+    parser.add_argument("--ratios", nargs="+", help="0:0.9:0.1, or numbers")
+    parser.add_argument("--fair", nargs="+", help="false true, or degrees between 0 and 1")
     for name, (kind, text) in _FLAGS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as the harness has it")
+    parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as lm_eval")
     parser.add_argument(
-        "--dry_run", action="store_true", help="only tell the cells, their tokens and an estimated time"
+        "--dry_run", action="store_true", help="only print the cells, their tokens and an estimated time"
     )
     parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="where cells run (default: here)")
-    parser.add_argument("--fidelity", action="store_true", default=None, help="compare each policy's distributions")
+    parser.add_argument(
+        "--fidelity",
+        action="store_true",
+        default=None,
+        help="compare each policy's distributions with the full cache's",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
     try:
         _run(args)
     except KeyboardInterrupt:
-        print("fairkv: stopped; the same command goes on where this one was", file=sys.stderr)
+        print("fairkv: stopped; the same command resumes here", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -70,31 +81,26 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{len(folders)} cells in {sweep.output_path}")
 
 
-def show_plan(rows: list[dict[str, Any]]) -> None:
-    """The cells of a sweep, and what is left to do for them."""
-    from rich.table import Table
+def show_plan(estimates: Sequence[Estimate]) -> None:
+    """Print the cells of a sweep, and what the unfinished ones cost."""
+    from fairkv_eval.commands.terminal import console, plain_table, show
 
-    from fairkv_eval.commands.terminal import console, show
-
-    cells = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    cells, costs = plain_table(), plain_table()
     for header in ("model", "task", "cell"):
         cells.add_column(header, overflow="fold")
-    left = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    counts = ("documents", "cells", "finished", "answers", "prefill_tokens", "tail_tokens", "max_decode_tokens")
-    for header in ("task", *(name.replace("_", " ") for name in counts), "at most"):
-        left.add_column(header, justify="left" if header == "task" else "right")
-    for row in rows:
-        for policy in row["policies"]:
-            cells.add_row(str(row["model"]), row["task"], policy)
-        left.add_row(row["task"], *(f"{row[name]:,}" for name in counts), _time(row["seconds"]))
-    total = sum(row["seconds"] for row in rows)
-    told = (
-        f"at most {_time(total)} in all, at the speed of a short run just now, if every answer is as long as it may be"
-    )
-    show(console(), [cells, "", left, "", told])
+    costs.add_column("task")
+    for header in (*(name.replace("_", " ") for name in _COUNTS), "at most"):
+        costs.add_column(header, justify="right")
+    for estimate in estimates:
+        for policy in estimate.policies:
+            cells.add_row(estimate.model, estimate.task, policy)
+        costs.add_row(estimate.task, *(f"{getattr(estimate, name):,}" for name in _COUNTS), _duration(estimate.seconds))
+    total = _duration(sum(estimate.seconds for estimate in estimates))
+    note = f"at most {total} in all, at the speed of a short run just now, if every answer is as long as allowed"
+    show(console(), [cells, "", costs, "", note])
 
 
-def _time(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
@@ -104,9 +110,7 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the command line, as the YAML would have them."""
     import yaml
 
-    flags = {
-        k: v for k, v in vars(args).items() if v is not None and k not in ("sweep", "command", "dry_run", "launcher")
-    }
+    flags = {name: value for name, value in vars(args).items() if value is not None and name not in _NOT_KEYS}
     for name in ("fair", "ratios"):
         if name in flags:
             flags[name] = [text if ":" in text else yaml.safe_load(text) for text in flags[name]]

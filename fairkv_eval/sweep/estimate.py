@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.totals import Totals
@@ -40,7 +39,7 @@ class Tokens:
 
 
 def tokens_of(jobs: Sequence[Job]) -> Tokens:
-    """Of one engine run. Contexts that only begin alike share part of a prefill too, which is left out."""
+    """The tokens of one engine run. Contexts that only begin alike share part of a prefill too; not counted."""
     prefill = sum(map(len, {job.context_tokens for job in jobs}))
     tail = sum(len(job.prompt.tokens) - job.prompt.context_length for job in jobs)
     tail += sum(len(job.want.continuation) - 1 for job in jobs if isinstance(job.want, LogLikelihood))
@@ -48,40 +47,58 @@ def tokens_of(jobs: Sequence[Job]) -> Tokens:
 
 
 def tokens_of_fidelity(jobs: Sequence[Job]) -> Tokens:
-    """Of scoring the longest answers that these jobs may get. Contexts are prefilled for the full cache and again for
-    the other policies."""
+    """The tokens of scoring the longest answers that these jobs may get. Contexts are prefilled for the full cache and
+    again for the other policies."""
     tokens = tokens_of(jobs)
     return Tokens(2 * tokens.prefill, tokens.tail + tokens.decode)
 
 
-def dry_run(sweep: Sweep) -> list[dict[str, Any]]:
-    """One row per model and task: documents, cells, how many are finished and what the others cost. Writes nothing."""
+@dataclass(frozen=True)
+class Estimate:
+    """The cells of one task on one model, and what the unfinished ones cost: answers, tokens, and seconds at most."""
+
+    model: str
+    task: str
+    documents: int
+    policies: tuple[str, ...]
+    cells: int
+    finished: int
+    answers: int
+    prefill_tokens: int
+    tail_tokens: int
+    max_decode_tokens: int
+    seconds: float
+
+
+def dry_run(sweep: Sweep) -> list[Estimate]:
+    """Estimate each task on each model. Nothing is written."""
     check_launch(sweep)
     tasks = load_tasks(sweep)
-    rows = []
+    estimates = []
     for arguments in sweep.models:
         model = LoadedModel.load(sweep, arguments)
-        rows += [_row(run) for run in [TaskRun(sweep, model, task) for task in tasks.values()]]
-    return rows
+        # All prompts are built before the first short run, as a sweep does.
+        estimates += [_estimate(run) for run in [TaskRun(sweep, model, task) for task in tasks.values()]]
+    return estimates
 
 
-def _row(run: TaskRun) -> dict[str, Any]:
+def _estimate(run: TaskRun) -> Estimate:
     jobs = [job for _, job in run.todo]
     fidelity_jobs = _fidelity_jobs(run)
-    needed = tokens_of(jobs) + tokens_of_fidelity(fidelity_jobs)
-    return {
-        "model": run.model.arguments.get("pretrained", "default"),
-        "task": run.task.task_name,
-        "documents": len({request.doc_id for request in run.requests}),
-        "policies": [cell.name for cell in run.cells],
-        "cells": len(run.cells),
-        "finished": len(run.cells) - len(run.unfinished),
-        "answers": len(jobs),
-        "prefill_tokens": needed.prefill,
-        "tail_tokens": needed.tail,
-        "max_decode_tokens": needed.decode,
-        "seconds": needed.seconds(measure(run.model.lm, jobs or fidelity_jobs)),
-    }
+    tokens = tokens_of(jobs) + tokens_of_fidelity(fidelity_jobs)
+    return Estimate(
+        model=str(run.model.arguments.get("pretrained", "default")),
+        task=run.task.task_name,
+        documents=len({request.doc_id for request in run.requests}),
+        policies=tuple(cell.name for cell in run.cells),
+        cells=len(run.cells),
+        finished=len(run.cells) - len(run.unfinished),
+        answers=len(jobs),
+        prefill_tokens=tokens.prefill,
+        tail_tokens=tokens.tail,
+        max_decode_tokens=tokens.decode,
+        seconds=tokens.seconds(measure(run.model.lm, jobs or fidelity_jobs)),
+    )
 
 
 def _fidelity_jobs(run: TaskRun) -> list[Job]:
@@ -102,9 +119,6 @@ def measure(model: FairKV, jobs: Sequence[Job]) -> Totals:
 
 
 def _shortened(job: Job) -> Job:
-    want = job.want
-    return (
-        replace(job, want=replace(want, max_tokens=min(_STEPS, want.max_tokens)))
-        if isinstance(want, Generation)
-        else job
-    )
+    if not isinstance(job.want, Generation):
+        return job
+    return replace(job, want=replace(job.want, max_tokens=min(_STEPS, job.want.max_tokens)))

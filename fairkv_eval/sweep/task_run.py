@@ -23,17 +23,17 @@ from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.progress import AnswerCounter, Bars
 from fairkv_eval.sweep.tasks import build_requests
 
-_DISTRIBUTIONS = 1024  # over the whole vocabulary, held in memory at once
+_DISTRIBUTIONS = 1024  # over the whole vocabulary, in memory at once
 
 
 class TaskRun:
     """Answers, compares and writes the cells of one task on one model.
 
     cells: one per policy of the sweep. unfinished: those without files, or without the fidelity that is wanted.
-    answers: of the unfinished cells, as far as they are known, and of the full cache if others are compared with it.
-    todo: the jobs of the answers that are missing, a request's cells side by side, so that they share its prefill.
+    answers: those in the journals, of the unfinished cells and of the full cache if it is compared with them. todo:
+    jobs for the missing answers, a request's cells side by side, so that they share its prefill.
 
-    All of it is built at once, so that a prompt that cannot run is reported before the first job of any task.
+    The constructor builds all prompts, so that one that cannot run is reported before the first job of any task.
     """
 
     def __init__(self, sweep: Sweep, model: LoadedModel, task: Task) -> None:
@@ -46,7 +46,7 @@ class TaskRun:
         unfinished = [cell for cell in self.cells if not self.folder.finished(cell, self.fidelity)]
         compared = [self.full] if self.fidelity and unfinished else []
         self.answers = self.folder.answers([*unfinished, *compared])
-        # A full cache that is finished and whose journal is lost is answered, and so written, again.
+        # If the full cache's files are there and its journal is lost, it is answered again, and its files with it.
         unfinished += [cell for cell in compared if any(Key(cell.id, *slot) not in self.answers for slot in self.slots)]
         self.unfinished = [cell for cell in self.cells if cell in unfinished]
         self.todo = list(self._missing())
@@ -117,8 +117,8 @@ class TaskRun:
         return Answer(result.telemetry, context, text=str(response), tokens=result.tokens)
 
     def _fidelity_jobs(self, slot: Slot) -> list[tuple[Key, Job]]:
-        """The full cache's answer scored under the full cache, which leads, and under each policy without a fidelity;
-        nothing if all have one."""
+        """Jobs that score the full cache's answer: under the full cache first, then under each policy whose fidelity is
+        missing. None if no fidelity is."""
         policies = [cell for cell in self.unfinished if cell != self.full]
         cells = [self.full, *(cell for cell in policies if self.answers[Key(cell.id, *slot)].fidelity is None)]
         lead = self.answers[Key(self.full.id, *slot)]
@@ -139,7 +139,7 @@ class TaskRun:
 
 
 def _groups(lengths: Mapping[Slot, int]) -> Iterator[list[Slot]]:
-    """Prompts whose answers together have at most half as many tokens as distributions may be held; at least one."""
+    """Group prompts so that the tokens of their answers need at most half of the distributions held in memory."""
     group: list[Slot] = []
     for slot, length in lengths.items():
         if group and sum(lengths[other] for other in group) + length > _DISTRIBUTIONS // 2:

@@ -1,4 +1,4 @@
-"""The journal: what was written comes back, wherever a kill cut the file off, and lines nobody can read are told."""
+"""The journal: what was written is read back, wherever a kill cut the file off; unreadable lines are logged."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from fairkv_eval.sweep.journal import Answer, Journal, Key, read_answers
 
-TOLD = {"keep_rate": 0.1 + 0.2, "segments": {"a": 1 / 3}, "kv_bytes_full": 12, "folded_system": False}
+TELEMETRY = {"keep_rate": 0.1 + 0.2, "segments": {"a": 1 / 3}, "kv_bytes_full": 12, "folded_system": False}
 ENTRIES = [
-    (Key("one", 0), Answer(TOLD, "c0", text='Ünïcode ✓\n"quoted"\u2028', tokens=(1, 2, 3))),
-    (Key("two", 0, 1), Answer(TOLD, "c0", text="", tokens=(2,))),
+    (Key("one", 0), Answer(TELEMETRY, "c0", text='Ünïcode ✓\n"quoted"\u2028', tokens=(1, 2, 3))),
+    (Key("two", 0, 1), Answer(TELEMETRY, "c0", text="", tokens=(2,))),
     (Key("one", 1), Answer({}, "c1", logprob=-1e-17 / 3, greedy=True)),
     (Key("three", 1), Answer({}, "c1", logprob=float("-inf"))),
 ]
@@ -30,7 +30,7 @@ def read(path: Path, *cells: str) -> dict[Key, Answer]:
     return read_answers([path], cells or ("one", "two", "three"))
 
 
-def test_what_was_written_comes_back(tmp_path: Path) -> None:
+def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "journal.jsonl"
     write(path, ENTRIES[:2])
     write(path, ENTRIES[2:])
@@ -53,7 +53,7 @@ def test_any_text_and_figure(tmp_path_factory: pytest.TempPathFactory, text: str
     assert read(path) == dict(entries)
 
 
-def test_cut_off_at_any_byte_it_goes_on(tmp_path: Path) -> None:
+def test_cut_off_at_any_byte_it_resumes(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     write(path, ENTRIES)
     whole = path.read_bytes()
@@ -65,7 +65,7 @@ def test_cut_off_at_any_byte_it_goes_on(tmp_path: Path) -> None:
         assert path.read_bytes() == whole
 
 
-def test_a_line_that_cannot_be_read_is_told_and_its_prompt_runs_again(
+def test_a_line_that_cannot_be_read_is_logged_and_its_prompt_runs_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "journal.jsonl"

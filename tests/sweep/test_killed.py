@@ -101,5 +101,5 @@ def test_ctrl_c_is_one_line_and_status_130(task_folder: Path, tmp_path: Path) ->
     run.send_signal(signal.SIGINT)
     errors = run.communicate()[1]
     assert run.returncode == 130
-    assert errors.rstrip().splitlines()[-1] == "fairkv: stopped; the same command goes on where this one was"
+    assert errors.rstrip().splitlines()[-1] == "fairkv: stopped; the same command resumes here"
     assert "Traceback" not in errors

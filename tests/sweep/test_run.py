@@ -115,28 +115,27 @@ def test_two_sweeps_on_one_folder(task_folder: Path, tmp_path: Path) -> None:
 def test_a_dry_run_estimates_unfinished_cells_and_writes_nothing(
     task_folder: Path, unbroken: Path, tmp_path: Path
 ) -> None:
-    rows = {
-        row["task"]: row for row in dry_run(tiny_sweep(task_folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))
-    }
+    estimates = dry_run(tiny_sweep(task_folder, tmp_path / "new", gen_kwargs={"max_gen_toks": 5}))
     assert not (tmp_path / "new").exists()
     context = sum(len(f"{tiny_evaluation.PREAMBLE}What about {words}?") - 1 for words in set(tiny_evaluation.WORDS))
-    wanted = {
+    per_cell_and_document = {  # answers, and each one's new tokens; tail tokens together
         "pick": (3, 0, len(" yes") + len(" never") + len(" it may be")),
         "say": (2, 5, 2),
         "some": (1, 5, 1),
     }
-    for task, (answers, decode, tail) in wanted.items():
-        row = rows[task]
-        assert (row["cells"], row["finished"], row["documents"]) == (5, 0, 7)
-        assert row["answers"] == 7 * 5 * answers and row["max_decode_tokens"] == 7 * 5 * answers * decode
-        assert row["prefill_tokens"] == context and row["tail_tokens"] == 7 * 5 * tail and row["seconds"] > 0
-    done = dry_run(tiny_sweep(task_folder, unbroken))
-    assert [(row["finished"], row["answers"], row["seconds"]) for row in done] == [(5, 0, 0)] * 3
+    assert {estimate.task for estimate in estimates} == set(per_cell_and_document)
+    for row in estimates:
+        answers, decode, tail = per_cell_and_document[row.task]
+        assert (row.cells, row.finished, row.documents) == (5, 0, 7)
+        assert row.answers == 7 * 5 * answers and row.max_decode_tokens == 7 * 5 * answers * decode
+        assert row.prefill_tokens == context and row.tail_tokens == 7 * 5 * tail and row.seconds > 0
+    finished = dry_run(tiny_sweep(task_folder, unbroken))
+    assert [(row.finished, row.answers, row.seconds) for row in finished] == [(5, 0, 0)] * 3
     # Fidelity reads the contexts twice more and scores each answer, here of at most 5 tokens, for every cell.
     sweep = tiny_sweep(task_folder, unbroken, tasks=["pick", "say"], fidelity=True, gen_kwargs={"max_gen_toks": 5})
     pick, say = dry_run(sweep)
-    assert (pick["prefill_tokens"], say["prefill_tokens"]) == (context, 3 * context)
-    assert say["tail_tokens"] == 7 * 5 * (2 + 2 + 2 * 5) and say["max_decode_tokens"] == 7 * 5 * 2 * 5
+    assert (pick.prefill_tokens, say.prefill_tokens) == (context, 3 * context)
+    assert say.tail_tokens == 7 * 5 * (2 + 2 + 2 * 5) and say.max_decode_tokens == 7 * 5 * 2 * 5
 
 
 def test_a_launcher_of_several_processes_is_refused(
