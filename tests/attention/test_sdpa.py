@@ -61,11 +61,11 @@ def check(q: Tensor, k: Tensor, v: Tensor, options: Options) -> None:
     torch.testing.assert_close(causal(q, k, v, options), causal_by_loops(q, k, v, options), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("m, n", [(1, 1), (1, 9), (9, 9), (4, 9), (8, 9), (2, 2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 8, 9, 50])
 @pytest.mark.parametrize("softcap", [None, 1.5])
-def test_causal_is_softmax(m: int, n: int, window: int | None, softcap: float | None) -> None:
-    check(*tensors(m, n), Options(SCALING, window, softcap))
+def test_causal_is_softmax(window: int | None, softcap: float | None) -> None:
+    for m, n in ((1, 1), (1, 9), (9, 9), (4, 9), (8, 9), (2, 2)):
+        check(*tensors(m, n), Options(SCALING, window, softcap))
 
 
 @given(

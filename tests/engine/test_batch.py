@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import attached, policy, prompt, run
+from engine_runs import attached, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from press_table import policy
 from torch import Tensor
 
 from fairkv_eval.engine import batch as batch_module

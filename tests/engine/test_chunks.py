@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import PRESSES, attached, check, policy, prompt, run
+from engine_runs import attached, check, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from press_table import policy
 
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.chunks import lockstep
@@ -69,7 +70,11 @@ def test_an_error_ends_all_chunks() -> None:
     assert phase.order == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
 
 
-@pytest.mark.parametrize("name", PRESSES)
+OBSERVING = ["snapkv small", "h2o", "adakv small", "expected_attention small"]  # the queries
+
+
+# Chunks meet a press only through its layer: of each way to read one, and of each kind of budget.
+@pytest.mark.parametrize("name", [*OBSERVING, "keydiff", "lagkv small", "pyramidkv small", "kvzip"])
 def test_every_press_in_chunks_equals_the_slow_reference(llama, name: str) -> None:
     jobs = [Job(prompt(20, 44, 40, 15), policy(name, 0.6, fair), Generation(4), "") for fair in (0.0, 1.0)]
     check(llama, jobs, max_prefill_tokens=9)
@@ -86,7 +91,11 @@ def test_windows_and_bounded_logits_in_chunks(kind: str) -> None:
     size=st.integers(3, 40),
     shared=st.integers(0, 20),
     lengths=st.lists(st.integers(1, 25), min_size=1, max_size=4),
-    names=st.lists(st.sampled_from(["snapkv", "h2o", "none", "adakv", "expected_attention"]), min_size=4, max_size=4),
+    names=st.lists(
+        st.sampled_from([*OBSERVING, "none"]),
+        min_size=4,
+        max_size=4,
+    ),
 )
 @settings(max_examples=30, deadline=None)
 def test_chunks_and_shared_prefixes_give_the_numbers_of_one_piece(llama, size, shared, lengths, names) -> None:

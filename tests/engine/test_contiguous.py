@@ -10,7 +10,8 @@ from typing import Any
 import dense_reference
 import pytest
 import torch
-from engine_runs import attached, check, policy, positions_run, prompt, run
+from engine_runs import attached, check, positions_run, prompt, run
+from press_table import policy
 from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
@@ -68,16 +69,18 @@ def test_every_kind_of_rotation_equals_the_slow_reference(name: str) -> None:
     jobs = [
         Job(short, moved("tova", 0.6), Generation(6), ""),
         Job(short, moved("h2o", 0.6, 0.4, keep=("a",)), Generation(6), ""),
-        Job(long, moved("snapkv", 0.8, 1.0), Generation(6), ""),
-        Job(long, moved("snapkv", 0.8, 1.0), LogLikelihood((5, 77, 130)), ""),
-        Job(long, policy("snapkv", 0.8, 1.0), Generation(6), ""),
+        Job(long, moved("snapkv small", 0.8, 1.0), Generation(6), ""),
+        Job(long, moved("snapkv small", 0.8, 1.0), LogLikelihood((5, 77, 130)), ""),
+        Job(long, policy("snapkv small", 0.8, 1.0), Generation(6), ""),
         Job(prompt(2, 9, 6, 2), moved("streaming_llm", 0.0, sinks=1, budget=2), LogLikelihood((5, 77)), ""),
         Job(prompt(3, 9, 0, 0), moved(), Generation(3), ""),
     ]
     check(attached(kind, **sizes), jobs, rows=5)
 
 
-@pytest.mark.parametrize("name", ["random", "knorm", "keydiff", "lagkv", "expected_attention", "chunkkv"])
+@pytest.mark.parametrize(
+    "name", ["random", "knorm", "keydiff", "lagkv small", "expected_attention small", "chunkkv small"]
+)
 @pytest.mark.parametrize("fair", [0.0, 1.0])
 def test_every_press_that_keeps_equally_many(llama, name: str, fair: float) -> None:
     check(llama, [Job(prompt(4), moved(name, 0.6, fair), want, "") for want in (Generation(5), LogLikelihood((7, 8)))])

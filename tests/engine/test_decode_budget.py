@@ -8,7 +8,8 @@ from typing import Any
 import dense_reference
 import pytest
 import torch
-from engine_runs import attached, check, policy, positions_run, prompt, run
+from engine_runs import attached, check, positions_run, prompt, run
+from press_table import policy
 
 from fairkv_eval.attention import sdpa
 from fairkv_eval.attention.sdpa import masked
@@ -40,7 +41,7 @@ def test_generation_equals_the_slow_reference(llama, name: str, positions: str) 
     moves: Any = {"positions": positions}
     jobs = [
         Job(prompt(0, 24, 18), rolling(name, 0.5, 10, 3, **moves), Generation(15), ""),
-        Job(prompt(0, 24, 18), policy("adakv", 0.5), Generation(4), ""),
+        Job(prompt(0, 24, 18), policy("adakv small", 0.5), Generation(4), ""),
         Job(prompt(1, 20, 15), rolling(name, 0.0, 12, 1, **moves), Generation(9), ""),
         Job(prompt(1, 20, 15), policy(name, 0.5), Generation(12), ""),
         Job(prompt(2, 30, 22, 4), rolling(name, 0.7, 8, 4, keep=("a",), **moves), Generation(11), ""),

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from engine_runs import PRESSES, ask, attached, policy, prompt
+from engine_runs import ask, attached, prompt
+from press_table import SMALL, policy
 from pretended_devices import pretended, spread
 
 from fairkv_eval.engine import batch as batch_module
@@ -22,8 +23,8 @@ LAYERS = {"model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1}
 DEVICES = {"model.embed_tokens": 0, "model.rotary_emb": 0, **LAYERS, "model.norm": 1, "lm_head": 1}
 POLICIES = {
     "none": Policy(),
-    **{name: policy(name, fair=0.5) for name in PRESSES},
-    **{f"{name} keep": policy(name, 0.2, 1.0, ("a",)) for name in ("tova", "kvzip", "adakv")},
+    **{name: policy(name, fair=0.5) for name in SMALL},
+    **{f"{name} keep": policy(name, 0.2, 1.0, ("a",)) for name in ("tova", "kvzip", "adakv small")},
     **{
         f"{name} decode_budget": policy(name, decode_budget=14, decode_every=3, positions="contiguous")
         for name in ("tova", "h2o")
@@ -70,7 +71,7 @@ def test_buffers_lie_on_the_device_of_their_layer(two: tuple, monkeypatch: pytes
 
     monkeypatch.setattr(batch_module, "RowCache", Watched)
     with pretended():
-        run(two, policy("adakv"))
+        run(two, policy("adakv small"))
     assert seen and all(devices == [{i} for i in LAYERS.values()] for devices in seen)
 
 
@@ -85,7 +86,7 @@ def test_mixed_devices_are_noticed() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
-@pytest.mark.parametrize("press", ["snapkv", "pyramidkv", "kvzip", "expected_attention"])
+@pytest.mark.parametrize("press", ["snapkv small", "pyramidkv small", "kvzip", "expected_attention small"])
 def test_parallelize_answers_as_one_device(tmp_path: Path, press: str) -> None:
     tiny.model().save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)

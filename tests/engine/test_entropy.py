@@ -9,9 +9,10 @@ import dense_reference
 import pytest
 import tiny
 import torch
-from engine_runs import attached, policy, prompt, run
+from engine_runs import attached, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from press_table import policy
 
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.engine.sampling import Sampling, entropy
@@ -46,7 +47,9 @@ def test_equals_the_slow_reference(llama: Any) -> None:
     wants = [Generation(5, entropy=True), Generation(3, entropy=True, sampling=SAMPLING), Generation(1, entropy=True)]
     jobs = [
         Job(prompt(i, 24 + i), policy(name, 0.6, fair), want, f"doc {i}")
-        for i, (want, name, fair) in enumerate(zip(wants * 2, ["tova", "knorm", "snapkv"] * 2, [0, 1] * 3, strict=True))
+        for i, (want, name, fair) in enumerate(
+            zip(wants * 2, ["tova", "knorm", "snapkv small"] * 2, [0, 1] * 3, strict=True)
+        )
     ]
     results, _ = run(llama, jobs, rows=3)
     for job, result in zip(jobs, results, strict=True):

@@ -7,6 +7,7 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from press_table import policy
 
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.check import attach_checked
@@ -14,7 +15,6 @@ from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.prefixes import Part, common, tree
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.tokens import Prompt
 
@@ -85,16 +85,15 @@ def jobs_that_begin_alike() -> list[Job]:
 
     block, deeper = draw(20), draw(9)
     begins = [block, block, [*block, *deeper], [*block, *deeper], [*block, *deeper], [], block[:2], block]
-    names = ["snapkv", "h2o", "tova", "none", "expected_attention", "lagkv", "adakv", "none"]
+    names = ["snapkv small", "h2o", "tova", "none", "expected_attention small", "lagkv small", "adakv small", "none"]
     jobs = []
     for i, (begin, name) in enumerate(zip(begins, names, strict=True)):
         context = [*begin, *draw(0 if i == 7 else 4 + 3 * i)]
-        press = load_press(name)
-        policy = Policy(press, press.configure({}), 0.5, float(i % 2)) if press else Policy()
+        own = Policy() if name == "none" else policy(name, 0.5, float(i % 2))
         half = len(context) // 2
         segments = (Segment("a", 0, half), Segment("b", half, len(context)))
         want = LogLikelihood((3, i)) if i == 4 else Generation(6)
-        jobs.append(Job(Prompt((*context, *draw(3)), len(context), segments), policy, want, f"doc {i}"))
+        jobs.append(Job(Prompt((*context, *draw(3)), len(context), segments), own, want, f"doc {i}"))
     return jobs
 
 

@@ -7,9 +7,10 @@ import math
 import dense_reference
 import pytest
 import torch
-from engine_runs import ask, attached, check, policy, prompt, run
+from engine_runs import ask, attached, check, prompt, run
 from hypothesis import given
 from hypothesis import strategies as st
+from press_table import policy
 from torch import Tensor
 
 from fairkv_eval.engine.context import Context

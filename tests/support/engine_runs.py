@@ -12,37 +12,9 @@ from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Job, LogLikelihood
 from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.runner import Runner
-from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.tokens import Prompt
 
-# Every press, with parameters small enough for small contexts to show them.
-PRESSES: dict[str, dict] = {
-    "streaming_llm": {},
-    "snapkv": {"window": 4},
-    "h2o": {},
-    "h2o recent": {"recent": 0.5},
-    "tova": {},
-    "knorm": {},
-    "random": {},
-    "pyramidkv": {"window": 3, "beta": 4},
-    "kvzip": {},
-    "kvzip uniform": {"uniform": True},
-    "kvzip chunk": {"chunk": 7},
-    "expected_attention": {"sinks": 2, "horizon": 20},
-    "keydiff": {},
-    "lagkv": {"sinks": 2, "lag": 3},
-    "adakv": {"window": 4},
-    "adakv h2o": {"base": "h2o", "recent": 0.3},
-    "adakv tova": {"base": "tova", "safeguard": 0.0},
-    "adakv knorm": {"base": "knorm", "safeguard": 1.0},
-    "adakv pyramidkv": {"base": "pyramidkv", "window": 3, "beta": 2},
-    "chunkkv": {"window": 4, "chunk": 3},
-    "chunkkv knorm": {"base": "knorm", "chunk": 5},
-}
-# Budgets that differ from head to head, or from layer to layer.
-UNEVEN = [name for name in PRESSES if name.startswith(("pyramidkv", "kvzip", "adakv"))]
 # A model that scales its embeddings and reads its answer off them, as Gemma does, repeats its last token whatever it
 # attends to; with an output layer of its own it does not.
 SIZES: dict[str, dict] = {
@@ -56,14 +28,6 @@ def attached(kind: str = "llama", dtype: torch.dtype = torch.float32, **sizes):
     """A tiny model of this kind and the sliding windows of its layers."""
     model = tiny.model(kind, dtype, **{**SIZES.get(kind, {}), **sizes})
     return model, attach_checked(model)
-
-
-def policy(name: str = "tova", ratio: float = 0.5, fair: float = 0.0, keep: tuple = (), **given) -> Policy:
-    """A policy with one of PRESSES by its name there, or with any press; what is no parameter of it is the policy's."""
-    given = {**PRESSES.get(name, {}), **given}
-    press = load_press(name.split()[0], given.pop("base", None))
-    own = {key: given.pop(key) for key in ("budget", "positions", "decode_budget", "decode_every") if key in given}
-    return Policy(press, press.configure(given) if press else (), ratio, fair, keep, **own)
 
 
 def ask(text: str) -> list[int]:

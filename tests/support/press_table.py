@@ -54,6 +54,9 @@ PRESSES: dict[str, dict[str, Any]] = (
     {name: {} for name in NAMES} | SMALL | {"chunkkv streaming_llm": {"base": "streaming_llm"}}
 )
 
+# Budgets that differ from head to head, or from layer to layer.
+UNEVEN = [name for name in SMALL if name.startswith(("pyramidkv", "kvzip", "adakv"))]
+
 
 def press(name: str, base: str | None = None) -> Press:
     """The press of this name or file; a name of the table stands for the press, and what it wraps there."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import dense_reference
 import engine_runs
 import numpy as np
+import press_table
 import pytest
 import torch
 from hypothesis import given
@@ -49,7 +50,7 @@ def test_policies_along_the_full_caches_answer_as_dense_loops_have_them(kind: st
     attached = engine_runs.attached(kind)
     policies = [
         Policy(),
-        *(engine_runs.policy(name, 0.6, fair) for name in ("tova", "snapkv", "adakv") for fair in (0, 1)),
+        *(press_table.policy(name, 0.6, fair) for name in ("tova", "snapkv small", "adakv small") for fair in (0, 1)),
     ]
     prompt = engine_runs.prompt(3)
     (said,), _ = engine_runs.run(attached, [Job(prompt, Policy(), Generation(9), "answer")])

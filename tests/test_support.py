@@ -1,11 +1,13 @@
-"""What test files may import: the package, and helpers of tests/support."""
+"""What tests are made of: no test file imports from another, and few cases in which every two values meet."""
 
 from __future__ import annotations
 
 import ast
+import itertools
 from pathlib import Path
 
 import pytest
+from pairwise import pairwise
 
 TESTS = Path(__file__).parent
 
@@ -34,3 +36,11 @@ def test_no_test_file_imports_from_another() -> None:
     files = sorted(TESTS.rglob("*.py"))
     assert len(files) > 50
     assert not {str(path.relative_to(TESTS)): found for path in files if (found := imports_of_tests(path.read_text()))}
+
+
+def test_every_two_values_meet_in_few_cases() -> None:
+    parameters = ["ab", "cde", "fghi", "jk"]
+    cases = pairwise(*parameters)
+    for one, other in itertools.combinations(range(4), 2):
+        assert {(case[one], case[other]) for case in cases} == {*itertools.product(parameters[one], parameters[other])}
+    assert len(cases) <= 14 < 2 * 3 * 4 * 2
