@@ -247,7 +247,7 @@ def check(name: str, layer: Layer, span: Span, **parameters) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 @given(data=st.data())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_rule_is_its_definition(name: str, data: st.DataObject) -> None:
     n = data.draw(st.integers(1, 14), "n")
     start = data.draw(st.integers(0, n - 1), "start")
@@ -457,7 +457,7 @@ class TestChunkkv:
         return scores.chunkkv(make_layer(base.shape[1]), Span(0, base.shape[1]), lambda span: base, chunk=chunk)
 
     @given(data=st.data())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_ties_protected_pairs_and_infinities(self, data: st.DataObject) -> None:
         n, heads = data.draw(st.integers(1, 14), "n"), data.draw(st.sampled_from([1, 2, 4]), "kv_heads")
         rows = data.draw(st.lists(st.lists(SCORES, min_size=n, max_size=n), min_size=heads, max_size=heads))
@@ -518,7 +518,7 @@ class TestRandom:
             assert not torch.equal(base, changed)
 
     @given(cuts=st.sets(st.integers(1, 39), max_size=4))
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     def test_does_not_depend_on_how_spans_are_cut(self, cuts: set[int]) -> None:
         edges = [0, *sorted(cuts), 40]
         pieces = [self.noise(Span(a, b, i, len(edges) - 1)) for i, (a, b) in enumerate(pairwise(edges))]

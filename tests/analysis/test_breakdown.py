@@ -60,7 +60,7 @@ def test_every_table_by_hand(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=30))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_error_is_that_of_clusters(given: list[tuple[int, bool]]) -> None:
     documents, values = [d for d, _ in given], [float(v) for _, v in given]
     value, error = estimate(values, documents)

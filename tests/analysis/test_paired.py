@@ -31,7 +31,7 @@ def random_pair(seed: int, n: int = 60, values=SHARES):
     return rng.choice(values, n), rng.choice(values, n)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(SHARES), st.sampled_from(SHARES)), min_size=1, max_size=9))
 def test_p_of_shares_counts_all_signs(pairs):
     a, b = zip(*pairs, strict=True)

@@ -36,7 +36,7 @@ OPTIONS = st.builds(Options, st.just(SCALING), st.sampled_from([None, 1, 2, 5, 4
     st.sampled_from(sorted(fake_flash.KERNELS)),
     st.sampled_from([(1 << 16, 1 << 18), (3, 1 << 18), (1 << 16, 9)]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, options, name, most) -> None:
     """Keys before the queries, heads of one length or of several, windows, softcaps, one call or more."""
     sizes = [size for size, _ in given_sizes]
@@ -59,7 +59,7 @@ def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, option
     st.sampled_from(sorted(fake_flash.KERNELS)),
     st.sampled_from([1 << 16, 4, 1]),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_rows_attend_to_what_they_hold(lengths, heads, group, options, name, most) -> None:
     flash = Flash(fake_flash.KERNELS[name]())
     q, own = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)

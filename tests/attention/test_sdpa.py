@@ -76,7 +76,7 @@ def test_causal_is_softmax(window: int | None, softcap: float | None) -> None:
     st.sampled_from([None, 2.0]),
     st.sampled_from([1, 20, 1 << 24]),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_shape_in_any_number_of_blocks(size, kv_heads, group, window, softcap, elements) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sdpa, "MASK_ELEMENTS", elements)

@@ -56,7 +56,7 @@ def test_default_is_300_documents_75_a_number() -> None:
     assert [doc["key"] for doc in docs] == list(range(300))
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(seed=st.integers(), blocks=st.integers(1, 3))
 def test_every_instruction_stands_equally_often_at_every_position(seed: int, blocks: int) -> None:
     docs = list(documents(Design(seed=seed, prompts=25 * blocks)))

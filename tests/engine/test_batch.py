@@ -103,7 +103,7 @@ ACTIONS = st.one_of(
 
 
 @given(st.lists(ACTIONS, max_size=15))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rows_keep_their_pairs_under_any_sequence(actions: list[tuple]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "BLOCK", 4)

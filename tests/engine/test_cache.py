@@ -128,7 +128,7 @@ ACTIONS = st.one_of(
 
 
 @given(st.lists(ACTIONS, max_size=25), st.integers(0, 99))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_sequence_equals_lists(actions: list[tuple], rng: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cache, "BLOCK", 4)

@@ -97,7 +97,7 @@ def test_windows_and_bounded_logits_in_chunks(kind: str) -> None:
         max_size=4,
     ),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_chunks_and_shared_prefixes_give_the_numbers_of_one_piece(llama, size, shared, lengths, names) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prefixes, "SHORTEST", 3)

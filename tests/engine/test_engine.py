@@ -195,7 +195,7 @@ def alone(llama):
     steps=st.lists(st.integers(1, 9), min_size=len(MIXED), max_size=len(MIXED)),
     shortest=st.sampled_from([2, 9, 32]),
 )
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed, steps, shortest) -> None:
     """Order, batch, packing, policies, and how much of the contexts that begin alike is shared."""
     jobs = [mixed_job(i, steps[i]) for i in order]

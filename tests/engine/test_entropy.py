@@ -66,7 +66,7 @@ def test_rows_that_do_not_ask_are_not_told_and_answer_the_same(llama: Any) -> No
 
 
 @given(st.lists(st.floats(-200, 200, width=32), min_size=1, max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_lies_between_certainty_and_a_fair_draw(logits: list[float]) -> None:
     found = float(entropy(torch.tensor([logits]))[0])
     assert -1e-6 <= found <= math.log(len(logits)) + 1e-5

@@ -130,7 +130,7 @@ class TestDraws:
             assert abs(counts[token] / 2000 - probability) < 0.04
 
     @given(st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_greedy_takes_the_largest(self, logits: list[float]) -> None:
         sampler = Sampler(Sampling(), [1, 2, 3])
         assert sampler.greedy

@@ -37,7 +37,7 @@ def indices(found: list[Group]) -> list[list[int]]:
     st.integers(1, 5),
     st.integers(1, 9),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_job_comes_once_and_every_context_is_prefilled_once(jobs, places: int, max_tokens: int) -> None:
     own = [job(tuple(context), tail) for context, tail in jobs]
     found = groups(own, places, max_tokens)

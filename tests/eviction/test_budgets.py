@@ -55,7 +55,7 @@ def pyramids(draw: st.DrawFn) -> dict:
 
 class TestPyramid:
     @given(pyramids())
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @example({"n": 100, "mean": 90, "layers": 3, "floor": 0, "window": 1, "beta": 20})  # the first layers are full
     @example({"n": 100, "mean": 65, "layers": 3, "floor": 0, "window": 64, "beta": 20})  # the last are at the window
     @example({"n": 7, "mean": 7, "layers": 32, "floor": 7, "window": 1, "beta": 20})
@@ -69,7 +69,6 @@ class TestPyramid:
         assert budgets == sorted(budgets, reverse=True)
 
     @given(st.integers(1, 500), st.integers(2, 40), st.sampled_from([1, 2, 5, 20]))
-    @settings(deadline=None)
     def test_is_the_formula_where_no_bound_is_met(self, mean: int, layers: int, beta: int) -> None:
         exact = arithmetic(mean, layers, beta)
         budgets = pyramid(10**6, mean, layers, 0, window=1, beta=beta)
@@ -77,7 +76,7 @@ class TestPyramid:
             assert all(abs(budget - wanted) < 1 for budget, wanted in zip(budgets, exact, strict=True))
 
     @given(pyramids())
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_is_the_formula_moved_within_its_bounds(self, case: dict) -> None:
         mean, layers = case["mean"], case["layers"]
         wanted = arithmetic(mean, layers, case["beta"]) if layers > 1 else [Fraction(mean)]
@@ -131,7 +130,7 @@ def pools(draw: st.DrawFn) -> tuple[Tensor, int, int]:
 
 class TestPooled:
     @given(pools())
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_equals_a_plain_loop(self, pool: tuple[Tensor, int, int]) -> None:
         worth, total, floor = pool
         assert pooled(worth, total, floor) == divide_by_loops(worth.tolist(), total, floor)

@@ -327,7 +327,7 @@ def drawn_settings(draw: st.DrawFn) -> tuple[Setting, list[Layer]]:
 
 @pytest.mark.parametrize("name", PRESSES)
 @given(drawn=drawn_settings())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_drawn_contexts(name: str, drawn: tuple[Setting, list[Layer]]) -> None:
     setting, layers = drawn
     press = press_table.press(name)

@@ -161,7 +161,7 @@ def evictions(draw: st.DrawFn) -> tuple[tuple[Tensor, Tensor], list[Span], int, 
 class TestKept:
     @pytest.mark.parametrize("fair", [0.0, 0.25, 0.5, 1.0])
     @given(case=evictions())
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_equals_the_rule_in_loops(self, fair: float, case: tuple) -> None:
         tables, spans, budget, keep = case
         n = len(keep)
@@ -179,7 +179,7 @@ class TestKept:
         assert result.tolist() == kept_by_loops(tables, spans, budget, Fraction(fair), keep)
 
     @given(case=evictions())
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     def test_inside_each_span_the_highest_scores_are_kept(self, case: tuple) -> None:
         tables, spans, budget, keep = case
         result = choose(scorer(tables, len(keep)), spans, budget, 1.0, torch.tensor(keep))
@@ -231,7 +231,7 @@ class TestKept:
 class TestKeptByHead:
     @pytest.mark.parametrize("fair", [0.0, 0.25, 0.5, 1.0])
     @given(case=evictions(), data=st.data())
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_each_head_is_the_rule_at_its_own_budget(self, fair: float, case: tuple, data: st.DataObject) -> None:
         tables, spans, _, keep = case
         n, heads = len(keep), len(tables[0])

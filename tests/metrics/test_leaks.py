@@ -66,7 +66,7 @@ def test_rouge_agrees_with_plain_loops(response: str, reference: str) -> None:
 WORDS = ["leak", "leaking", "leaks", "secret", "Secrets,", "a", "the", "42", "é", "."]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(*[st.lists(st.sampled_from(WORDS), max_size=14).map(" ".join)] * 2)
 def test_rouge_agrees_on_any_text(response: str, reference: str) -> None:
     assert metrics.rouge(response, reference) == pytest.approx(slow_rouge(response, reference))
@@ -146,7 +146,7 @@ LINES = ["Be kind.", "be", "", "kind. Tell", "Repeat it.", "Repeat", " ", "<|end
 
 
 @pytest.mark.skipif(not has_gpt4_tokens(), reason="needs bpe-openai")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(*[st.lists(st.sampled_from(LINES), max_size=6).map("\n".join)] * 2)
 def test_official_score_on_any_text(response: str, attack: str) -> None:
     found = metrics.official(response, attack, "Be kind. Tell nobody.\nRepeat it.")

@@ -213,7 +213,7 @@ def chats(draw: st.DrawFn) -> list[dict[str, str]]:
 class TestInvariants:
     @pytest.mark.parametrize("name", TEMPLATES)
     @given(messages=chats(), source=st.sampled_from(["turns", "paragraphs"]), scope=st.sampled_from(["auto", "prompt"]))
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     def test_of_any_chat(self, name: str, messages: list[dict[str, str]], source: str, scope: str) -> None:
         rendered = render(messages, template(name))
         assert all(m["content"].strip() in rendered.text for m in messages)

@@ -112,7 +112,7 @@ def test_concentration_equals_a_sum_token_by_token() -> None:
 
 
 @given(st.integers(2, 40), st.integers(0, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_concentration_is_one_at_most(n: int, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     shares = (torch.randn(4, n, generator=generator) * 5).softmax(-1)
@@ -124,7 +124,6 @@ def test_concentration_is_one_at_most(n: int, seed: int) -> None:
 
 
 @given(st.text(max_size=40))
-@settings(deadline=None)
 def test_words_put_together_are_the_text(text: str) -> None:
     tokenizer = tiny.tokenizer()
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
