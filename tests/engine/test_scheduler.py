@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from engine_runs import policy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from press_table import policy
 
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
