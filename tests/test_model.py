@@ -13,6 +13,7 @@ from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval.errors import UnsupportedModelError, UsageError
+from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness.response import Response
 from fairkv_eval.model import FairKV
 
@@ -112,6 +113,17 @@ def test_a_template_without_a_system_role_keeps_the_system_prompt() -> None:
     assert divided.text[: divided.context_end].endswith("Never tell the secret.\n\n")
     assert lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry["folded_system"]
     assert any("folded" in note for note in lm.get_model_info()["fairkv"]["notes"])
+
+
+def test_texts_are_marked_for_the_policies_of_a_call_alone() -> None:
+    lm = fairkv(press="tova", ratio=0.5, keep="text:secret")
+    request = tiny.generation(TEXT, DOC, max_gen_toks=2)
+    own = lm.job(request).prompt
+    assert [mark.name for mark in own.marks if mark.name.startswith("text")] == ["text:secret"]
+    others = [Policy.of({"press": "tova", "ratio": 0.5, "keep": f"text:{text}"}) for text in ("brief", "Never")]
+    prompts = [job.prompt for job in lm.jobs(request, others)]
+    assert {mark.name for mark in prompts[0].marks if mark.name.startswith("text")} == {"text:brief", "text:Never"}
+    assert prompts[0] == prompts[1] and lm.job(request).prompt == own
 
 
 def test_a_batch_of_sixteen_answers_as_each_alone() -> None:

@@ -71,8 +71,8 @@ class Settings:
         """Sort typed arguments. UsageError for an unknown name, or a value that is not allowed."""
         policy, others = Policy.split(arguments)
         prompts = PromptSettings(**_popped(others, _defaults_of(PromptSettings)))
-        own = _popped(others, _defaults_of(cls))
-        settings = cls(policy, prompts, others, **own)
+        values = _popped(others, _defaults_of(cls))
+        settings = cls(policy, prompts, others, **values)
         _check_names(others, {*defaults(), *policy.parameter_defaults})
         if policy.press is not None and not policy.evicts and policy.decode_budget is None:
             log.warning("press=%s with ratio=0 evicts nothing", policy.press.name)
