@@ -266,3 +266,16 @@ def test_a_lora_adapter_answers_as_in_hf(tmp_path) -> None:
     pressed = FairKV(**arguments, press="knorm", ratio=0.8)
     assert pressed.generate_until(copy.deepcopy(requests)) != theirs
     assert pressed.get_model_info()["fairkv"]["model_sha256"]
+
+
+def test_the_tokens_of_a_choice_are_counted_without_the_line_break_that_opens_the_answer(lm: FairKV) -> None:
+    """The template's "assistant\\n" ends with white space, which the harness scores with the choice."""
+    prompt = lm.prompter.render(DOC["messages"]).text
+    choices = [lm.loglikelihood([tiny.scoring(prompt, text, DOC)])[0] for text in ("No.", "Be brief, then")]
+    ((break_alone, _),) = lm.loglikelihood([tiny.scoring(prompt.rstrip(), "\n")])
+    for answer, text in zip(choices, ("No.", "Be brief, then"), strict=True):
+        measures = answer.telemetry
+        assert measures["choice_tokens"] == len(text) == measures["continuation_tokens"] - 1
+        assert measures["choice_logprob"] == pytest.approx(answer[0] - break_alone, abs=1e-4)
+    plain = lm.loglikelihood([tiny.scoring("Without a break:", " no")])[0]
+    assert plain.telemetry["choice_tokens"] == 3 and plain.telemetry["choice_logprob"] == pytest.approx(plain[0])

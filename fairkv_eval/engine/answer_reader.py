@@ -37,7 +37,12 @@ class AnswerReader:
         continuation = torch.tensor(want.continuation, device=logits.device)
         logprobs = logits.log_softmax(-1, dtype=self.softmax_dtype).gather(1, continuation[:, None])
         greedy = bool((logits.argmax(-1) == continuation).all())
-        telemetry = {**telemetry, "continuation_tokens": len(continuation)}
+        telemetry = {
+            **telemetry,
+            "continuation_tokens": len(continuation),
+            "choice_tokens": len(continuation) - want.blanks,
+            "choice_logprob": float(logprobs[want.blanks :].sum()),
+        }
         return Result(telemetry, logprob=float(logprobs.sum()), greedy=greedy)
 
     def ended(self, row: Row) -> bool:

@@ -26,9 +26,14 @@ class Generation:
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """Score the tokens of ``continuation``, each given all tokens before it."""
+    """Score the tokens of ``continuation``, each given all tokens before it.
+
+    blanks: how many of its first tokens are white space from the end of the prompt. The harness scores them with the
+    continuation; telemetry has the numbers without them.
+    """
 
     continuation: tuple[int, ...]
+    blanks: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -94,7 +95,14 @@ class JobBuilder:
         prompt = self.prompter.prompt(replace(text, text=text.text.rstrip()), texts)
         if list(prompt.tokens) != head:
             raise UsageError("the tokenizer reads the context differently with offsets than without")
-        return prompt, LogLikelihood(tuple(tokens))
+        return prompt, LogLikelihood(tuple(tokens), blanks=self._blanks(text.text, continuation, len(head)))
+
+    def _blanks(self, context: str, continuation: str, head_tokens: int) -> int:
+        """The number of tokens behind the head that hold nothing but white space from the end of the context."""
+        if context == context.rstrip():
+            return 0
+        _, offsets = self.prompter.encode(context + continuation)
+        return sum(1 for _ in takewhile(lambda offset: offset[1] <= len(context), offsets[head_tokens:]))
 
     def _fitting(self, prompt: Prompt, following: int, label: str, policy: Policy) -> Prompt:
         """The prompt, cut if it may be, once it is checked to have the parts that the policy names."""

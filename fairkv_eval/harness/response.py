@@ -25,7 +25,8 @@ class Response(str):
 class LogLikelihoodResponse(tuple[float, bool]):
     """A score, (log-likelihood in nats, is greedy), with ``telemetry`` as a Response has.
 
-    Its ``continuation_tokens`` is the number of tokens over which the log-likelihood is summed.
+    Its ``continuation_tokens`` is the number of tokens over which the log-likelihood is summed; ``choice_tokens`` and
+    ``choice_logprob`` leave out white space that the harness moves from the end of the context into the continuation.
     """
 
     telemetry: dict[str, Any] | None

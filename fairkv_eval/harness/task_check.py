@@ -109,7 +109,7 @@ def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
     """Results as the harness passes them to process_results, with all telemetry of a compressed model."""
     keep_rates = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
     telemetry = {"keep_rate": 0.5, "segments": keep_rates, "kv_bytes_full": 2, "kv_bytes_kept": 1}
-    scored = {**telemetry, "continuation_tokens": 2}
+    scored = {**telemetry, "continuation_tokens": 3, "choice_tokens": 2, "choice_logprob": -1.0}
     if task.OUTPUT_TYPE == "multiple_choice":
         return [LogLikelihoodResponse(-1.0 - i, i == 0, scored) for i in range(len(task.doc_to_choice(doc)))]
     if task.OUTPUT_TYPE == "loglikelihood":
