@@ -17,6 +17,7 @@ from fairkv_eval.documents import published
 from fairkv_eval.documents.choice import Choice, several
 from fairkv_eval.documents.document import dataset, make_doc
 from fairkv_eval.documents.sys_ifeval import directives, published_doc
+from fairkv_eval.documents.words import leakable
 from fairkv_eval.errors import UsageError, unknown
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def raccoon(**metadata: Any) -> dict[str, Dataset]:
     attacks = read_attacks(choice)
     rows = directives(published.SYS_IFEVAL_SHUFFLED, choice, choice.system_prompts)
     docs = (published_doc(row, choice, attack.text) | attack.fields for row in rows for attack in attacks)
-    return dataset(choice.repeated(docs), str(published.SYS_IFEVAL_SHUFFLED))
+    return dataset(choice.repeated(leakable(docs)), str(published.SYS_IFEVAL_SHUFFLED))
 
 
 def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
@@ -86,7 +87,7 @@ def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
         for name, directive in gpts
         for attack in attacks
     )
-    return dataset(choice.repeated(docs), "RaccoonBench's GPTs")
+    return dataset(choice.repeated(leakable(docs)), "RaccoonBench's GPTs")
 
 
 def raccoon_preference(**metadata: Any) -> dict[str, Dataset]:

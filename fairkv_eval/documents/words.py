@@ -8,14 +8,16 @@ never leak. Here their words are tokens as well, and in scripts without spaces b
 from __future__ import annotations
 
 import functools
+import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any
 
 from fairkv_eval.errors import DataError
 
 PUBLISHED, WORD, CHARACTER, MARK = "published", "word", "character", "mark"
+SCORED = ("directive", "system", "defense", "secret")
 # How the names of their characters begin.
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _ITERATION_MARKS = "々〻ー"  # their names name no script
@@ -29,20 +31,24 @@ class Words:
         return [token for kind, run in _runs(text.lower()) for token in _tokens(kind, run)]
 
 
-def check_words(doc: Mapping[str, Any], fields: Sequence[str]) -> None:
-    """Raise DataError if a field of a document, unless it is empty, has no word that could leak."""
-    for field in fields:
-        if doc[field] and not has_words(doc[field]):
-            raise no_words(doc, field)
+def check_words(doc: Mapping[str, Any]) -> None:
+    """Raise DataError if a document's secret has no word that could leak, or any other text of it that is scored."""
+    for field in SCORED:
+        if (doc[field] or field == "secret") and not has_words(doc[field]):
+            text = str(doc[field])[:60]
+            raise DataError(f"the document with key {doc.get('key')!r}: its {field} {text!r} has no words to leak")
+
+
+def leakable(docs: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The documents, each once it is checked."""
+    for doc in docs:
+        check_words(doc)
+        yield doc
 
 
 def has_words(text: str) -> bool:
-    return any(_tokens(kind, run) for kind, run in _runs(text.lower()))
-
-
-def no_words(doc: Mapping[str, Any], field: str) -> DataError:
-    text = str(doc[field])[:60]
-    return DataError(f"the document with key {doc.get('key')!r}: its {field} {text!r} has no words that could leak")
+    """Whether the text has a token."""
+    return any(kind != PUBLISHED or re.search("[a-z0-9]", run) for kind, run in _runs(text.lower()))
 
 
 def _tokens(kind: str, run: str) -> list[str]:

@@ -50,6 +50,10 @@ def test_words_of_other_scripts(text: str, tokens: list[str]) -> None:
 
 @pytest.mark.parametrize("text", ["***", "— …", "🙂"])
 def test_a_text_without_words_is_an_error_with_the_key(text: str) -> None:
-    with pytest.raises(DataError, match=r"document with key 7: its secret .* has no words"):
-        check_words({"key": 7, "secret": text}, ["secret"])
-    check_words({"key": 7, "secret": ""}, ["secret"])
+    doc = {"key": 7, "secret": "鯨", "directive": "Say 鯨.", "system": "Say 鯨.", "defense": ""}
+    for field in ("secret", "defense", "directive"):
+        with pytest.raises(DataError, match=rf"document with key 7: its {field} .* has no words"):
+            check_words({**doc, field: text})
+    with pytest.raises(DataError, match="key 7: its secret '' has no words"):
+        check_words({**doc, "secret": ""})
+    check_words(doc)
