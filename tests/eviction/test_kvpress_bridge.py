@@ -20,17 +20,16 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from layer_recorder import Recorder
+from layer_recorder import context_of, recorded_layers
+from press_table import press
 from torch import Tensor
 
-from fairkv_eval.attention.rotation import Rotation, find_rotations
-from fairkv_eval.attention.seam import attach
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.kvpress_bridge import ratio_that_keeps
-from fairkv_eval.eviction.kvpress_inputs import MissingInput, ScorerInputs, scorer_inputs
-from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.layer import Span
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
@@ -78,27 +77,6 @@ NOISY = ("CompactorPress", "LeverageScorePress", "RandomPress")
 each_ratio = pytest.mark.parametrize("ratio", RATIOS)
 
 
-@cache
-def tokens() -> list[int]:
-    return torch.randperm(256, generator=torch.Generator().manual_seed(5))[:N].tolist()
-
-
-@cache
-def layers(kind: str = "llama") -> list[Layer]:
-    model = tiny.model(kind)
-    attach(model)
-    phase = Recorder(list(find_rotations(model)))
-    with torch.inference_mode():
-        model(torch.tensor([tokens()]), position_ids=torch.arange(N)[None], use_cache=False, kv=phase)
-    return phase.layers
-
-
-def press(name: str, base: str | None = None) -> Press:
-    found = load_press(name, base)
-    assert found is not None
-    return found
-
-
 def bridged(name: str, base: str | None = None) -> Press:
     return press(f"kvpress:{name}", base)
 
@@ -107,7 +85,7 @@ def kept(rule: Press, given: dict, ratio: float, fair: float = 0.0, kind: str = 
     """Boolean ``[layers, kv_heads, n]``."""
     plan = Plan(Policy(rule, rule.configure(given), ratio, fair, **policy), SEGMENTS, N, range(LAYERS))
     masks = torch.zeros(LAYERS, KV_HEADS, N, dtype=torch.bool)
-    for layer, mask in zip(layers(kind), masks, strict=True):
+    for layer, mask in zip(recorded_layers(N, kind), masks, strict=True):
         rows = [head for index in plan.choose(layer) for head in index]
         for row, positions in zip(mask, rows, strict=True):
             row[positions] = True
@@ -128,7 +106,7 @@ def kvpress_model(attention: str) -> Kept:
     model.set_attn_implementation(attention)
     cache = DynamicCache()
     with torch.inference_mode():
-        model(torch.tensor([tokens()]), past_key_values=cache)
+        model(torch.tensor([context_of(N)]), past_key_values=cache)
     return Kept(model, [layer.keys[0] for layer in cache.layers])
 
 
@@ -141,7 +119,7 @@ def kept_by_kvpress(name: str, given: dict, ratio: float) -> Tensor:
     cache = DynamicCache()
     scorer = getattr(kvpress, name)(compression_ratio=ratio, **given)
     with torch.inference_mode(), scorer(model):
-        model(torch.tensor([tokens()]), past_key_values=cache)
+        model(torch.tensor([context_of(N)]), past_key_values=cache)
     same = [
         (before[:, :, None] == layer.keys[0][:, None]).all(-1).any(-1)
         for before, layer in zip(full, cache.layers, strict=True)
@@ -180,7 +158,7 @@ class TestPlain:
 
     def test_noise_differs_by_layer_and_context(self) -> None:
         rule = bridged("RandomPress").scorer
-        first, second, _ = layers()
+        first, second, _ = recorded_layers(N)
         assert not torch.equal(rule(first, ())(Span(0, N)), rule(second, ())(Span(0, N)))
         other = dataclasses.replace(first, seed=7)
         assert not torch.equal(rule(first, ())(Span(0, N)), rule(other, ())(Span(0, N)))
@@ -283,7 +261,7 @@ class TestWhatItIs:
         rule = bridged("Greedy")
         with pytest.raises(UsageError, match=r"Greedy\(size=0\) is not allowed: size must be positive"):
             rule.configure({"size": 0})
-        layer = layers()[0]
+        layer = recorded_layers(N)[0]
         for size, told in (
             (1, "needs the numbers of hidden_states"),
             (2, "gives scores"),
@@ -295,7 +273,7 @@ class TestWhatItIs:
     def test_a_span_that_kvpress_refuses(self) -> None:
         rule = bridged("SnapKVPress")
         with pytest.raises(UsageError, match=r"SnapKVPress\(window_size=64, kernel_size=5\) cannot score 20 tokens: "):
-            rule.scorer(layers()[0], rule.configure({}))(Span(0, 20))
+            rule.scorer(recorded_layers(N)[0], rule.configure({}))(Span(0, 20))
 
     @pytest.mark.parametrize(
         "rotation, told",
@@ -306,7 +284,7 @@ class TestWhatItIs:
         ],
     )
     def test_a_rotation_that_kvpress_does_not_know(self, rotation: Rotation | None, told: str) -> None:
-        layer = dataclasses.replace(layers()[0], rotation=rotation)
+        layer = dataclasses.replace(recorded_layers(N)[0], rotation=rotation)
         rule = bridged("NonCausalAttnPress")
         with pytest.raises(UsageError, match=told):
             rule.scorer(layer, rule.configure({}))(Span(0, N))
@@ -315,7 +293,7 @@ class TestWhatItIs:
 
 def run(model: Any, windows: Any, rule: Press) -> tuple[tuple[int, ...], dict]:
     engine = Engine(model, windows, rows=2)
-    prompt = Prompt((*tokens(), *range(9)), N, SEGMENTS)
+    prompt = Prompt((*context_of(N), *range(9)), N, SEGMENTS)
     ((_, result),) = engine.run([Job(prompt, Policy(rule, rule.configure({}), 0.5, 1.0), Generation(12), "doc")])
     return result.tokens, result.telemetry
 
@@ -364,65 +342,6 @@ def test_the_ratio_at_which_kvpress_keeps_a_budget(n: int, part: float) -> None:
     ratio = ratio_that_keeps(budget, n)
     assert 0 <= ratio < 1 and int(n * (1 - ratio)) == budget
     assert abs(ratio - (1 - budget / n)) < 1e-9
-
-
-class TestInputs:
-    """The stand-ins, without kvpress."""
-
-    def inputs(self, start: int, stop: int) -> ScorerInputs:
-        return scorer_inputs(layers()[1], Span(start, stop))
-
-    @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
-    @pytest.mark.parametrize("rows", [slice(-1, None), slice(-9, None), slice(None), slice(3, 7)])
-    def test_attention_weights(self, start: int, stop: int, rows: slice) -> None:
-        layer, inputs, m = layers()[1], self.inputs(start, stop), stop - start
-        whole = torch.zeros(4, m, m)
-        for head in range(4):
-            for i in range(start, stop):
-                logits = layer.k[head // 2, : i + 1] @ layer.q[head, i] * layer.scaling
-                whole[head, i - start, : i + 1 - start] = logits.softmax(0)[start:]
-        assert torch.allclose(inputs.attentions[..., rows, :-2], whole[None, :, rows, :-2], atol=1e-6)
-        assert torch.allclose(inputs.attentions.sum(2), whole[None].sum(2), atol=1e-5)
-        assert inputs.attentions.shape == (1, 4, m, m)
-
-    @pytest.mark.parametrize("start, stop", [(0, N), (57, 130)])
-    def test_states_before_their_rotation(self, start: int, stop: int) -> None:
-        """Turned on by the cosines and sines that kvpress is given, they are the layer's own."""
-        layer, inputs = layers()[1], self.inputs(start, stop)
-        cos, sin = (x[0] for x in inputs.kwargs["position_embeddings"])
-        for project, states in ((inputs.module.q_proj, layer.q), (inputs.module.k_proj, layer.k)):
-            before = project(inputs.hidden_states[:, 3:])
-            assert before.shape == (1, stop - start - 3, len(states) * 16)
-            x = before[0].unflatten(-1, (len(states), 16)).transpose(0, 1)
-            turned = torch.cat([-x[..., 8:], x[..., :8]], -1)
-            assert torch.allclose(x * cos[3:] + turned * sin[3:], states[:, start + 3 : stop], atol=1e-5)
-
-    def test_positions_inside_a_span_and_behind_the_context(self) -> None:
-        layer, inputs = layers()[0], self.inputs(57, 130)
-        cos, _ = inputs.module.rotary_emb(layer.q, torch.tensor([[0, 72, 73, 74]]))
-        assert layer.rotation is not None
-        for row, position in zip(cos[0], (57, 129, N, N + 1), strict=True):
-            assert torch.allclose(row, (position * layer.rotation.inv_freq).cos().repeat(2), atol=1e-6)
-
-    def test_what_is_not_there_is_named(self) -> None:
-        inputs = self.inputs(0, N)
-        assert not hasattr(inputs.module, "o_proj") and not hasattr(inputs.module.config, "hidden_size")
-        asked: list[tuple[Any, str]] = [
-            (lambda: inputs.module.o_proj, "module.o_proj"),
-            (lambda: inputs.module.config.hidden_size, "module.config.hidden_size"),
-            (lambda: inputs.hidden_states.mean(), "hidden_states.mean"),
-            (lambda: inputs.hidden_states[0], "numbers of hidden_states"),
-            (lambda: torch.nn.Linear(64, 2)(inputs.hidden_states), "numbers of hidden_states"),
-            (lambda: inputs.attentions.mean(), "attentions.mean"),
-            (lambda: inputs.attentions[0], "attentions in another form"),
-            (lambda: inputs.attentions.sum(1), "attentions summed"),
-            (lambda: torch.relu(inputs.attentions), "matrix of attentions"),
-            (lambda: inputs.kwargs["past_key_values"], "kwargs['past_key_values']"),
-        ]
-        for ask, told in asked:
-            with pytest.raises(MissingInput) as error:
-                ask()
-            assert told in str(error.value)
 
 
 @pytest.mark.long
