@@ -17,6 +17,7 @@ from lm_eval.utils import handle_non_serializable
 
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.journal import Key, Slot
 from fairkv_eval.sweep.loaded_model import LoadedModel
 
 # Versions that a number can depend on. Not the commit: it changes with every edit of a README, after which a sweep
@@ -42,6 +43,10 @@ class Cell:
     def name(self) -> str:
         """The name of the cell's folder: readable and unique."""
         return f"{self.policy.slug()}-{self.id[:8]}"
+
+    def key(self, slot: Slot) -> Key:
+        """The key of one of its answers."""
+        return Key(self.id, *slot)
 
 
 def cells_of(sweep: Sweep, model: LoadedModel, task: Task, requests: Sequence[Instance]) -> tuple[Cell, ...]:

@@ -47,7 +47,7 @@ class TaskRun:
         compared = [self.full] if self.fidelity and unfinished else []
         self.answers = self.folder.answers([*unfinished, *compared])
         # If the full cache's files are there and its journal is lost, it is answered again, and its files with it.
-        unfinished += [cell for cell in compared if any(Key(cell.id, *slot) not in self.answers for slot in self.slots)]
+        unfinished += [cell for cell in compared if any(cell.key(slot) not in self.answers for slot in self.slots)]
         self.unfinished = [cell for cell in self.cells if cell in unfinished]
         self.todo = list(self._missing())
         self.began = time.time()
@@ -83,7 +83,7 @@ class TaskRun:
         distributions stay in memory meanwhile."""
         if not self.fidelity:
             return
-        lengths = {slot: len(self.answers[Key(self.full.id, *slot)].tokens) for slot in self.slots}
+        lengths = {slot: len(self.answers[self.full.key(slot)].tokens) for slot in self.slots}
         with bars(total=len(self.slots), desc=f"{self.task.task_name} fidelity", unit="prompt") as bar:
             for group in _groups(lengths):
                 jobs = [self._fidelity_jobs(slot) for slot in group]
@@ -97,15 +97,16 @@ class TaskRun:
         writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began)
         with each_warning_once():
             for cell in self.unfinished:
-                answers = {slot: self.answers[Key(cell.id, *slot)] for slot in self.slots}
+                answers = {slot: self.answers[cell.key(slot)] for slot in self.slots}
                 results = evaluate_cell(self.task, self.requests, answers, self.sweep, self.model.lm)
                 writer.write(cell, results, answers)
 
     def _missing(self) -> Iterator[tuple[Key, Job]]:
+        """The answers of unfinished cells that no journal has, with their jobs."""
         for slot in self.slots:
-            cells = [cell for cell in self.unfinished if Key(cell.id, *slot) not in self.answers]
+            cells = [cell for cell in self.unfinished if cell.key(slot) not in self.answers]
             for cell, job in zip(cells, self.jobs(slot, cells), strict=True):
-                yield Key(cell.id, *slot), job
+                yield cell.key(slot), job
 
     def _answer(self, key: Key, job: Job, result: Result) -> Answer:
         """What the journal keeps of a result."""
@@ -120,15 +121,16 @@ class TaskRun:
         """Jobs that score the full cache's answer: under the full cache first, then under each policy whose fidelity is
         missing. None if no fidelity is."""
         policies = [cell for cell in self.unfinished if cell != self.full]
-        cells = [self.full, *(cell for cell in policies if self.answers[Key(cell.id, *slot)].fidelity is None)]
-        lead = self.answers[Key(self.full.id, *slot)]
+        cells = [self.full, *(cell for cell in policies if self.answers[cell.key(slot)].fidelity is None)]
+        lead = self.answers[self.full.key(slot)]
         if len(cells) == 1 and lead.fidelity is not None:
             return []
         want = Fidelity(lead.tokens, Lead())
         jobs = [replace(job, want=want) for job in self.jobs(slot, cells)]
-        return [(Key(cell.id, *slot), job) for cell, job in zip(cells, jobs, strict=True)]
+        return [(cell.key(slot), job) for cell, job in zip(cells, jobs, strict=True)]
 
     def _compare(self, entries: Sequence[tuple[Key, Job]], journal: Journal) -> None:
+        """Run fidelity jobs; each result completes an answer, here and in the journal."""
         if not entries:
             return
         for index, result in self.model.lm.run([job for _, job in entries], _DISTRIBUTIONS):
