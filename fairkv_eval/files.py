@@ -85,9 +85,15 @@ def cache_dir() -> Path:
     return Path(pooch.os_cache("fairkv-eval"))
 
 
-@lru_cache
 def sha256_of(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, read in blocks."""
+    """SHA-256 of a file, read once unless it changes."""
+    stat = os.stat(path)
+    return _sha256(os.fspath(path), (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+
+
+@lru_cache
+def _sha256(path: str, state: tuple[int, ...]) -> str:
+    """SHA-256 of a file in a state that `os.stat` describes, read in blocks."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

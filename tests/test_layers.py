@@ -19,7 +19,10 @@ metrics > documents
 sweep > plugin > harness
 scores > eviction
 """
-FOUNDATION = "provenance > pretrained > command_line bootstrap instruction_classes sentence_splitter > files > errors"
+FOUNDATION = (
+    "provenance > pretrained > command_line bootstrap instruction_classes sentence_splitter source_digest"
+    " > source_text files > errors"
+)
 
 # These import in functions, since they must start quickly: before torch, or before lm_eval (1 s), is needed.
 QUICK = {
