@@ -181,7 +181,7 @@ def test_a_helper_package(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["Path(__file__).with_name('weights.txt')", "__file__.replace(FILE, 'weights.txt')"])
 def test_a_data_file_that_a_constant_names(kind: str, folder: Path) -> None:
-    code = f"from pathlib import Path\nFILE = 'module_of_mine.py'\nDATA = {kind}\ndef rule(x): return Path(DATA).read_text()"
+    code = f"from pathlib import Path\nFILE = 'module_of_mine.py'\nDATA = {kind}\ndef rule(x): return open(DATA).read()"
     (folder / "weights.txt").write_text("1")
     first = digest_of(folder, code)
     (folder / "weights.txt").write_text("2")

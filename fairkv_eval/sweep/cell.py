@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +18,10 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Key, Slot
 from fairkv_eval.sweep.loaded_model import LoadedModel
+from fairkv_eval.sweep.task_identity import task_identity
 
 # Versions that a number can depend on. Not the commit: it changes with every edit of a README, after which a sweep
-# could not resume. The press's own digest is part of the policy, the task's functions are part of its config.
+# could not resume. The press's own digest is part of the policy, that of the task's functions of its config.
 _PACKAGES = ("fairkv-eval", "lm-eval", "torch", "transformers")
 
 
@@ -56,7 +56,7 @@ def cells_of(sweep: Sweep, model: LoadedModel, task: Task, requests: Sequence[In
         "model": model.identity(),
         "task": task.task_name,
         "task_version": task.VERSION,
-        "task_config": without_addresses(task.dump_config()),
+        "task_config": task_identity(task),
         "requests": digest_of_requests(requests),
         "settings": sweep.identity(),
         "versions": {name: version(name) for name in _PACKAGES},
@@ -80,9 +80,3 @@ def digest_of_requests(requests: Sequence[Instance]) -> str:
         doc = docs.setdefault(id(request.doc), digest(request.doc))
         total.update(digest([request.request_type, doc, request.doc_id, request.repeats, request.args]).encode())
     return total.hexdigest()
-
-
-def without_addresses(value: Any) -> Any:
-    """A configuration as text and numbers, without the memory addresses that Python prints for objects."""
-    text = json.dumps(value, sort_keys=True, default=handle_non_serializable)
-    return json.loads(re.sub(r" at 0x[0-9a-fA-F]+", "", text))
