@@ -33,6 +33,7 @@ def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def only_these_tasks() -> Iterator[None]:
+    """During one test, as `without_builtins`."""
     with without_builtins():
         yield
 
