@@ -6,7 +6,8 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,31 +16,52 @@ from fairkv_eval.errors import UsageError
 _PACKAGE = Path(__file__).resolve().parent
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise UsageError that names the path and the reason if it cannot be written."""
+    if "\0" in str(path):
+        raise UsageError(f"cannot write {str(path)!r}: a path has no null character")
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+
+
 def folder(path: Path) -> Path:
     """The folder, made if it is missing. Raise UsageError if it cannot be made."""
-    try:
+    with writing(path):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"no folder can be made at {str(path)!r}: {error.strerror}") from error
     return path
 
 
 def write_whole(path: Path, make: Callable[[Path], object]) -> Path:
-    """Let ``make`` write a draft beside ``path``, a file or a folder, and rename it once it is complete.
+    """Let ``make`` write a draft beside ``path``, a file or a folder, and rename it once it is complete and on disk.
 
     So a reader sees the old file or the new one, never a part. The draft is opened by ``make``, so its permissions
     follow the umask. Of a folder that several processes write at once the first stays. Raise UsageError if the path
     cannot be written.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        make(draft)
-        _rename(draft, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
-    finally:
-        _remove(draft)
+    with writing(path):
+        try:
+            make(draft)
+            sync(draft)
+            _rename(draft, path)
+        finally:
+            _remove(draft)
     return path
+
+
+def sync(path: Path) -> None:
+    """Wait until a file is on disk; of a folder, the list of its files. Some disks report only here that they are
+    full."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write(path: Path, content: str | bytes) -> Path:

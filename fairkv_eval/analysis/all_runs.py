@@ -10,6 +10,7 @@ from typing import Any
 
 from fairkv_eval.analysis import paired
 from fairkv_eval.results.record import Record
+from fairkv_eval.results.selection import direction
 
 ALPHA = 0.05  # a corrected p-value below it sets two policies apart
 
@@ -47,7 +48,7 @@ def standings(records: Sequence[Record], values: Sequence[Values]) -> dict[Key, 
     task and version (`Record.run`). A record without values has no standing.
     """
     directed = [
-        {metric: metrics[metric] for metric in metrics if record.higher_is_better.get(metric) is not None}
+        {metric: metrics[metric] for metric in metrics if direction(record, metric) is not None}
         for record, metrics in zip(records, values, strict=True)
     ]
     runs: dict[Any, list[int]] = {}
@@ -127,7 +128,7 @@ def _ranks(records: Sequence[Record], values: Sequence[Values], members: Sequenc
             continue
         gc.freeze()
         scores = {str(i): _of(values[i][metric], documents) for i in holders}
-        higher = bool(records[holders[0]].higher_is_better[metric])
+        higher = bool(direction(records[holders[0]], metric))
         for place in paired.ranks(scores, higher_is_better=higher, alpha=ALPHA):
             yield (int(place.name), metric), place.rank
 

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.loggers.utils import add_env_info, add_tokenizer_info, get_git_commit_hash
+from lm_eval.utils import sanitize_model_name
 
 from fairkv_eval import provenance
 from fairkv_eval.command_line import command_line
 from fairkv_eval.errors import UsageError
+from fairkv_eval.sweep import manifest
 from fairkv_eval.sweep.cell import Cell
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.evaluation import Answers
 from fairkv_eval.sweep.folder import SweepFolder
 from fairkv_eval.sweep.loaded_model import LoadedModel
-from fairkv_eval.sweep.loggers import log_to_wandb, tracker
+from fairkv_eval.sweep.loggers import log_to_wandb, swallowed_errors, tracker
 
 
 @dataclass(frozen=True)
@@ -62,16 +64,20 @@ class CellWriter:
             chat_template=self.model.lm.chat_template(template) if template else None,
             fewshot_as_multiturn=self.sweep.fewshot_as_multiturn,
         )
-        saving.save_results_aggregated(results=results, samples=samples)
-        saving.save_results_samples(task_name=cell.task, samples=samples[cell.task])
-        # The tracker logs errors and does not raise them.
-        files = [*folder.glob("*/results_*.json"), *folder.glob(f"*/samples_{cell.task}_*.jsonl")]
-        if len(files) != 2:
+        with swallowed_errors() as errors:
+            saving.save_results_aggregated(results=results, samples=samples)
+            saving.save_results_samples(task_name=cell.task, samples=samples[cell.task])
+        files = folder / sanitize_model_name(self.model.name)
+        try:
+            manifest.complete(files, len(samples[cell.task]))
+        except (OSError, UsageError) as error:
+            # The tracker's own error came first, and so says more.
             raise UsageError(
-                f"the results of cell {cell.name} could not be written below {self.sweep.output_path}; is the disk "
-                "full?"
-            )
-        return files[0].parent
+                f"the results of cell {cell.name} of {cell.task} could not be written below {self.sweep.output_path}: "
+                f"{errors[0] if errors else error}; the answers are in the journal, and the same command goes on from "
+                "them"
+            ) from error
+        return files
 
     def _config(self, cell: Cell, answers: Answers, previous: Mapping[str, Any]) -> dict[str, Any]:
         """What the harness writes as ``config``, with the cell's policy and totals under ``fairkv``."""

@@ -9,6 +9,7 @@ from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.totals import Totals
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
+from fairkv_eval.sweep.folder import SweepFolder
 from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.run import check_launch
 from fairkv_eval.sweep.task_run import TaskRun
@@ -78,7 +79,8 @@ def dry_run(sweep: Sweep) -> list[Estimate]:
     for arguments in sweep.models:
         model = LoadedModel.load(sweep, arguments)
         # All prompts are built before the first short run, as a sweep does.
-        estimates += [_estimate(run) for run in [TaskRun(sweep, model, task) for task in tasks.values()]]
+        journalled = SweepFolder(sweep.output_path).answers()
+        estimates += [_estimate(run) for run in [TaskRun(sweep, model, task, journalled) for task in tasks.values()]]
     return estimates
 
 

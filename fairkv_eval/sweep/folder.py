@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +13,16 @@ from filelock import FileLock, Timeout
 from lm_eval.utils import sanitize_model_name
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.files import writing
+from fairkv_eval.sweep import manifest
 from fairkv_eval.sweep.cell import Cell
-from fairkv_eval.sweep.journal import Answer, Journal, Key, read_answers
+from fairkv_eval.sweep.journal import Answers, Journal
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``<model>/<task>/<policy>-<id>/`` holds a finished cell: results_*.json and samples_*.jsonl.
+    """``<model>/<task>/<policy>-<id>/`` holds a finished cell: results_*.json and samples_*.jsonl, with
+    their manifest.
 
     ``.sweep/`` holds the lock, the journals (``journal*.jsonl``) and, below ``unfinished/``, the files of cells that
     are being written.
@@ -35,17 +37,19 @@ class SweepFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Keep other sweeps out. UsageError if another one is inside, or if the path cannot be a folder."""
-        try:
+        with writing(self.path):
             self._inside.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"output_path={str(self.path)!r} is not a writable folder ({error.strerror})") from error
+        lock = FileLock(self._inside / "lock", timeout=0)
         try:
-            with FileLock(self._inside / "lock", timeout=0):
-                yield
+            lock.acquire()
         except Timeout as error:
             raise UsageError(
                 f"another sweep is running in {self.path}; wait until it ends, or name another output_path"
             ) from error
+        except OSError as error:
+            raise UsageError(f"output_path={str(self.path)!r} cannot be locked ({error.strerror})") from error
+        with lock:
+            yield
 
     def journal(self, name: str = "journal") -> Journal:
         return Journal(self._inside / f"{name}.jsonl")
@@ -54,25 +58,23 @@ class SweepFolder:
         """All of them: each Ray worker has one of its own."""
         return sorted(self._inside.glob("journal*.jsonl"))
 
-    def answers(self, cells: Iterable[Cell]) -> dict[Key, Answer]:
-        """The journalled answers of these cells."""
-        return read_answers(self.journals(), [cell.id for cell in cells])
+    def answers(self) -> Answers:
+        """The answers in all journals."""
+        return Answers(self.journals())
 
     def cell(self, cell: Cell) -> Path:
         """The folder of a cell's files. It exists once they are complete."""
         return self.path / sanitize_model_name(cell.model) / cell.task / cell.name
 
     def finished(self, cell: Cell, fidelity: bool) -> bool:
-        """Whether a cell's files are written, with its fidelity if that is wanted."""
-        if not fidelity:
-            return any(self.cell(cell).glob("results_*.json"))
+        """Whether a cell's files are there, as they were written, with its fidelity if that is wanted."""
         config = self.config(cell)
-        return bool(config and config["sweep"].get("fidelity"))
+        return bool(config) and (not fidelity or bool(config["sweep"].get("fidelity")))
 
     def config(self, cell: Cell) -> dict[str, Any]:
-        """``config.fairkv`` in a cell's result file; {} if there is none."""
-        files = sorted(self.cell(cell).glob("results_*.json"))
-        return dict(json.loads(files[-1].read_text(encoding="utf-8"))["config"]["fairkv"]) if files else {}
+        """``config.fairkv`` in a cell's result file; {} if its files are not there as they were written."""
+        result = manifest.result_of(self.cell(cell))
+        return dict(result["config"]["fairkv"]) if result else {}
 
     def staging(self, cell: Cell) -> Path:
         """An empty place for a cell's files while they are written."""
@@ -82,11 +84,17 @@ class SweepFolder:
     def finish(self, cell: Cell, files: Path) -> Path:
         """Move a cell's ``files``, a folder below its staging place, to where they belong; return that folder."""
         folder = self.cell(cell)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        if folder.exists():  # a cell that was only completed, with fidelity
-            folder.rename(self._staging(cell) / "previous")
-        files.rename(folder)
-        shutil.rmtree(self._staging(cell))
+        draft, previous = (folder.with_name(f".{folder.name}.{role}") for role in ("draft", "previous"))
+        with writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            for old in (draft, previous):
+                shutil.rmtree(old, ignore_errors=True)
+            shutil.move(files, draft)  # may copy: the model's folder may be a link to another file system
+            if folder.exists():  # a cell that was damaged, or only completed, with fidelity
+                folder.rename(previous)
+            draft.rename(folder)
+        shutil.rmtree(previous, ignore_errors=True)
+        shutil.rmtree(self._staging(cell), ignore_errors=True)
         return folder
 
     def _staging(self, cell: Cell) -> Path:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import reprlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from fairkv_eval.errors import UsageError
+
 log = logging.getLogger(__name__)
 
+_CELL = re.compile(rb'\{"cell": "([^"\\]*)"')  # how `Journal` begins a line
 _SYNCED_EVERY = 1.0  # seconds of answers that a failing machine may lose; a killed process loses none
 
 
@@ -62,17 +67,23 @@ class Journal:
         self._synced = 0.0
 
     def __enter__(self) -> Journal:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            whole = _whole(self.path.read_bytes())
-            if whole < self.path.stat().st_size:
-                os.truncate(self.path, whole)
-        self._file = self.path.open("ab", buffering=0)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_file():
+                whole = _whole(self.path.read_bytes())
+                if whole < self.path.stat().st_size:
+                    os.truncate(self.path, whole)
+            self._file = self.path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._unwritable(error) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.sync()
-        self._file.close()
+        try:
+            if kind is None:  # another error is not hidden by one of a full disk
+                self.sync()
+        finally:
+            self._file.close()
 
     def write(self, key: Key, answer: Answer) -> None:
         """Append one answer. Once this returns, killing the process loses nothing."""
@@ -83,48 +94,124 @@ class Journal:
         self._append({**asdict(key), "fidelity": fidelity})
 
     def sync(self) -> None:
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise self._unwritable(error) from error
         self._synced = time.monotonic()
 
     def _append(self, entry: dict[str, Any]) -> None:
-        line = memoryview(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
-        while line:  # one call, unless the system takes less at a time
-            line = line[self._file.write(line) :]
+        # Half a surrogate pair, which a task's document may hold, comes back as it was.
+        line = memoryview(json.dumps(entry, ensure_ascii=False).encode(errors="surrogatepass") + b"\n")
+        try:
+            while line:  # one call, unless the system takes less at a time
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise self._unwritable(error) from error
         if time.monotonic() - self._synced >= _SYNCED_EVERY:
             self.sync()
+
+    def _unwritable(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"the journal {str(self.path)!r} cannot be written ({error.strerror}); the answers in it are kept, and the "
+            "same command goes on from them"
+        )
+
+
+class Answers:
+    """The answers in some journals. They are read once, and the lines of a cell are parsed when it is asked for."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._lines: dict[str, list[_Line]] = {}
+        self._unreported: list[_Problem] = []
+        for path in paths:
+            for number, text in enumerate(_complete(path), start=1):
+                self._place(_Line(path.name, number, text))
+
+    def of(self, cells: Iterable[str]) -> dict[Key, Answer]:
+        """The answers of these cells (by id). A line that cannot be read is logged, once, and left out."""
+        answers: dict[Key, Answer] = {}
+        problems, self._unreported = self._unreported, []
+        for line in [line for cell in dict.fromkeys(cells) for line in self._lines.get(cell, ())]:
+            try:
+                _add(answers, line.entry())
+            except _UNREADABLE as error:
+                problems.append(_Problem(line.file, line.number, error))
+        for file, number, error in sorted(problems, key=lambda problem: problem[:2]):
+            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+            log.warning("%s, line %d is not an answer (%s): its prompt runs again", file, number, reason)
+        return answers
+
+    def _place(self, line: _Line) -> None:
+        try:
+            start = _CELL.match(line.text)
+            cell = start[1].decode() if start else _typed(line.entry(), "cell", str)
+        except _UNREADABLE as error:
+            self._unreported.append(_Problem(line.file, line.number, error))
+        else:
+            self._lines.setdefault(cell, []).append(line)
 
 
 def read_answers(paths: Iterable[Path], cells: Iterable[str]) -> dict[Key, Answer]:
     """The answers of these cells (by id) in some journals. A line that cannot be read is logged and left out."""
-    wanted = set(cells)
-    answers: dict[Key, Answer] = {}
-    for path in paths:
-        for number, entry in _entries(path):
-            try:
-                key = Key(entry.pop("cell"), entry.pop("request"), entry.pop("repeat"))
-                if key.cell not in wanted:
-                    continue
-                if "telemetry" in entry:
-                    entry["tokens"] = tuple(entry.get("tokens", ()))
-                    answers[key] = Answer(**entry)
-                elif key in answers:
-                    answers[key] = replace(answers[key], fidelity=entry["fidelity"])
-            except (KeyError, TypeError) as error:
-                log.warning("%s, line %d is not an answer (%s): its prompt runs again", path.name, number, error)
-    return answers
+    return Answers(paths).of(cells)
 
 
-def _entries(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    raw = path.read_bytes()
-    for number, line in enumerate(raw[: _whole(raw)].split(b"\n")[:-1], start=1):
-        try:
-            entry = json.loads(line)
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            entry = None
-        if isinstance(entry, dict):
-            yield number, entry
-        else:
-            log.warning("%s, line %d cannot be read: its prompt runs again", path.name, number)
+_UNREADABLE = (KeyError, TypeError, ValueError, RecursionError)
+
+
+class _Problem(NamedTuple):
+    file: str
+    number: int
+    error: Exception
+
+
+class _Line(NamedTuple):
+    file: str
+    number: int
+    text: bytes
+
+    def entry(self) -> dict[str, Any]:
+        entry = json.loads(self.text)
+        if not isinstance(entry, dict):
+            raise TypeError("it is not an object")
+        return entry
+
+
+def _add(answers: dict[Key, Answer], entry: dict[str, Any]) -> None:
+    """Add what one line holds: an answer, or the fidelity of one."""
+    key = Key(*(_typed(entry, name, kind) for name, kind in (("cell", str), ("request", int), ("repeat", int))))
+    if "telemetry" in entry:
+        answers[key] = _answer(entry)
+    elif key in answers:
+        answers[key] = replace(answers[key], fidelity=_typed(entry, "fidelity", dict))
+
+
+_KINDS: Mapping[str, Any] = {"text": str, "logprob": (int, float), "greedy": bool, "fidelity": dict}
+
+
+def _answer(entry: dict[str, Any]) -> Answer:
+    tokens = entry.get("tokens", ())
+    if not isinstance(tokens, (list, tuple)) or not set(map(type, tokens)) <= {int}:
+        raise TypeError("its tokens are not numbers")
+    others = {name: _typed(entry, name, kind) for name, kind in _KINDS.items() if name in entry}
+    return Answer(_typed(entry, "telemetry", dict), _typed(entry, "context", str), tokens=tuple(tokens), **others)
+
+
+def _typed(entry: dict[str, Any], name: str, kind: Any) -> Any:
+    value = entry[name]
+    if not isinstance(value, kind):
+        raise TypeError(f"its {name} is {reprlib.repr(value)}")
+    return value
+
+
+def _complete(path: Path) -> Iterator[bytes]:
+    """The lines of a journal that end with a line break."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"the journal {str(path)!r} cannot be read ({error.strerror})") from error
+    yield from raw[: _whole(raw)].split(b"\n")[:-1]
 
 
 def _whole(raw: bytes) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,27 @@ def tracker(output: Path | None, sweep: Sweep) -> EvaluationTracker:
     return EvaluationTracker(
         str(output) if output else None, token=os.environ.get("HF_TOKEN", ""), **(sweep.hf_hub_log_args or {})
     )
+
+
+@contextmanager
+def swallowed_errors() -> Iterator[list[str]]:
+    """Collect the errors that the harness's tracker logs at level INFO instead of raising them."""
+    logger = logging.getLogger(EvaluationTracker.__module__)
+    errors: list[str] = []
+    level, shown = logger.level, logger.getEffectiveLevel()
+
+    def collect(record: logging.LogRecord) -> bool:
+        if "Error(" in record.getMessage():
+            errors.append(record.getMessage())
+        return record.levelno >= shown
+
+    logger.setLevel(min(shown, logging.INFO))
+    logger.addFilter(collect)
+    try:
+        yield errors
+    finally:
+        logger.removeFilter(collect)
+        logger.setLevel(level)
 
 
 def update_card(sweep: Sweep) -> None:

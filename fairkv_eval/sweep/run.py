@@ -54,8 +54,10 @@ def run_model(
 ) -> list[Path]:
     """Run what is unfinished of one model's cells; return the folders of them all. The caller holds the lock."""
     model = LoadedModel.load(sweep, arguments)
-    runs = [TaskRun(sweep, model, task) for task in tasks.values()]
     folder = SweepFolder(sweep.output_path)
+    journalled = folder.answers()
+    runs = [TaskRun(sweep, model, task, journalled) for task in tasks.values()]
+    del journalled  # its lines
     with folder.journal(journal_name) as journal:
         for run in runs:
             if run.unfinished:

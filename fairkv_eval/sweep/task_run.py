@@ -18,7 +18,7 @@ from fairkv_eval.sweep.cell_files import CellWriter
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.evaluation import each_warning_once, evaluate_cell
 from fairkv_eval.sweep.folder import SweepFolder
-from fairkv_eval.sweep.journal import Answer, Journal, Key, Slot
+from fairkv_eval.sweep.journal import Answer, Answers, Journal, Key, Slot
 from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.progress import AnswerCounter, Bars
 from fairkv_eval.sweep.tasks import build_requests
@@ -33,10 +33,11 @@ class TaskRun:
     answers: those in the journals, of the unfinished cells and of the full cache if it is compared with them. todo:
     jobs for the missing answers, a request's cells side by side, so that they share its prefill.
 
-    The constructor builds all prompts, so that one that cannot run is reported before the first job of any task.
+    journalled: what the folder's journals hold, if they are read already. The constructor builds all prompts, so that
+    one that cannot run is reported before the first job of any task.
     """
 
-    def __init__(self, sweep: Sweep, model: LoadedModel, task: Task) -> None:
+    def __init__(self, sweep: Sweep, model: LoadedModel, task: Task, journalled: Answers | None = None) -> None:
         self.sweep, self.model, self.task = sweep, model, task
         self.folder = SweepFolder(sweep.output_path)
         self.requests = build_requests(sweep, model.lm, task)
@@ -45,7 +46,8 @@ class TaskRun:
         self.fidelity = sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
         unfinished = [cell for cell in self.cells if not self.folder.finished(cell, self.fidelity)]
         compared = [self.full] if self.fidelity and unfinished else []
-        self.answers = self.folder.answers([*unfinished, *compared])
+        journalled = journalled or self.folder.answers()
+        self.answers = journalled.of(cell.id for cell in (*unfinished, *compared))
         # If the full cache's files are there and its journal is lost, it is answered again, and its files with it.
         unfinished += [cell for cell in compared if any(cell.key(slot) not in self.answers for slot in self.slots)]
         self.unfinished = [cell for cell in self.cells if cell in unfinished]

@@ -25,12 +25,22 @@ def load_tasks(sweep: Sweep) -> dict[str, Task]:
             raise unknown("task", name, manager.all_tasks, listed_by="lm_eval ls tasks")
     tasks = manager.load(list(sweep.tasks))["tasks"]
     for name, task in tasks.items():
+        _check_name(name)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             raise UsageError(
                 f"task {name} scores rolling windows, whose contexts of one token leave nothing to compress: every "
                 "cell would be the same. Leave it out"
             )
     return dict(tasks)
+
+
+def _check_name(name: str) -> None:
+    """Raise UsageError for a task whose name cannot be that of a folder."""
+    if name.startswith(".") or any(character in name for character in "/\\\0"):
+        raise UsageError(
+            f"task {name!r} cannot be swept: a folder and files are named after it, so a slash, a backslash, a null "
+            "character and a dot in front are not allowed. Rename it in its YAML"
+        )
 
 
 def build_requests(sweep: Sweep, model: FairKV, task: Task) -> tuple[Instance, ...]:

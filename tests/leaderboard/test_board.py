@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import shlex
@@ -68,6 +69,22 @@ def test_ranks_tie_where_nothing_tells_them_apart(tmp_path: Path) -> None:
 def test_a_metric_without_direction_is_not_compared(tmp_path: Path) -> None:
     entry = entries(board_of(some(tmp_path)))["tova ratio=0.5"]["metrics"]["kv_bytes_kept"]
     assert set(entry) == {"value", "stderr", "n"}
+
+
+def test_a_metric_of_a_filter_is_compared_and_ranked_as_any(tmp_path: Path) -> None:
+    some(tmp_path)
+    plain = entries(board_of(tmp_path))
+    for path in tmp_path.glob("results_*"):
+        path.write_text(path.read_text().replace(",none", ",strict"))
+    for path in tmp_path.glob("samples_*.jsonl"):
+        path.write_text(path.read_text().replace('"filter": "none"', '"filter": "strict"'))
+    (packed,) = tmp_path.glob("samples_*.gz")
+    text = gzip.decompress(packed.read_bytes()).replace(b'"filter": "none"', b'"filter": "strict"')
+    packed.write_bytes(gzip.compress(text))
+    filtered = entries(board_of(tmp_path))
+    for policy, entry in plain.items():
+        assert filtered[policy]["metrics"]["acc,strict"] == entry["metrics"]["acc"]
+    assert filtered["tova ratio=0.5"]["metrics"]["acc,strict"]["vs_full"]["mean"] == pytest.approx(-0.5)
 
 
 def test_only_the_same_conditions_are_compared(tmp_path: Path) -> None:
@@ -233,7 +250,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     made.write(tmp_path)
     (tmp_path / "file").write_text("")
     assert main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "file")]) == 2
-    assert "no folder can be made" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

@@ -155,6 +155,13 @@ def test_tasks_are_checked_before_a_model_is_loaded(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_task_that_no_folder_can_be_named_after_is_refused(task_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "odd.yaml").write_text((task_folder / "say.yaml").read_text().replace("task: say", "task: a/b"))
+    with pytest.raises(UsageError, match="task 'a/b' cannot be swept: .* a slash"):
+        run_sweep(tiny_sweep(task_folder, tmp_path / "new", tasks=["a/b"], include_path=str(tmp_path)))
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_journal_of_a_cell_holds_its_answers(unbroken: Path) -> None:
     cell = cell_files(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
     answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [cell])
