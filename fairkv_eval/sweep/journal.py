@@ -137,9 +137,8 @@ class Answers:
                 _add(answers, line.entry())
             except _UNREADABLE as error:
                 problems.append(_Problem(line.file, line.number, error))
-        for file, number, error in sorted(problems, key=lambda problem: problem[:2]):
-            reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-            log.warning("%s, line %d is not an answer (%s): its prompt runs again", file, number, reason)
+        for problem in sorted(problems, key=lambda problem: problem[:2]):
+            log.warning("%s, line %d is not an answer (%s): its prompt runs again", *problem[:2], problem.reason)
         return answers
 
     def _place(self, line: _Line) -> None:
@@ -164,6 +163,10 @@ class _Problem(NamedTuple):
     file: str
     number: int
     error: Exception
+
+    @property
+    def reason(self) -> str:
+        return f"it has no {self.error}" if isinstance(self.error, KeyError) else str(self.error)
 
 
 class _Line(NamedTuple):

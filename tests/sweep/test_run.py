@@ -156,9 +156,11 @@ def test_tasks_are_checked_before_a_model_is_loaded(
 
 
 def test_a_task_that_no_folder_can_be_named_after_is_refused(task_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "odd.yaml").write_text((task_folder / "say.yaml").read_text().replace("task: say", "task: a/b"))
-    with pytest.raises(UsageError, match="task 'a/b' cannot be swept: .* a slash"):
-        run_sweep(tiny_sweep(task_folder, tmp_path / "new", tasks=["a/b"], include_path=str(tmp_path)))
+    shutil.copytree(task_folder, tmp_path / "tasks")
+    odd = tmp_path / "tasks" / "say.yaml"
+    odd.write_text(odd.read_text().replace("task: say", "task: a/b"))
+    with pytest.raises(UsageError, match=r"task 'a/b' cannot be swept: .* a slash"):
+        run_sweep(tiny_sweep(tmp_path / "tasks", tmp_path / "new", tasks=["a/b"]))
     assert not (tmp_path / "new").exists()
 
 
