@@ -134,11 +134,11 @@ def test_the_command_of_the_readme(lm_eval_command: Callable, tmp_path: Path) ->
     assert run.returncode == 0, run.stderr[-3000:]
     assert "sys_ifeval_demo" in run.stdout and "prompt_level_strict_acc" in run.stdout
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())
-    told = results["config"]["fairkv"]
-    assert told["press"] == "tova" and told["fair"] == 1.0 and told["ratio"] == 0.5
-    assert told["achieved_ratio"] == pytest.approx(0.5, abs=0.02)
-    assert told["kv_bytes_kept"] / told["kv_bytes_full"] == pytest.approx(0.5, abs=0.02)
-    assert told["model_sha256"] and told["versions"]["transformers"] and told["decode_tokens_per_second"] > 0
+    info = results["config"]["fairkv"]
+    assert info["press"] == "tova" and info["fair"] == 1.0 and info["ratio"] == 0.5
+    assert info["achieved_ratio"] == pytest.approx(0.5, abs=0.02)
+    assert info["kv_bytes_kept"] / info["kv_bytes_full"] == pytest.approx(0.5, abs=0.02)
+    assert info["model_sha256"] and info["versions"]["transformers"] and info["decode_tokens_per_second"] > 0
     assert results["config"]["limit"] == 3
     sample = json.loads(next(tmp_path.rglob("samples_raccoon_demo_*.jsonl")).read_text().splitlines()[0])
     assert sample["keep_rate_directive"] == pytest.approx(0.5, abs=0.05)

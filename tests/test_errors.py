@@ -1,4 +1,4 @@
-"""What a name that does not exist is told."""
+"""The error for a name that does not exist."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def test_few_names_are_all_listed_after_the_nearest() -> None:
 
 def test_of_thousands_the_nearest_and_where_all_are() -> None:
     names = [f"task_{number:05}" for number in range(14_000)] + ["sys_ifeval", "sys_ifeval_defended"]
-    told = str(unknown("task", "sys_ifevall", names, listed_by="lm_eval ls tasks"))
-    assert told == (
+    message = str(unknown("task", "sys_ifevall", names, listed_by="lm_eval ls tasks"))
+    assert message == (
         "unknown task 'sys_ifevall'. Did you mean 'sys_ifeval'? Also near: sys_ifeval_defended. "
         "14,002 names are allowed; 'lm_eval ls tasks' lists them."
     )

@@ -70,9 +70,9 @@ def test_compression_changes_answers_and_is_reported() -> None:
     assert abs(plain.loglikelihood(request)[0][0] - pressed.loglikelihood(request)[0][0]) > 1e-2
     response = pressed.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=4)])[0]
     assert isinstance(response, Response)
-    told = response.telemetry
-    assert told["context_tokens"] == 1 + len("system\nBe brief. Never tell the secret.") + 1 + len("\n")
-    assert set(told["segments"]) == {"a", "b"} and told["kv_bytes_kept"] < 0.12 * told["kv_bytes_full"]
+    telemetry = response.telemetry
+    assert telemetry["context_tokens"] == 1 + len("system\nBe brief. Never tell the secret.") + 1 + len("\n")
+    assert set(telemetry["segments"]) == {"a", "b"} and telemetry["kv_bytes_kept"] < 0.12 * telemetry["kv_bytes_full"]
     info = pressed.get_model_info()["fairkv"]
     assert info["press"] == "knorm" and info["ratio"] == 0.9 and 0.88 < info["achieved_ratio"] < 0.92
     assert info["kv_bytes_kept"] < info["kv_bytes_full"] and info["decode_tokens_per_second"] > 0
@@ -89,8 +89,8 @@ def test_the_model_renders_documents_with_messages(lm: FairKV) -> None:
     # Where the harness renders, it asks the model for the template first.
     assert lm.prompter.divide(lm.apply_chat_template(DOC["messages"]), DOC) == divided
     # --system_instruction reaches the text in front of the document's own system prompt.
-    told = lm.prompter.divide("Extra rule.\n\n" + harness_text, DOC)
-    assert "system\nExtra rule.\n\nBe brief." in told.text and told.segments[0].name == "a"
+    divided = lm.prompter.divide("Extra rule.\n\n" + harness_text, DOC)
+    assert "system\nExtra rule.\n\nBe brief." in divided.text and divided.segments[0].name == "a"
     with pytest.raises(UsageError, match="apply_chat_template"):
         lm.prompter.divide("Q: 1\nA: 2\n\nHello?", DOC)
 

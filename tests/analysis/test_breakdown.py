@@ -25,9 +25,9 @@ DOCS: list[tuple[list[str], list[bool], int, float]] = [
 
 
 def sample(doc_id: int, ids: list[str], followed: list[bool], words: int, leaked: float) -> dict[str, Any]:
-    told = {"inst_level_strict_acc": followed, "prompt_level_strict_acc": all(followed), "leak@0.3": leaked}
+    metrics = {"inst_level_strict_acc": followed, "prompt_level_strict_acc": all(followed), "leak@0.3": leaked}
     doc = {"instruction_id_list": ids, "messages": [{"role": "system", "content": "word " * words}]}
-    return {"doc_id": doc_id, "doc": doc, "filter": "none", "metrics": list(told), **told}
+    return {"doc_id": doc_id, "doc": doc, "filter": "none", "metrics": list(metrics), **metrics}
 
 
 def write(folder: Path, docs: list[Any] = DOCS) -> Path:
@@ -41,10 +41,10 @@ def found(folder: Path, **arguments: Any) -> dict[tuple[str, str, str], GroupMea
 
 
 def test_every_table_by_hand(tmp_path: Path) -> None:
-    told = found(tmp_path, bins=2)
+    rows = found(tmp_path, bins=2)
 
     def values(by: str, metric: str) -> dict[str, tuple[float, int, int]]:
-        own = [row for (kind, _, name), row in told.items() if (kind, name) == (by, metric)]
+        own = [row for (kind, _, name), row in rows.items() if (kind, name) == (by, metric)]
         return {row.group: (round(row.value, 6), row.n, row.documents) for row in own}
 
     assert values("class", "inst_level_strict_acc") == {"keywords": (0.75, 4, 3), "punctuation": (0.333333, 3, 3)}
@@ -102,9 +102,9 @@ def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixt
     assert out.startswith("samples_tiny_2026.jsonl\n\nby class of instruction\n") and "\x1b" not in out
     assert "keywords + keywords" in out and "0.750 ± " in out and "40–50 words" in out
     assert main(["breakdown", str(path), "--bins", "2", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert len(told) == len(pd.read_csv(table)) and told[0]["samples"] == path.name
-    assert list(told[0]) == list(pd.read_csv(table).columns)
+    printed = json.loads(capsys.readouterr().out)
+    assert len(printed) == len(pd.read_csv(table)) and printed[0]["samples"] == path.name
+    assert list(printed[0]) == list(pd.read_csv(table).columns)
     assert main(["breakdown", str(path), "--by", "class", "--metric", "leak@0.3"]) == 0
     out = capsys.readouterr().out
     assert "prompt_level_strict_acc" not in out and "leak@0.3" in out and "length" not in out
@@ -112,7 +112,7 @@ def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(
-    "text, argv, told",
+    "text, argv, message",
     [
         ("", [], "samples_tiny_2026.jsonl: holds no samples"),
         ("{", [], "samples_tiny_2026.jsonl: not a samples file of the harness"),
@@ -123,10 +123,10 @@ def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixt
         (None, ["--csv", "nowhere/a.csv"], "there is no folder 'nowhere'"),
     ],
 )
-def test_mistakes(text: str | None, argv: list[str], told: str, tmp_path: Path, capsys: Any) -> None:
+def test_mistakes(text: str | None, argv: list[str], message: str, tmp_path: Path, capsys: Any) -> None:
     path = write(tmp_path)
     if text is not None:
         path.write_text(text)
     assert main(["breakdown", str(path), *argv]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -75,11 +75,11 @@ def test_p_is_valid_where_nothing_differs(values):
 
 def test_interval_agrees_with_scipys_bootstrap():
     a, b = random_pair(3, 80, np.linspace(0, 1, 50))
-    told = difference(a, b, resamples=20_000)
+    mean = difference(a, b, resamples=20_000)
     interval = stats.bootstrap((a - b,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
-    assert told.mean == pytest.approx(np.mean(a - b))
-    assert (told.low, told.high) == (pytest.approx(interval.low, abs=0.006), pytest.approx(interval.high, abs=0.006))
-    assert told.n == 80
+    assert mean.mean == pytest.approx(np.mean(a - b))
+    assert (mean.low, mean.high) == pytest.approx((interval.low, interval.high), abs=0.006)
+    assert mean.n == 80
 
 
 def test_interval_covers_the_true_difference():
@@ -119,10 +119,10 @@ def test_no_difference_and_a_single_document():
 
 
 @pytest.mark.parametrize(
-    "a, b, told", [([1], [1, 2], "not 1 and 2"), ([], [], "at least one"), ([0, math.nan], [0, 1], "document 1")]
+    "a, b, message", [([1], [1, 2], "not 1 and 2"), ([], [], "at least one"), ([0, math.nan], [0, 1], "document 1")]
 )
-def test_what_is_no_pair_is_refused(a, b, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_is_no_pair_is_refused(a, b, message):
+    with pytest.raises(UsageError, match=message):
         difference(a, b)
 
 
@@ -150,10 +150,10 @@ def slow_ranks(scores, higher, alpha=0.05):
 def test_ranks_are_those_of_exact_tests(higher):
     rng = np.random.default_rng(0)
     scores = {f"run {i}": (rng.random(150) < 0.25 + 0.1 * (i // 2)).astype(float) for i in range(8)}
-    told = ranks(scores, higher_is_better=higher)
-    assert {r.name: r.rank for r in told} == slow_ranks(scores, higher)
-    means = [r.mean for r in told]
-    assert means == sorted(means, reverse=higher) and len(set(r.rank for r in told)) > 2
+    ranked = ranks(scores, higher_is_better=higher)
+    assert {r.name: r.rank for r in ranked} == slow_ranks(scores, higher)
+    means = [r.mean for r in ranked]
+    assert means == sorted(means, reverse=higher) and len(set(r.rank for r in ranked)) > 2
 
 
 def test_few_documents_are_ties_whatever_their_difference():

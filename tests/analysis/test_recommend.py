@@ -138,9 +138,9 @@ def test_less_is_better_turns_the_loss(tmp_path):
     """Where the task says that less is better, what the full cache has less of is lost."""
     results(tmp_path, {("tova", 0.5, 0.0): 200})
     for path in tmp_path.glob("results_*.json"):
-        told = json.loads(path.read_text())
-        told["higher_is_better"]["made_task"]["acc"] = False
-        path.write_text(json.dumps(told))
+        result = json.loads(path.read_text())
+        result["higher_is_better"]["made_task"]["acc"] = False
+        path.write_text(json.dumps(result))
     assert recommend([tmp_path], max_drop=0.05).best.losses[0].mean == -0.5
 
 
@@ -176,7 +176,7 @@ def test_the_metric_that_stands_for_a_task():
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         ({"metric": "accu"}, "unknown metric of task made_task 'accu'. Did you mean 'acc'"),
         ({"tasks": ["made_tsk"]}, "unknown task with results 'made_tsk'. Did you mean 'made_task'"),
@@ -187,9 +187,9 @@ def test_the_metric_that_stands_for_a_task():
         ({"value_range": (1.0, 0.0)}, "a range of 1 to 0"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, given, told):
+def test_what_is_wrong_is_named(tmp_path, given, message):
     results(tmp_path, {("tova", 0.5, 0.0): 0})
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         recommend([tmp_path], **given)
 
 

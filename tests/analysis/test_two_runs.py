@@ -60,7 +60,7 @@ def test_documents_a_metric_does_not_apply_to_are_left_out_of_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed, told",
+    "changed, message",
     [
         ({"docs": [*DOCS[:19], "other"]}, "other documents: 20 in .*, 20 in .*, 19 in both"),
         ({"docs": DOCS[:5], "scores": WORSE[:5]}, "5 in both"),
@@ -69,8 +69,8 @@ def test_documents_a_metric_does_not_apply_to_are_left_out_of_it(tmp_path):
         ({"samples": False}, "run with --log_samples"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(tmp_path, changed, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_cannot_be_compared_is_refused(tmp_path, changed, message):
+    with pytest.raises(UsageError, match=message):
         compare(*two(tmp_path, b=changed))
 
 

@@ -53,9 +53,9 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def piped(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(argv) == 0
-    told = capsys.readouterr()
-    assert not told.err
-    return told.out
+    printed = capsys.readouterr()
+    assert not printed.err
+    return printed.out
 
 
 def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *argv: str) -> str:
@@ -81,9 +81,9 @@ class TestInAPipe:
         for name, row in zip(NAMES, rows, strict=True):
             rule = press(name)
             own = rule.parameters if rule.base is None else rule.parameters.keys() - rule.base.parameters.keys()
-            told = [f"{key}={str(rule.parameters[key].default).removesuffix('alse')}" for key in own]
+            defaults = [f"{key}={str(rule.parameters[key].default).removesuffix('alse')}" for key in own]
             assert all(alias in row for alias in rule.aliases) and rule.summary in row and rule.observes in row
-            assert all(text.replace("=F", "=false") in row for text in told)
+            assert all(text.replace("=F", "=false") in row for text in defaults)
             assert rule.paper.rpartition("/")[2] in row
             assert (f"base={rule.base.name}" in row) if rule.base else ("base=" not in row)
 
@@ -209,7 +209,7 @@ class TestMarkdown:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        "argv, told",
+        "argv, message",
         [
             (["preses"], "unknown command 'preses'. Did you mean 'presses'?"),
             (["presses", "tovaa"], "unknown press 'tovaa'. Did you mean 'tova'? Allowed: adakv, "),
@@ -222,10 +222,10 @@ class TestMistakes:
             (["--json", "presses"], "unknown option of 'fairkv' '--json'"),
         ],
     )
-    def test_one_line_and_status_two(self, argv: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_one_line_and_status_two(self, argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(argv) == 2
         out, err = capsys.readouterr()
-        assert not out and err.startswith("fairkv: ") and told in err and err.count("\n") == 1
+        assert not out and err.startswith("fairkv: ") and message in err and err.count("\n") == 1
 
     def test_a_file_that_is_no_yaml(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "mine.yaml"

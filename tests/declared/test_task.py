@@ -218,8 +218,8 @@ def test_a_yaml_that_cannot_be_read_is_named(folder: Path, caplog: pytest.LogCap
     (folder / "list.yaml").write_text("- 1", encoding="utf-8")
     with caplog.at_level(logging.WARNING):
         load(folder)
-    told = [record.getMessage() for record in caplog.records if record.name == "fairkv_eval.plugin"]
-    assert len(told) == 2 and "broken.yaml" in told[0] and "nowhere.yaml" in told[1]
+    warnings = [record.getMessage() for record in caplog.records if record.name == "fairkv_eval.plugin"]
+    assert len(warnings) == 2 and "broken.yaml" in warnings[0] and "nowhere.yaml" in warnings[1]
 
 
 def test_two_builds_give_the_same_documents(folder: Path) -> None:

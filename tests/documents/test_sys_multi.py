@@ -171,7 +171,7 @@ def test_texts_do_not_get_in_each_others_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         ({"n": 3}, "unknown n 3.*Allowed: 1, 2, 4, 8"),
         ({"n": "8"}, "unknown n '8'"),
@@ -190,8 +190,8 @@ def test_texts_do_not_get_in_each_others_way() -> None:
         ({"ask": "yes", "secret": "first"}, "ask='yes'"),
     ],
 )
-def test_wrong_options_are_told(given: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told):
+def test_wrong_options_are_told(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         sys_multi.sys_multi(**given)
 
 

@@ -91,14 +91,14 @@ def test_sliding_windows_are_kept_whole_and_the_achieved_ratio_says_so() -> None
 @pytest.mark.parametrize("name", UNEVEN)
 def test_uneven_budgets_with_whitelist_budget_and_score(llama, name: str) -> None:
     long, short = prompt(10, 26, 22, 5), prompt(11, 9, 7, 3)
-    asked: list[tuple[Prompt, Policy, Any]] = [
+    wanted: list[tuple[Prompt, Policy, Any]] = [
         (long, policy(name, 0.5, 0.4, keep=("a",)), Generation(6)),
         (long, policy(name, 0.7, 1.0), LogLikelihood((5, 77, 130))),
         (long, policy(name, 0.0, budget=5), Generation(6)),
         (short, policy(name, 0.0, budget=5), LogLikelihood((9, 200))),
         (short, policy(name, 0.0, budget=100), Generation(6)),
     ]
-    *_, whole = check(llama, [Job(p, own, want, "") for p, own, want in asked], rows=3)
+    *_, whole = check(llama, [Job(p, own, want, "") for p, own, want in wanted], rows=3)
     assert whole.telemetry["keep_rate"] == 1
 
 

@@ -76,15 +76,15 @@ def test_lies_between_certainty_and_a_fair_draw(logits: list[float]) -> None:
 def test_generation_kwargs_ask_for_it() -> None:
     lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), batch_size=4, press="tova", ratio=0.5)
 
-    def told(**kwargs: Any) -> dict[str, float]:
+    def reported(**kwargs: Any) -> dict[str, float]:
         return telemetry(lm.generate_until([tiny.generation("Some text", max_gen_toks=4, **kwargs)])[0])
 
-    assert told(entropy=True)["response_entropy"] > 0
-    assert told(entropy=False).keys() == told().keys() == told(entropy=True).keys() - {"response_entropy"}
+    assert reported(entropy=True)["response_entropy"] > 0
+    assert reported(entropy=False).keys() == reported().keys() == reported(entropy=True).keys() - {"response_entropy"}
     with pytest.raises(UsageError, match="task tiny, doc 0: entropy='yes' is not allowed; it takes true or false"):
-        told(entropy="yes")
+        reported(entropy="yes")
     with pytest.raises(UsageError, match="Did you mean 'entropy'"):
-        told(entrpy=True)
+        reported(entrpy=True)
 
 
 @pytest.mark.parametrize("entropy", [None, 1.25])

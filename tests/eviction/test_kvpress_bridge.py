@@ -224,7 +224,7 @@ class TestWhatItIs:
         assert bridged("KnormPress").sha256 != before
 
     @pytest.mark.parametrize(
-        "name, told",
+        "name, message",
         [
             ("TOVAPres", "unknown scorer of kvpress 'TOVAPres'. Did you mean 'TOVAPress'? Allowed: CURPress, "),
             ("patch_attention_functions", "unknown scorer of kvpress"),
@@ -237,10 +237,10 @@ class TestWhatItIs:
             ("CriticalKVPress", "reads the model"),
         ],
     )
-    def test_a_class_that_cannot_be_bridged(self, name: str, told: str) -> None:
+    def test_a_class_that_cannot_be_bridged(self, name: str, message: str) -> None:
         with pytest.raises(UsageError) as error:
             bridged(name)
-        assert told in str(error.value)
+        assert message in str(error.value)
 
     def test_a_class_that_needs_hidden_states(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import kvpress
@@ -262,12 +262,12 @@ class TestWhatItIs:
         with pytest.raises(UsageError, match=r"Greedy\(size=0\) is not allowed: size must be positive"):
             rule.configure({"size": 0})
         layer = recorded_layers(N)[0]
-        for size, told in (
+        for size, message in (
             (1, "needs the numbers of hidden_states"),
             (2, "gives scores"),
             (3, r"needs module\.o_proj"),
         ):
-            with pytest.raises(UsageError, match=rf"press 'kvpress:Greedy'.* {told}"):
+            with pytest.raises(UsageError, match=rf"press 'kvpress:Greedy'.* {message}"):
                 rule.scorer(layer, rule.configure({"size": size}))(Span(0, N))
 
     def test_a_span_that_kvpress_refuses(self) -> None:
@@ -276,17 +276,17 @@ class TestWhatItIs:
             rule.scorer(recorded_layers(N)[0], rule.configure({}))(Span(0, 20))
 
     @pytest.mark.parametrize(
-        "rotation, told",
+        "rotation, message",
         [
             (None, "rotation is not known"),
             (Rotation("interleaved", torch.ones(8), 16), "16 of 16 channels, interleaved"),
             (Rotation("half", torch.ones(4), 16), "8 of 16 channels, half"),
         ],
     )
-    def test_a_rotation_that_kvpress_does_not_know(self, rotation: Rotation | None, told: str) -> None:
+    def test_a_rotation_that_kvpress_does_not_know(self, rotation: Rotation | None, message: str) -> None:
         layer = dataclasses.replace(recorded_layers(N)[0], rotation=rotation)
         rule = bridged("NonCausalAttnPress")
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(UsageError, match=message):
             rule.scorer(layer, rule.configure({}))(Span(0, N))
         assert bridged("KnormPress").scorer(layer, ())(Span(0, N)).shape == (KV_HEADS, N)
 

@@ -91,13 +91,14 @@ class TestPolicy:
         }
 
     def test_describes_a_wrapper_by_what_it_wraps(self) -> None:
-        told = policy("chunkkv", "tova", {"chunk": 3}, budget=9).describe()
-        assert (told["press"], told["base"], told["parameters"], told["budget"]) == ("chunkkv", "tova", {"chunk": 3}, 9)
-        assert told["press_sha256"] not in (built_in_presses()["chunkkv"].sha256, press("tova").sha256)
+        described = policy("chunkkv", "tova", {"chunk": 3}, budget=9).describe()
+        expected = {"press": "chunkkv", "base": "tova", "parameters": {"chunk": 3}, "budget": 9}
+        assert described.items() >= expected.items()
+        assert described["press_sha256"] not in (built_in_presses()["chunkkv"].sha256, press("tova").sha256)
 
     def test_describes_decoding_and_positions(self) -> None:
-        told = policy("tova", decode_budget=40, decode_every=4, positions="contiguous").describe()
-        assert (told["decode_budget"], told["decode_every"], told["positions"]) == (40, 4, "contiguous")
+        described = policy("tova", decode_budget=40, decode_every=4, positions="contiguous").describe()
+        assert (described["decode_budget"], described["decode_every"], described["positions"]) == (40, 4, "contiguous")
 
     def test_cannot_be_changed(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):

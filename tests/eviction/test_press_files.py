@@ -78,7 +78,7 @@ class TestBuiltIn:
 
 class TestFiles:
     @pytest.mark.parametrize(
-        "text, told",
+        "text, message",
         [
             ("press: [mine\nscore: x", "cannot be read"),
             ("", "cannot be read"),
@@ -125,12 +125,12 @@ class TestFiles:
             (WRAPPER + "parameters:\n  lag: {default: 3}\n", "no function of the press takes the parameter 'lag'"),
         ],
     )
-    def test_a_bad_file_is_one_error_that_names_it(self, text: str, told: str, tmp_path: Path) -> None:
+    def test_a_bad_file_is_one_error_that_names_it(self, text: str, message: str, tmp_path: Path) -> None:
         path = tmp_path / "mine.yaml"
         path.write_text(text)
         with pytest.raises(UsageError) as error:
             load_press(str(path))
-        assert str(path) in str(error.value) and told in str(error.value)
+        assert str(path) in str(error.value) and message in str(error.value)
 
     def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"nowhere\.yaml' does not exist"):
@@ -158,7 +158,7 @@ class TestFiles:
         assert mine.division(mine.configure({})).pooled == "layer"
 
     @pytest.mark.parametrize(
-        "text, told",
+        "text, message",
         [
             pytest.param(
                 "press: mine\nbase:\n",
@@ -174,9 +174,9 @@ class TestFiles:
             ),
         ],
     )
-    def test_a_value_that_says_nothing_is_an_error(self, text: str, told: str, tmp_path: Path) -> None:
+    def test_a_value_that_says_nothing_is_an_error(self, text: str, message: str, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(text)
-        with pytest.raises(UsageError, match=rf"mine\.yaml.*{told}"):
+        with pytest.raises(UsageError, match=rf"mine\.yaml.*{message}"):
             load_press(str(tmp_path / "mine.yaml"))
 
 
@@ -251,7 +251,7 @@ class TestWrappers:
         assert press(str(tmp_path / "mine.yaml"), "knorm").base is press("knorm")
 
     @pytest.mark.parametrize(
-        "base, told",
+        "base, message",
         [
             ("adakv", "press 'mine' cannot wrap 'adakv', which is a wrapper itself"),
             ("kvzip", "press 'mine' cannot wrap 'kvzip': it scores by a replay"),
@@ -259,11 +259,11 @@ class TestWrappers:
             ("knrom", "unknown press 'knrom'. Did you mean 'knorm'?"),
         ],
     )
-    def test_a_file_whose_base_cannot_be(self, base: str, told: str, tmp_path: Path) -> None:
+    def test_a_file_whose_base_cannot_be(self, base: str, message: str, tmp_path: Path) -> None:
         (tmp_path / "mine.yaml").write_text(f"press: mine\nbase: {base}\n")
         with pytest.raises(UsageError) as error:
             load_press(str(tmp_path / "mine.yaml"))
-        assert told in str(error.value)
+        assert message in str(error.value)
 
 
 class TestFromOutside:

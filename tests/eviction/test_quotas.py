@@ -257,14 +257,14 @@ class TestKeptByHead:
             assert [row.tolist() for row in rows] == [[[]], [[0, 1, 2, 3, 4, 5]]]
 
     def test_spans_are_told_their_share_of_the_mean(self) -> None:
-        told = []
+        scored = []
 
         def score(span: Span) -> Tensor:
-            told.append(span)
+            scored.append(span)
             return torch.zeros(2, len(span))
 
         choose_by_head(score, ranges([0, 6], 18), [2, 10], 0.5, None)
-        assert told == [Span(0, 18, budget=6), Span(0, 6, 0, 2, 2), Span(6, 18, 1, 2, 4)]
+        assert scored == [Span(0, 18, budget=6), Span(0, 6, 0, 2, 2), Span(6, 18, 1, 2, 4)]
 
 
 class TestCheckKeep:

@@ -185,17 +185,17 @@ def test_command_writes_png_and_svg_whole(folder, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "given, told",
+    "given, message",
     [
         (["--task", "raccoon_plane"], "Did you mean 'raccoon_plain'"),
         (["--model", "small"], "unknown model with results 'small'"),
         (["--output", "{folder}/a_file"], "is a file"),
     ],
 )
-def test_wrong_input_is_told(folder, given, told, capsys):
+def test_wrong_input_is_told(folder, given, message, capsys):
     (folder / "a_file").touch()
     assert main(["figures", str(folder), *(word.format(folder=folder) for word in given)]) == 2
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
@@ -208,8 +208,8 @@ def test_full_cache_alone_is_nothing_to_draw(tmp_path, capsys):
     synthetic_results.write(tmp_path)
     synthetic_results.write(tmp_path, press="tova", number=1, fairkv={"budget": 64})
     assert main(["figures", str(tmp_path)]) == 2
-    told = capsys.readouterr()
-    assert "no press at a ratio above 0" in told.err and "budget=64 has no ratio" in told.out
+    printed = capsys.readouterr()
+    assert "no press at a ratio above 0" in printed.err and "budget=64 has no ratio" in printed.out
     assert not (tmp_path / "figures").exists()
 
 

@@ -61,14 +61,14 @@ def launch(folder: Path, arguments: dict, processes: int, machines: int = 1) -> 
         for rank in range(machines)
     ]
     deadline = time.monotonic() + LIMIT
-    told = []
+    errors = []
     for process in started:
         try:
-            told.append(process.communicate(timeout=max(deadline - time.monotonic(), 1))[1])
+            errors.append(process.communicate(timeout=max(deadline - time.monotonic(), 1))[1])
         except subprocess.TimeoutExpired:
             process.terminate()  # the launcher ends its workers
-            told.append(process.communicate()[1])
-    return [(process.returncode, text) for process, text in zip(started, told, strict=True)]
+            errors.append(process.communicate()[1])
+    return [(process.returncode, text) for process, text in zip(started, errors, strict=True)]
 
 
 @pytest.mark.parametrize(("processes", "machines"), [(3, 1), pytest.param(2, 2, marks=pytest.mark.long)])
@@ -130,13 +130,13 @@ def test_processes_that_do_not_know_of_each_other_are_refused(folder: Path, monk
 
 def test_a_process_of_several_forks_no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     # A fork beside the threads of a process group may wait forever.
-    for processes, told in ((1, None), (2, "1")):
+    for processes, expected in ((1, None), (2, "1")):
         monkeypatch.setenv("DISABLE_MULTIPROC", "")
         monkeypatch.delenv("DISABLE_MULTIPROC")
         lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer())
         lm.accelerator = SimpleNamespace(num_processes=processes, process_index=0)
         lm.join_processes()
-        assert os.environ.get("DISABLE_MULTIPROC") == told
+        assert os.environ.get("DISABLE_MULTIPROC") == expected
 
 
 class Rank(FairKV):

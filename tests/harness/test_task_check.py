@@ -1,4 +1,4 @@
-"""`fairkv tasks`: a folder in order passes, and each thing that can be wrong is found and told in one line."""
+"""`fairkv tasks`: a folder in order passes, and each thing that can be wrong is one line."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_folder_in_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "before, after, told",
+    "before, after, message",
     [
         ("task: mine", "task: [mine", "mine.yaml: cannot be read, so the harness does not see it: while parsing"),
         ("mine_docs.score", "mine_docs.socre", "mine.yaml: cannot be read, so the harness does not see it: Module"),
@@ -118,10 +118,10 @@ def test_a_folder_in_order(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_each_mistake_is_found(before: str, after: str, told: str, tmp_path: Path) -> None:
+def test_each_mistake_is_found(before: str, after: str, message: str, tmp_path: Path) -> None:
     assert before in GOOD
     found = findings(folder(tmp_path, GOOD.replace(before, after, 1)), docs=3)
-    assert any(line.startswith(told) for line in found), found
+    assert any(line.startswith(message) for line in found), found
     assert all("\n" not in line for line in found)
 
 
@@ -141,14 +141,14 @@ def test_metrics_of_a_shared_list_need_one_task_that_gives_them(tmp_path: Path) 
     (path / "_base.yaml").write_text(both.replace("task: mine\n", ""))
     meta = "metadata: {version: 1.0}\n"
     (path / "mine.yaml").write_text(f"include: _base.yaml\ntask: mine\n{meta}")
-    told = "metric_list declares 'lines', which no document gives"
-    assert findings(path) == [f"mine: {told}"]
+    message = "metric_list declares 'lines', which no document gives"
+    assert findings(path) == [f"mine: {message}"]
     (path / "other.yaml").write_text(
         f"include: _base.yaml\ntask: other\nprocess_results: !function mine_docs.more\n{meta}"
     )
     assert findings(path) == []
     results = list(check(TaskLibrary(["mine"], [path]), Prompter(tiny.tokenizer(), PromptSettings()), 2))
-    assert [(f.what, f.wrong) for f in results[-1].findings] == [(told, False)], "the other task was not looked at"
+    assert [(f.what, f.wrong) for f in results[-1].findings] == [(message, False)], "the other task was not looked at"
 
 
 def test_unknown_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,9 +181,9 @@ class TestCommand:
         assert "\nwrong  mine: doc 0: segment 'a' is not in the prompt" in out
         assert out.endswith("1 tasks checked: 1 wrong\n")
         assert main(["tasks", "mine", "--check", "--include_path", str(path), "--docs", "1", "--json"]) == 1
-        told = json.loads(capsys.readouterr().out)
-        assert told["wrong"] == 1 and told["findings"][0]["where"] == "mine"
-        assert told["tasks"] == [{"task": "mine", "documents": 3, "declared": ["acc"], "given": ["acc"]}]
+        printed = json.loads(capsys.readouterr().out)
+        assert printed["wrong"] == 1 and printed["findings"][0]["where"] == "mine"
+        assert printed["tasks"] == [{"task": "mine", "documents": 3, "declared": ["acc"], "given": ["acc"]}]
 
     def test_our_demo_tasks_are_in_order(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["tasks", "--check", "sys_ifeval_demo", "raccoon_demo"]) == 0
@@ -208,7 +208,7 @@ class TestCommand:
         assert main(["tasks", "--json"]) == 0
         entries: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
         assert {"sys_ifeval_demo", "pitfalls"} <= {entry["task"] for entry in entries}
-        assert all(entry["summary"] and entry["version"] == 1.0 for entry in entries)
+        assert all(entry["summary"] and entry["version"] >= 1.0 for entry in entries)
 
 
 segments = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.integers(1, 9)), max_size=5)

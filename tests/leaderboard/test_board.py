@@ -47,18 +47,18 @@ def entries(board: Board, task: str = made.TASK) -> dict[str, dict[str, Any]]:
 
 
 def test_differences_are_paired_and_corrected(tmp_path: Path) -> None:
-    told = entries(board_of(some(tmp_path)))
-    plain, fair = (told[f"tova ratio=0.5{end}"]["metrics"]["acc"] for end in ("", " fair=1"))
+    rows = entries(board_of(some(tmp_path)))
+    plain, fair = (rows[f"tova ratio=0.5{end}"]["metrics"]["acc"] for end in ("", " fair=1"))
     for entry, scores in ((plain, PLAIN), (fair, FAIR)):
         expected = paired.difference(scores, FULL)
         assert {k: entry["vs_full"][k] for k in vars(expected)} == pytest.approx(vars(expected))
     expected = paired.difference(FAIR, PLAIN)
     assert fair["vs_plain"]["mean"] == pytest.approx(expected.mean)
     assert "vs_plain" not in plain
-    assert told["knorm ratio=0.1"]["metrics"]["acc"]["vs_full"]["mean"] == 0
-    ps = [told[name]["metrics"]["acc"]["vs_full"] for name in told if name != "full cache"]
+    assert rows["knorm ratio=0.1"]["metrics"]["acc"]["vs_full"]["mean"] == 0
+    ps = [rows[name]["metrics"]["acc"]["vs_full"] for name in rows if name != "full cache"]
     assert [p["p_corrected"] for p in ps] == pytest.approx(paired.holm([p["p"] for p in ps]))
-    assert "vs_full" not in told["full cache"]["metrics"]["acc"]
+    assert "vs_full" not in rows["full cache"]["metrics"]["acc"]
 
 
 def test_ranks_tie_where_nothing_tells_them_apart(tmp_path: Path) -> None:
@@ -133,10 +133,10 @@ def test_samples_that_are_missing_or_damaged(tmp_path: Path) -> None:
     damaged = next(tmp_path.glob("samples_*02-00.0*"))
     damaged.write_text(damaged.read_text()[:-40])
     board = board_of(tmp_path)
-    told = entries(board)
-    assert "rank" not in told["h2o ratio=0.5"]["metrics"]["acc"]
-    assert "vs_full" not in told["tova ratio=0.5"]["metrics"]["acc"]
-    assert "vs_full" in told["tova ratio=0.5 fair=1"]["metrics"]["acc"]
+    rows = entries(board)
+    assert "rank" not in rows["h2o ratio=0.5"]["metrics"]["acc"]
+    assert "vs_full" not in rows["tova ratio=0.5"]["metrics"]["acc"]
+    assert "vs_full" in rows["tova ratio=0.5 fair=1"]["metrics"]["acc"]
     (problem,) = board.data["left_out"]
     assert "without paired differences" in problem["reason"] and damaged.name in problem["reason"]
 
@@ -169,10 +169,10 @@ def test_the_command_of_awkward_values_is_json(tmp_path: Path) -> None:
 
 
 def test_a_sweeps_cell_says_its_command_and_id(tmp_path: Path) -> None:
-    told = {"command": "lm_eval --model fairkv --tasks one", "sweep": {"cell": "c0ffee"}}
-    made.write(tmp_path, press="tova", ratio=0.5, fairkv=told)
+    info = {"command": "lm_eval --model fairkv --tasks one", "sweep": {"cell": "c0ffee"}}
+    made.write(tmp_path, press="tova", ratio=0.5, fairkv=info)
     ((_, entry),) = entries(board_of(tmp_path)).items()
-    assert (entry["command"], entry["cell"]) == (told["command"], "c0ffee")
+    assert (entry["command"], entry["cell"]) == (info["command"], "c0ffee")
 
 
 def test_csv_has_a_line_a_metric(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ DOC: dict[str, Any] = {
 
 
 def test_scores_of_one_response() -> None:
-    told = {"segments": {"opening": 0.5, "instruction_1": 0.1, "instruction_2": 0.2, "instruction_3": 0.6}}
-    response = Response("A garden, copper-1.", {"keep_rate": 0.4, "kv_bytes_full": 8, "kv_bytes_kept": 4, **told})
+    telemetry = {"segments": {"opening": 0.5, "instruction_1": 0.1, "instruction_2": 0.2, "instruction_3": 0.6}}
+    response = Response("A garden, copper-1.", {"keep_rate": 0.4, "kv_bytes_full": 8, "kv_bytes_kept": 4, **telemetry})
     scores = sys_multi.multi_results(DOC, [response])
     assert scores["inst_level_strict_acc"] == [False, True, True]
     assert scores["acc_punctuation"] == 0.0 and scores["acc_keywords"] == 1.0 and scores["acc_multi"] == 0.0
@@ -145,15 +145,15 @@ def test_the_harness_reports_the_errors_in_their_place() -> None:
 
     results = simple_evaluate(Says(), tasks=["sys_multi"], task_manager=manager(prompts=25), bootstrap_iters=10)
     again = json.loads(json.dumps(results, default=handle_non_serializable))
-    told = again["results"]["sys_multi"]
-    classes = {name: told[f"acc_{name},none"] for name in FAMILIES}
-    assert told["worst_acc,none"] == pytest.approx(min(classes.values()))
-    assert told["spread,none"] == pytest.approx(max(classes.values()) - min(classes.values()))
+    scores = again["results"]["sys_multi"]
+    classes = {name: scores[f"acc_{name},none"] for name in FAMILIES}
+    assert scores["worst_acc,none"] == pytest.approx(min(classes.values()))
+    assert scores["spread,none"] == pytest.approx(max(classes.values()) - min(classes.values()))
     docs = fairness.of_samples(again["samples"]["sys_multi"])
-    assert told["spread_stderr,none"] == pytest.approx(fairness.spread_stderr(docs))
-    assert told["worst_acc_stderr,none"] == pytest.approx(fairness.worst_acc_stderr(docs))
+    assert scores["spread_stderr,none"] == pytest.approx(fairness.spread_stderr(docs))
+    assert scores["worst_acc_stderr,none"] == pytest.approx(fairness.worst_acc_stderr(docs))
     row = next(line for line in make_table(results).splitlines() if "|spread " in line)
-    assert f"{told['spread_stderr,none']:.4f}" in row
-    assert told["acc_n1,none"] == pytest.approx(
+    assert f"{scores['spread_stderr,none']:.4f}" in row
+    assert scores["acc_n1,none"] == pytest.approx(
         statistics.fmean(sum(s["inst_level_strict_acc"]) for s in again["samples"]["sys_multi"] if s["doc"]["n"] == 1)
     )

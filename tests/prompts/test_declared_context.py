@@ -50,8 +50,8 @@ def check(task: Any, question: str, chat: bool) -> None:
         text = agnostic.prompter.divide(request.args[0], request.doc, request.task_name)
         assert text.context_end is not None and text.text == request.args[0]
         context, tail = text.text[: text.context_end], text.text[text.context_end :]
-        asked = request.doc[question].strip().rpartition("\n")[2]
-        assert asked in tail and not context.endswith(asked) and len(tail) < 700
+        wording = request.doc[question].strip().rpartition("\n")[2]
+        assert wording in tail and not context.endswith(wording) and len(tail) < 700
         assert response.telemetry["context_tokens"] == len(context.encode()) - _special(context)
         assert response.telemetry["keep_rate"] == pytest.approx(0.5, abs=0.01)
     for request, response in run(aware, task, chat):

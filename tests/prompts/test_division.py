@@ -73,9 +73,9 @@ class TestDivision:
         ]
         assert self.names(divide_chat(rendered, PromptSettings("task"))) == []
 
-    @pytest.mark.parametrize("given, told", [({"segments": "turn"}, "'turns'"), ({"scope": "sytem"}, "'system'")])
-    def test_a_wrong_choice_names_the_nearest(self, given: dict[str, str], told: str) -> None:
-        with pytest.raises(UsageError, match=f"Did you mean {told}"):
+    @pytest.mark.parametrize("given, nearest", [({"segments": "turn"}, "'turns'"), ({"scope": "sytem"}, "'system'")])
+    def test_a_wrong_choice_names_the_nearest(self, given: dict[str, str], nearest: str) -> None:
+        with pytest.raises(UsageError, match=f"Did you mean {nearest}"):
             PromptSettings(**given)
 
     def test_plain_text_has_no_turns(self) -> None:

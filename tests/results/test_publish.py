@@ -37,10 +37,10 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
     path = synthetic_results.write(
         tmp_path / "own", docs=docs, responses=docs, filler=SECRET, compress=compress, press="tova", ratio=0.5
     )
-    told = json.loads(path.read_text())
-    told["configs"][synthetic_results.TASK]["metadata"] = {"version": 1, "config_source": "/home/me/x/tasks/a/b.yaml"}
-    told["config"]["model_args"]["pretrained"] = "/home/me/models/small"
-    path.write_text(json.dumps(told))
+    result = json.loads(path.read_text())
+    result["configs"][synthetic_results.TASK]["metadata"] = {"version": 1, "config_source": "/home/me/x/tasks/a/b.yaml"}
+    result["config"]["model_args"]["pretrained"] = "/home/me/models/small"
+    path.write_text(json.dumps(result))
     (copy,) = publish([tmp_path / "own"], tmp_path / "out")
     published = json.loads(copy.read_text())
     assert published["configs"][synthetic_results.TASK]["metadata"]["config_source"] == "tasks/a/b.yaml"

@@ -126,8 +126,8 @@ def _varlen(
         assert all(n <= room for n, room in zip(used.tolist(), held, strict=True))
         held = used.tolist()
     starts, stops, keys = query_ends.tolist()[:-1], query_ends.tolist()[1:], key_ends.tolist()[:-1]
-    asked = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    assert max(asked) == most_queries and max(held) <= most_keys
+    queries = [stop - start for start, stop in zip(starts, stops, strict=True)]
+    assert max(queries) == most_queries and max(held) <= most_keys
     assert used is not None or max(held) == most_keys
     if left >= most_keys:
         left = -1

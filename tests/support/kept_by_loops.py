@@ -39,8 +39,8 @@ def _layer(
     if not fair:
         return [sorted(order[:budget]) for order, budget in zip(plain, budgets, strict=True)]
     spans = ranges([s.start for s in segments], n)
-    told = largest_remainder(shares(spans, listed, mean), mean)
-    inside = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, told, strict=True)]
+    span_budgets = largest_remainder(shares(spans, listed, mean), mean)
+    inside = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, span_budgets, strict=True)]
     rows = []
     for head, budget in enumerate(budgets):
         counts = [sum(s.start <= p < s.stop for p in plain[head][:budget]) for s in spans]

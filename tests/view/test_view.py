@@ -74,11 +74,11 @@ def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairn
 def test_mean_shares_are_the_keep_rates_of_a_response(plain: View, fair: View) -> None:
     for own, arguments in ((plain, {}), (fair, {"fair": True})):
         lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), press="snapkv", window=4, ratio=0.6, **arguments)
-        told = lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry
-        assert own.keep_rates == told["segments"] and own.keep_rate == told["keep_rate"]
-        assert len(own.mean_share) == own.context_length == told["context_tokens"]
+        telemetry = lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry
+        assert own.keep_rates == telemetry["segments"] and own.keep_rate == telemetry["keep_rate"]
+        assert len(own.mean_share) == own.context_length == telemetry["context_tokens"]
         for name, start, stop in own.segments:
-            assert sum(own.mean_share[start:stop]) / (stop - start) == pytest.approx(told["segments"][name])
+            assert sum(own.mean_share[start:stop]) / (stop - start) == pytest.approx(telemetry["segments"][name])
         assert all(layer.kept == [n_kept(own.context_length, 0.6)] * 2 for layer in own.layers)
 
 
@@ -165,11 +165,11 @@ def test_a_picture_is_written(plain: View, tmp_path: Path) -> None:
 def finished(folder: Path, response: Any, **config: Any) -> Path:
     """The files of a run of task `tiny`."""
     model_args = {"press": "snapkv", "window": 4, "ratio": 0.6}
-    told = {
+    result = {
         "config": {"model": "fairkv", "model_args": model_args, **config},
         "configs": {"tiny": {"metadata": {"version": 1.0}}},
     }
-    (folder / "results_2026-01-01T00-00-00.1.json").write_text(json.dumps(told))
+    (folder / "results_2026-01-01T00-00-00.1.json").write_text(json.dumps(result))
     arguments = {"gen_args_0": {"arg_0": TEXT, "arg_1": {"until": [], "max_gen_toks": 2}}}
     sample = {"doc_id": 7, "doc": DOC, "arguments": arguments, "resps": [[str(response)]]}
     path = folder / "samples_tiny_2026-01-01T00-00-00.1.jsonl"
@@ -192,10 +192,12 @@ class TestCommand:
         path = finished(tmp_path, "Bonjour")
         for source in (path, tmp_path / "results_2026-01-01T00-00-00.1.json"):
             assert main(["view", str(source), "--doc", "7", "--json"]) == 0
-            told = json.loads(capsys.readouterr().out)
-            assert told["keep_rates"] == plain.keep_rates and told["answer"] == "Bonjour" and told["doc_id"] == 7
-            assert told["mean_share"] == plain.mean_share and len(told["layers"]) == 3
-            assert told["segments"][0]["name"] == "defense"
+            printed = json.loads(capsys.readouterr().out)
+            assert (
+                printed["keep_rates"] == plain.keep_rates and printed["answer"] == "Bonjour" and printed["doc_id"] == 7
+            )
+            assert printed["mean_share"] == plain.mean_share and len(printed["layers"]) == 3
+            assert printed["segments"][0]["name"] == "defense"
         assert main(["view", str(path), "--doc", "5"]) == 2
         assert f"--doc 5 is not in {path.name}, whose documents are 3 to 7" in capsys.readouterr().err
 
@@ -206,8 +208,8 @@ class TestCommand:
         doc = sys_ifeval_demo()["test"][2]
         text = tiny.tokenizer().apply_chat_template(doc["messages"], tokenize=False, add_generation_prompt=True)
         config = {"model": "fairkv", "model_args": {"press": "tova", "ratio": 0.5}}
-        told = {"config": config, "configs": {"sys_ifeval_demo": {}}, "chat_template": "its source"}
-        (tmp_path / "results_1.json").write_text(json.dumps(told))
+        result = {"config": config, "configs": {"sys_ifeval_demo": {}}, "chat_template": "its source"}
+        (tmp_path / "results_1.json").write_text(json.dumps(result))
         path = tmp_path / "samples_sys_ifeval_demo_1.jsonl"
         for sent, status in ((text, 0), (text + "x", 2)):
             arguments = {"gen_args_0": {"arg_0": sent, "arg_1": {"until": []}}}
@@ -231,7 +233,7 @@ class TestCommand:
         assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
 
     @pytest.mark.parametrize(
-        "argv, told",
+        "argv, message",
         [
             (["sys_ifeval_demo", "--doc", "99"], "--doc 99 is not in sys_ifeval_demo, whose documents are 0 to 23"),
             (["sys_ifeval_dem"], "unknown task 'sys_ifeval_dem'. Did you mean 'sys_ifeval_demo'"),
@@ -242,12 +244,14 @@ class TestCommand:
             (["none.jsonl"], "none.jsonl does not exist"),
         ],
     )
-    def test_mistakes(self, argv: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    def test_mistakes(
+        self, argv: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    ) -> None:
         few_builtins.patch(monkeypatch)
         if argv[0] == "pitfalls" and not Path(str(_data())).is_dir():
             pytest.skip("needs FAIRKV_DATA")
         assert main(["view", *argv]) == 2
-        assert told in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 def _data() -> str:
@@ -271,6 +275,6 @@ class TestRuns:
             of_run(path)
 
     def test_arguments_as_lm_eval_reads_them(self) -> None:
-        told = read_arguments("press=snapkv,window=16,ratio=0.5,fair=true")
-        assert told == {"press": "snapkv", "window": 16, "ratio": 0.5, "fair": True}
+        arguments = read_arguments("press=snapkv,window=16,ratio=0.5,fair=true")
+        assert arguments == {"press": "snapkv", "window": 16, "ratio": 0.5, "fair": True}
         assert read_arguments('{"keep_text": "a, b"}') == {"keep_text": "a, b"}
