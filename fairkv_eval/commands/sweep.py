@@ -108,12 +108,12 @@ def _duration(seconds: float) -> str:
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the command line, as the YAML would have them."""
-    import yaml
+    from fairkv_eval import strict_yaml
 
     flags = {name: value for name, value in vars(args).items() if value is not None and name not in _NOT_KEYS}
     for name in ("fair", "ratios"):
         if name in flags:
-            flags[name] = [text if ":" in text else yaml.safe_load(text) for text in flags[name]]
+            flags[name] = [strict_yaml.loads(text, f"--{name}") for text in flags[name]]
     if str(flags.get("batch_size", "")).isdigit():
         flags["batch_size"] = int(flags["batch_size"])
     return flags

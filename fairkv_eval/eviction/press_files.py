@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
+from fairkv_eval import strict_yaml
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.kvpress_bridge import bridged_press
 from fairkv_eval.eviction.press import FUNCTIONS, Parameter, Press, accepted
@@ -44,7 +44,7 @@ def _named(name: str) -> Press | None:
     if name == "none":
         return None
     if name.endswith((".yaml", ".yml")):
-        return read_press(Path(name))
+        return _apart(read_press(Path(name)), Path(name))
     if name.startswith(_BRIDGE):
         return bridged_press(name.removeprefix(_BRIDGE))
     presses = built_in_presses()
@@ -56,20 +56,39 @@ def _named(name: str) -> Press | None:
 @cache
 def built_in_presses() -> Mapping[str, Press]:
     """The presses of this package by name and by alias."""
-    presses = [read_press(path) for path in sorted(resource_dir("presses").glob("*.yaml"))]
-    return MappingProxyType({name: press for press in presses for name in (press.name, *press.aliases)})
+    presses: dict[str, Press] = {}
+    for path in sorted(resource_dir("presses").glob("*.yaml")):
+        press = read_press(path)
+        for name in (press.name, *press.aliases):
+            if name in presses:
+                raise UsageError(f"press file {str(path)!r}: {name!r} is the name of press {presses[name].name!r} too")
+            presses[name] = press
+    return MappingProxyType(presses)
+
+
+def _apart(press: Press, path: Path) -> Press:
+    """A user's press, whose aliases are not names of built-in ones."""
+    presses = built_in_presses()
+    for alias in press.aliases:
+        if alias in presses and presses[alias].name != press.name:
+            raise UsageError(
+                f"press file {str(path)!r}: the alias {alias!r} is a name of the built-in press {presses[alias].name!r}"
+            )
+    return press
 
 
 def read_press(path: Path) -> Press:
     """Read a press file; UsageError names the file and what is wrong with it."""
-    # The harness's own loader resolves `!function`, so a press names its code exactly as a task does.
-    from lm_eval.tasks._yaml_loader import load_yaml
+    # The harness's own lookup, so a press names its code exactly as a task does.
+    from lm_eval.tasks._yaml_loader import _import_func_in_yml
 
     if not path.is_file():
         raise UsageError(f"press file {str(path)!r} does not exist")
     try:
-        config = load_yaml(path)
-    except (yaml.YAMLError, ImportError, AttributeError, SyntaxError, ValueError) as error:
+        config = strict_yaml.load(path, {"!function": lambda name: _import_func_in_yml(name, path.resolve().parent)})
+    except UsageError as error:
+        raise UsageError(f"press file cannot be read: {error}") from error
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
     with naming(f"press file {str(path)!r}"):
         _check_keys(config)
@@ -98,9 +117,14 @@ def _parameter(name: str, entry: object) -> Parameter:
     for key in entry:
         if key not in keys:
             raise unknown(f"key of parameter {name!r}", key, keys)
-    for key in ("min", "max"):
-        if not isinstance(entry.get(key, 0), (int, float)):
-            raise UsageError(f"{key} of parameter {name!r} must be a number, not {entry[key]!r}")
+    for key in ("default", "min", "max"):
+        value = entry.get(key, 0)
+        if key != "default" and (not isinstance(value, (int, float)) or isinstance(value, bool)):
+            raise UsageError(f"{key} of parameter {name!r} must be a number, not {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{key} of parameter {name!r} must be a finite number, not {value!r}")
+    if not isinstance(entry.get("odd", False), bool) or not isinstance(entry.get("help", ""), str):
+        raise UsageError(f"parameter {name!r} is {entry!r}; odd takes true or false, and help a text")
     return Parameter(**entry)
 
 
@@ -111,19 +135,39 @@ def _check_keys(config: Mapping[str, Any]) -> None:
     for key in ("press",) if "base" in config else ("press", "score"):
         if key not in config:
             raise UsageError(f"the key {key!r} is missing")
+    _check_kinds(config)
     for key in ("press", "base"):
         if key in config and not (isinstance(config[key], str) and config[key]):
             raise UsageError(f"{key} must be the name of a press, not {config[key]!r}")
+    _check_names([config["press"], *(config.get("aliases") or ())])
     for key in FUNCTIONS:
         if key in config and not callable(config[key]):
             raise UsageError(f"{key} must name a function ({key}: !function module.function), not {config[key]!r}")
         if key in config:
             _check_signature(key, config[key])
+
+
+def _check_kinds(config: Mapping[str, Any]) -> None:
     if not isinstance(config.get("collects", False), bool):
         raise UsageError(f"collects must be true or false, not {config['collects']!r}")
     for key, kind, allowed in (("aliases", list, "a list"), ("parameters", dict, "a mapping")):
-        if not isinstance(config.get(key) or kind(), kind):
+        if config.get(key) is not None and not isinstance(config[key], kind):
             raise UsageError(f"{key} must be {allowed}, not {config[key]!r}")
+    for key in _TEXTS:
+        if not isinstance(config.get(key, ""), str):
+            raise UsageError(f"{key} must be a text, not {config[key]!r}")
+
+
+def _check_names(names: Sequence[Any]) -> None:
+    """Raise UsageError for a name that press= could not say, or that says something else there."""
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UsageError(f"aliases must be names, not {name!r}")
+        if name == "none" or name.startswith(_BRIDGE) or name.endswith((".yaml", ".yml")) or set(name) & set(",=\n"):
+            raise UsageError(
+                f"{name!r} cannot be a press's name: none is the full cache, {_BRIDGE} a press of kvpress, .yaml a "
+                "file, and `,` and `=` part arguments"
+            )
 
 
 def _check_signature(key: str, function: Callable[..., Any]) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from fairkv_eval import strict_yaml
 from fairkv_eval.command_line import SEEDS
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.sweep.parsers import GRID, PARSERS
@@ -61,7 +60,7 @@ class Sweep:
 
 def read_keys(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The keys of a YAML file, overridden by flags of the same name."""
-    return {**(_load(Path(path)) if path is not None else {}), **(flags or {})}
+    return {**(strict_yaml.load(Path(path)) if path is not None else {}), **(flags or {})}
 
 
 def read_sweep(path: str | Path | None = None, flags: Mapping[str, Any] | None = None) -> Sweep:
@@ -88,15 +87,3 @@ def sweep_of(keys: Mapping[str, Any]) -> Sweep:
     models = tuple(models_of(keys.get("models"), keys.get("model_args")))
     grid = {key: keys.get(key) for key in GRID}
     return Sweep(models, policies_of(keys.get("presses"), grid, settings.get("fidelity", False)), **settings)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        keys = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML ({error})") from error
-    if not isinstance(keys, dict):
-        raise UsageError(f"{path}: a sweep is a mapping of keys, not {type(keys).__name__}")
-    return keys

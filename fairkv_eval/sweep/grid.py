@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from itertools import product
 from typing import Any
 
@@ -11,6 +12,10 @@ from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.policy_arguments import AMOUNTS, NAMES
 from fairkv_eval.sweep.parsers import GRID, mapping, refused
+
+_NUMBER = re.compile(r"\s*[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,2})?\s*", re.ASCII)
+_LARGEST = 10**9  # tokens
+_MOST = 1000  # values of a range
 
 
 def policies_of(presses: Any, grid: Mapping[str, Any], fidelity: bool) -> tuple[Policy, ...]:
@@ -54,19 +59,22 @@ def _press_entry(entry: Any) -> Mapping[str, Any]:
 
 def _policies(entry: Mapping[str, Any]) -> Iterator[Policy]:
     """Every combination of the values of a press; a list stands for each of its values."""
-    values = {key: _listed(value) for key, value in entry.items() if key not in GRID}
+    values = {key: _listed(key, value) for key, value in entry.items() if key not in GRID}
     amounts: list[tuple[str, float]] = [("budget", budget) for budget in budgets(entry.get("budgets"))]
     amounts += [("ratio", ratio) for ratio in ratios(entry.get("ratios"))]
     if not amounts:
         raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
     fair = entry.get("fair")
-    degrees = _listed(False if fair is None else fair)
+    degrees = _listed("fair", False if fair is None else fair)
     for combination in product(*values.values()):
         for (name, amount), degree in product(amounts, degrees):
             yield _policy(dict(zip(values, combination, strict=True)), {name: amount, "fair": degree})
 
 
-def _listed(value: Any) -> list[Any]:
+def _listed(key: str, value: Any) -> list[Any]:
+    """The values that one value or a list stands for; UsageError for an empty list, which would run nothing."""
+    if value == []:
+        raise refused(key, value, "at least one value")
     return value if isinstance(value, list) else [value]
 
 
@@ -103,21 +111,21 @@ def budgets(value: Any) -> list[int]:
 
 def _numbers(key: str, value: Any) -> list[float]:
     """A number, a range ``start:stop:step`` that includes ``stop``, or a list of both."""
-    return [] if value is None else [number for part in _listed(value) for number in _range(key, part)]
+    return [] if value is None else [number for part in _listed(key, value) for number in _range(key, part)]
 
 
 def _range(key: str, value: Any) -> Sequence[float]:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return [float(value)]
-    parts = value.split(":") if isinstance(value, str) else []
-    try:
-        numbers = [Decimal(part.strip()) for part in parts]
-    except InvalidOperation:
-        numbers = []
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    parts = str(value).split(":") if is_number or isinstance(value, str) else []
+    numbers = [Decimal(part) for part in parts if _NUMBER.fullmatch(part)]
+    if not numbers or len(numbers) != len(parts) or any(abs(number) > _LARGEST for number in numbers):
+        raise refused(key, value, f"numbers up to {_LARGEST:,}, or start:stop:step as 0:0.9:0.1")
     if len(numbers) == 1:
         return [float(numbers[0])]
     if len(numbers) != 3 or numbers[2] <= 0 or numbers[1] < numbers[0]:
         raise refused(key, value, "numbers, or start:stop:step as 0:0.9:0.1")
     start, stop, step = numbers
+    if (count := int((stop - start) / step) + 1) > _MOST:
+        raise refused(key, value, f"at most {_MOST:,} values, and this range makes {count:,}")
     # Decimals, so that 0:0.9:0.1 holds 0.3 and not 0.30000000000000004.
-    return [float(start + step * i) for i in range(int((stop - start) / step) + 1)]
+    return [float(start + step * i) for i in range(count)]

@@ -8,6 +8,8 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError, naming
 
+LARGEST = 10**9
+
 Parser = Callable[[str, Any], Any]  # of a key and its value; raises UsageError for a value that is not allowed
 
 
@@ -27,10 +29,10 @@ def one_of(kinds: type | tuple[type, ...], allowed: str) -> Parser:
 
 
 def number(kinds: Any, allowed: str, *, above: float) -> Parser:
-    """A parser of numbers above ``above``."""
+    """A parser of numbers above ``above`` and below LARGEST, which NaN and infinities are not."""
 
     def parse(key: str, value: Any) -> Any:
-        if not isinstance(value, kinds) or isinstance(value, bool) or value <= above:
+        if not isinstance(value, kinds) or isinstance(value, bool) or not above < value < LARGEST:
             raise refused(key, value, allowed)
         return value
 
@@ -85,9 +87,11 @@ def rows(key: str, value: Any) -> int | str:
 def seeds(key: str, value: Any) -> tuple[int, ...]:
     """The seeds of Python, numpy, torch and the few-shot examples; one number stands for all four."""
     entries = value if isinstance(value, list) else [value] * 4
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in entries)
+    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32 for seed in entries)
     if not whole or len(entries) != 4:
-        raise refused(key, value, "a whole number, or four (Python, numpy, torch, few-shot examples)")
+        raise refused(
+            key, value, "a whole number from 0 below 2**32, or four (Python, numpy, torch, few-shot examples)"
+        )
     return tuple(entries)
 
 

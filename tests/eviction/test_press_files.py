@@ -132,6 +132,40 @@ class TestFiles:
             load_press(str(path))
         assert str(path) in str(error.value) and message in str(error.value)
 
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            (GOOD.replace("press: mine", "press: none"), "'none' cannot be a press's name"),
+            (GOOD + "aliases: [none]\n", "'none' cannot be a press's name"),
+            (GOOD + "aliases: ['kvpress:Knorm']\n", "cannot be a press's name"),
+            (GOOD + "aliases: ['a,ratio=0.9']\n", "cannot be a press's name"),
+            (GOOD + "aliases: [tova]\n", "the alias 'tova' is a name of the built-in press 'tova'"),
+            (GOOD + "aliases: [snap]\n", "the alias 'snap' is a name of the built-in press 'snapkv'"),
+            (GOOD + "aliases: [3]\n", "aliases must be names, not 3"),
+            (GOOD + "aliases: false\n", "aliases must be a list, not False"),
+            (GOOD + "parameters: []\n", "parameters must be a mapping, not []"),
+            (GOOD + "summary: [a]\n", "summary must be a text"),
+            (GOOD + "collects: yes\n", "collects must be true or false, not 'yes'"),
+            (GOOD + "press: tova\n", "the key 'press' is given twice"),
+            (GOOD + "parameters:\n  size: {default: .nan}\n", "default of parameter 'size' must be a finite number"),
+            (
+                GOOD + "parameters:\n  size: {default: 1, max: .inf}\n",
+                "max of parameter 'size' must be a finite number",
+            ),
+            (
+                GOOD + "parameters:\n  size: {default: 1, min: true}\n",
+                "min of parameter 'size' must be a number, not True",
+            ),
+            (GOOD + "parameters:\n  size: {default: 1, odd: 3}\n", "odd takes true or false"),
+        ],
+    )
+    def test_a_name_or_value_with_another_meaning_is_refused(self, text: str, message: str, tmp_path: Path) -> None:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text)
+        with pytest.raises(UsageError) as error:
+            load_press(str(path))
+        assert str(path) in str(error.value) and message in str(error.value)
+
     def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"nowhere\.yaml' does not exist"):
             load_press(str(tmp_path / "nowhere.yaml"))

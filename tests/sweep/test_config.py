@@ -87,6 +87,21 @@ def test_every_setting_has_a_parser() -> None:
 
 
 WRONG = {
+    "fair=[] is not allowed; it takes at least one value": {"fair": []},
+    "ratios=[] is not allowed": {"ratios": []},
+    "budgets=[] is not allowed": {"budgets": []},
+    "window=[] is not allowed": {"presses": [{"press": "snapkv", "window": []}]},
+    "at most 1,000 values, and this range makes 90,000,001": {"ratios": "0:0.9:0.00000001"},
+    "ratios=nan is not allowed": {"ratios": [float("nan")]},
+    "budgets=inf is not allowed": {"budgets": float("inf")},
+    "budgets='inf:nan:1' is not allowed": {"budgets": "inf:nan:1"},
+    "budgets='1_6' is not allowed": {"budgets": "1_6"},
+    "budgets=100000000000000000000 is not allowed": {"budgets": 10**20},
+    "fair=nan is not allowed": {"fair": float("nan")},
+    "limit=nan is not allowed": {"limit": float("nan")},
+    "limit=inf is not allowed": {"limit": float("inf")},
+    "seed=-1 is not allowed": {"seed": -1},
+    "seed=4294967296 is not allowed": {"seed": 2**32},
     "unknown key 'ratio'. Did you mean 'ratios'?": {"ratio": 0.5},
     "ratio 1 is not allowed": {"ratios": [0.5, 1]},
     "ratio 1.5 is not allowed": {"ratios": "0:1.5:1.5"},
@@ -134,6 +149,22 @@ def test_an_error_names_what_is_wrong_and_what_is_allowed(message: str, monkeypa
     with pytest.raises(UsageError) as error:
         of(**WRONG[message])
     assert message in str(error.value)
+
+
+def test_a_file_means_what_it_says(tmp_path: Path) -> None:
+    """In YAML 1.1 these were 60496, 252 and 90, and of two keys the last one counted."""
+    path = tmp_path / "sweep.yaml"
+    text = "presses: [{press: tova, keep: 4:12}]\nbudgets: 16:48:16\ntasks: a\noutput_path: out\n"
+    path.write_text(text)
+    assert [(p.budget, p.keep) for p in read_sweep(path).policies] == [(b, ("4:12",)) for b in (16, 32, 48)]
+    for more, message in {
+        "limit: 1:30": "limit='1:30' is not allowed",
+        "fidelity: yes": "fidelity='yes' is not allowed",
+        "tasks: b": "line 5: the key 'tasks' is given twice",
+    }.items():
+        path.write_text(text + more)
+        with pytest.raises(UsageError, match=message):
+            read_sweep(path)
 
 
 def test_files_and_flags(tmp_path: Path) -> None:
