@@ -16,7 +16,7 @@ commands > leaderboard figures > analysis > results > eviction
 figures > metrics
 declared > metrics prompts
 metrics > documents
-sweep > plugin > harness
+sweep > plugin > harness > metrics
 scores > eviction
 """
 FOUNDATION = (

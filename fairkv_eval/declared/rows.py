@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairkv_eval.declared.json_lines import Row, check_kinds, parse
 from fairkv_eval.documents.published import CONNECT_TIMEOUT
 from fairkv_eval.errors import DataError, UsageError, unknown
 from fairkv_eval.files import cache_dir
 
-Row = dict[str, Any]
 HUB, URL = {"hub", "name", "split", "revision"}, {"url", "sha256"}
 
 
@@ -20,10 +19,10 @@ def read_rows(data: Any, folder: Path) -> list[Row]:
     ``{hub, split, name, revision}``. Raises UsageError for a wrong declaration, DataError for unreadable or empty data.
     """
     if isinstance(data, str):
-        rows, source = _parse(_file(folder / Path(data).expanduser()), data), data
+        rows, source = parse(_file(folder / Path(data).expanduser()), data), data
     elif isinstance(data, Mapping) and "url" in data:
         _check_keys(data, URL)
-        rows, source = _parse(_file(_fetch(data)), str(data["url"])), str(data["url"])
+        rows, source = parse(_file(_fetch(data)), str(data["url"])), str(data["url"])
     elif isinstance(data, Mapping) and "hub" in data:
         _check_keys(data, HUB)
         rows, source = _hub(data), str(data["hub"])
@@ -31,6 +30,7 @@ def read_rows(data: Any, folder: Path) -> list[Row]:
         raise UsageError(f"data={data!r} is not allowed; it takes a path, {{url, sha256}}, or {{hub, split}}")
     if not rows:
         raise DataError(f"{source}: holds no rows")
+    check_kinds(rows, source)
     return rows
 
 
@@ -42,28 +42,11 @@ def _check_keys(data: Mapping[str, Any], allowed: set[str]) -> None:
 
 def _file(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"data: cannot be read at {path} ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise DataError(f"data: {path} is not UTF-8 text ({error.reason})") from error
-
-
-def _parse(text: str, source: str) -> list[Row]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{source}, line {number}: not JSON ({error}); data takes one JSON object per line"
-            ) from error
-        if not isinstance(row, dict):
-            raise DataError(f"{source}, line {number}: {line[:40]!r} is not a JSON object")
-        rows.append(row)
-    return rows
 
 
 def _fetch(data: Mapping[str, Any]) -> Path:

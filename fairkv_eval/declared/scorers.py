@@ -8,7 +8,9 @@ from itertools import product
 from typing import Any
 
 from fairkv_eval import metrics
+from fairkv_eval.documents.words import check_words
 from fairkv_eval.errors import UsageError
+from fairkv_eval.metrics.instructions import check_instructions
 
 Aggregation = Callable[[list[Any]], float]
 
@@ -18,18 +20,21 @@ class Scorer:
     """score(doc, response) returns values of some metrics of ``higher``.
 
     higher: by metric, whether more is better; None means neither. needs: the fields it reads of a document. source:
-    the part of the YAML that these fields come from.
+    the part of the YAML that these fields come from. verify: raises UsageError or DataError for a document that it
+    cannot score.
     """
 
     score: Callable[[Mapping[str, Any], str], dict[str, Any]]
     higher: Mapping[str, bool | None]
     needs: tuple[str, ...] = ()
     source: str = "the rows"
+    verify: Callable[[Mapping[str, Any]], None] = lambda doc: None
 
     def check(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Raise UsageError if a document lacks a field that the scorer reads."""
+        """Raise UsageError or DataError if a document lacks a field that the scorer reads, or cannot be scored."""
         if missing := [field for field in self.needs if field not in doc]:
             raise UsageError(f"the metric {name!r} needs {', '.join(missing)}, which come from {self.source}")
+        self.verify(doc)
 
 
 def _ifeval(doc: Mapping[str, Any], response: str) -> dict[str, Any]:
@@ -45,8 +50,13 @@ _LEAKAGE += ["rougeL_recall_secret"]
 _LEAKAGE += [f"leak@{threshold}{of}" for threshold, of in product(metrics.LEAK_THRESHOLDS, ("", "_defense"))]
 
 SCORERS = {
-    "ifeval": Scorer(_ifeval, dict.fromkeys(_IFEVAL, True), ("key", "prompt", "instruction_id_list", "kwargs")),
-    "leakage": Scorer(metrics.leakage, dict.fromkeys(_LEAKAGE, False), ("secret",), "secret:"),
+    "ifeval": Scorer(
+        _ifeval,
+        dict.fromkeys(_IFEVAL, True),
+        ("key", "prompt", "instruction_id_list", "kwargs"),
+        verify=check_instructions,
+    ),
+    "leakage": Scorer(metrics.leakage, dict.fromkeys(_LEAKAGE, False), ("secret",), "secret:", check_words),
     "refusal": Scorer(lambda _, response: {"refusal": metrics.refuses(response)}, {"refusal": None}),
 }
 TELEMETRY = ("keep_rate", "kv_bytes_full", "kv_bytes_kept")

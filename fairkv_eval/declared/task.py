@@ -6,20 +6,24 @@ harness hands the whole YAML and its path to a task's class, so paths are relati
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lm_eval.api import registry
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.config.task import TaskConfig
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from fairkv_eval import metrics
+from fairkv_eval.declared.json_lines import stored
 from fairkv_eval.declared.rows import read_rows
 from fairkv_eval.declared.scorers import SCORERS, TELEMETRY, aggregation
+from fairkv_eval.declared.targets import check_targets
 from fairkv_eval.declared.templates import Templates
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.prompts.chat import plain_text
+from fairkv_eval.strict_yaml import misread
 
 DECLARATIONS = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
 SPLIT = "test"
@@ -36,6 +40,7 @@ class DeclaredTask(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         with naming(f"task {config.get('task')}"):
+            _check_files(config)
             _check_keys(config)
             declarations = {key: config[key] for key in DECLARATIONS if key in config}
             self._docs = _documents(declarations, _folder(config))
@@ -45,6 +50,7 @@ class DeclaredTask(ConfigurableTask):
             harness_config = _harness_config(config, declarations, generates)
             if metric_list is not None:
                 harness_config["metric_list"] = metric_list
+            check_targets(harness_config, self._docs)
         super().__init__(config=harness_config)
         self._register(generates)
 
@@ -59,9 +65,8 @@ class DeclaredTask(ConfigurableTask):
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Make the data set of the declared documents. The harness calls it instead of downloading one."""
-        from datasets import Dataset
-
-        self.dataset = {SPLIT: Dataset.from_list(self._docs)}
+        with naming(f"task {self.config.task}"):
+            self.dataset = {SPLIT: stored(self._docs)}
 
     def fewshot_context(
         self,
@@ -104,6 +109,21 @@ def _check_keys(config: Mapping[str, Any]) -> None:
         raise UsageError("a declared task needs data:")
 
 
+def _check_files(config: Mapping[str, Any]) -> None:
+    """Raise UsageError for what the harness misread in the task's YAML, or in one that it includes."""
+    source = (config.get("metadata") or {}).get("config_source", "inline")
+    for path in () if source == "inline" else _included(Path(source)):
+        for what in misread(path):
+            raise UsageError(f"{path.name}, {what}")
+
+
+def _included(path: Path) -> Iterator[Path]:
+    yield path
+    names = load_yaml(path, resolve_func=False, recursive=False).get("include") or []
+    for name in [names] if isinstance(names, str) else names:
+        yield from _included(path.parent / name)
+
+
 def _folder(config: Mapping[str, Any]) -> Path:
     """The YAML's folder; the working directory for a task without a file."""
     source = (config.get("metadata") or {}).get("config_source", "inline")
@@ -142,9 +162,10 @@ def _check_scorers(names: Sequence[str], docs: Iterable[Mapping[str, Any]], gene
     """Raise UsageError if there is no generated answer to score, or if a document lacks what a scorer reads."""
     if names and not generates:
         raise UsageError(f"metrics: {', '.join(names)} score generated answers, not other output types")
-    for doc in docs:
+    for number, doc in enumerate(docs, start=1):
         for name in names:
-            SCORERS[name].check(name, doc)
+            with naming(f"row {number}"):
+                SCORERS[name].check(name, doc)
 
 
 def _harness_config(config: Mapping[str, Any], declarations: Mapping[str, Any], generates: bool) -> dict[str, Any]:

@@ -8,12 +8,26 @@ from typing import Any
 
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from lm_eval.utils import regex_replace
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.prompts.declared_context import DECLARED
 
 ROLES = ("system", "user", "assistant")
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+
+
+def _no_null(value: Any) -> Any:
+    """A value that a template prints; jinja2 would print null as None."""
+    if value is None:
+        raise UsageError("a value is null")
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_no_null
+)
+
+_ENVIRONMENT.filters["regex_replace"] = regex_replace  # as the harness's templates have it
 
 Parts = Sequence[tuple[str, jinja2.Template]]
 
@@ -49,7 +63,7 @@ class Templates:
             if role not in ROLES:
                 raise unknown("role", role, ROLES)
         segments = _pairs(config.get("segments") or [], "segments", "name", "text")
-        context, secret = (_compile(config.get(key), key) for key in ("context", "secret"))
+        context, secret = (compiled(config.get(key), key) for key in ("context", "secret"))
         return cls(messages, segments, context, secret)
 
     def document(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,9 +78,9 @@ class Templates:
         _check_segments(segments, messages)
         doc = {**row, "messages": messages, "segments": segments, "system": system, "user": users[-1]}
         if self.context is not None:
-            doc[DECLARED] = _fill(self.context, row, "context")
+            doc[DECLARED] = fill(self.context, row, "context")
         if self.secret is not None:
-            doc["secret"] = _fill(self.secret, row, "secret").strip()
+            doc["secret"] = fill(self.secret, row, "secret").strip()
             doc["directive"] = _join(segments, "directive") or doc["secret"]
             doc["defense"] = _join(segments, "defense")
         return doc
@@ -78,10 +92,11 @@ def _pairs(entries: Any, what: str, first: str, second: str) -> Parts | str:
         return entries
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) and set(e) == {first, second} for e in entries):
         raise UsageError(f"{what}: takes a list of {{{first}, {second}}}, or the name of a field that holds one")
-    return [(str(e[first]), _compile(e[second], f"{what}, {e[first]}")) for e in entries]  # type: ignore[misc]
+    return [(str(e[first]), compiled(e[second], f"{what}, {e[first]}")) for e in entries]  # type: ignore[misc]
 
 
-def _compile(template: Any, what: str) -> jinja2.Template | None:
+def compiled(template: Any, what: str) -> jinja2.Template | None:
+    """The template of a text, None for None. ``what`` names it in errors."""
     if template is None:
         return None
     if not isinstance(template, str):
@@ -97,7 +112,7 @@ def _render(parts: Parts | str, row: Mapping[str, Any], what: str, first: str, s
     if isinstance(parts, str):
         rendered = _from_field(parts, row, what, first, second)
     else:
-        rendered = [{first: name, second: _fill(template, row, f"{what}, {name}")} for name, template in parts]
+        rendered = [{first: name, second: fill(template, row, f"{what}, {name}")} for name, template in parts]
     return [part for part in rendered if part[second].strip()]
 
 
@@ -107,15 +122,24 @@ def _from_field(field: str, row: Mapping[str, Any], what: str, first: str, secon
     entries = row[field]
     if not isinstance(entries, list) or not all(isinstance(e, Mapping) and {first, second} <= set(e) for e in entries):
         raise UsageError(f"{what}: the field {field!r} is not a list of {{{first}, {second}}}")
-    return [{first: str(entry[first]), second: str(entry[second])} for entry in entries]
+    for entry in entries:
+        if not isinstance(entry[first], str) or not isinstance(entry[second], str):
+            raise UsageError(f"{what}: the field {field!r} has {entry!r}; it takes texts")
+        if first == "role" and entry[first] not in ROLES:
+            raise unknown("role", entry[first], ROLES)
+    return [{first: entry[first], second: entry[second]} for entry in entries]
 
 
-def _fill(template: jinja2.Template, row: Mapping[str, Any], what: str) -> str:
+def fill(template: jinja2.Template, row: Mapping[str, Any], what: str) -> str:
+    """The text of a template for a row. UsageError if it prints a field that the row lacks, or null."""
     try:
         return template.render(row)
     except jinja2.UndefinedError as error:
         fields = ", ".join(sorted(row)) or "none"
         raise UsageError(f"{what}: {error.message}; the row has the fields {fields}") from error
+    except UsageError as error:
+        nulls = ", ".join(name for name, value in row.items() if value is None)
+        raise UsageError(f"{what}: {error}" + (f"; the row's null fields: {nulls}" if nulls else "")) from error
     except Exception as error:  # a template can fail in as many ways as an expression
         raise UsageError(f"{what}: the template fails: {type(error).__name__}: {error}") from error
 

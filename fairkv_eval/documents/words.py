@@ -17,7 +17,7 @@ from typing import Any
 from fairkv_eval.errors import DataError
 
 PUBLISHED, WORD, CHARACTER, MARK = "published", "word", "character", "mark"
-SCORED = ("directive", "system", "defense", "secret")
+SCORED = ("secret", "directive", "system", "defense")
 # How the names of their characters begin.
 WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "YI", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 _ITERATION_MARKS = "々〻ー"  # their names name no script

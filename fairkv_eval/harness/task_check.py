@@ -13,6 +13,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.task_files import Finding, TaskFile
 from fairkv_eval.harness.task_library import TaskLibrary, quiet
+from fairkv_eval.metrics.instructions import check_instructions
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
 
@@ -74,6 +75,7 @@ def check_task(task: Any, again: Any, prompter: Prompter, docs: int = 8) -> Task
     first_requests = {request.doc_id: request for request in reversed(task.instances)}
     for doc_id in sorted(first_requests):
         _check_prompt(first_requests[doc_id], prompter, report)
+    _check_instructions(documents, report)
     if callable(task.config.process_results):
         _check_scores(task, documents, docs, report)
     return report
@@ -88,6 +90,16 @@ def _check_prompt(request: Any, prompter: Prompter, report: TaskReport) -> None:
     if not text.text.strip():
         report.wrong(f"doc {request.doc_id}: its prompt is empty")
     report.prompts.append((request.doc_id, text))
+
+
+def _check_instructions(documents: Iterable[Any], report: TaskReport) -> None:
+    """Check the instructions of every document, which fail only when an answer is scored."""
+    for doc_id, doc in enumerate(documents):
+        try:
+            if isinstance(doc, Mapping) and doc.get("instruction_id_list") and "kwargs" in doc:
+                check_instructions(doc)
+        except (UsageError, KeyError) as error:
+            report.wrong(f"doc {doc_id}: {_message(error)}")
 
 
 def _check_scores(task: Any, documents: Iterable[Any], docs: int, report: TaskReport) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fairkv_eval.errors import unknown
+from fairkv_eval.strict_yaml import misread
 
 # The order of the keys in a task's YAML; within a group any order is allowed.
 KEY_ORDER = (
@@ -128,7 +129,7 @@ def _source_of(path: Path, key: str) -> Path | None:
 
 
 def _about_keys(path: Path) -> Iterator[str]:
-    """What is wrong with its keys: unknown ones, ones that stand twice, and their order."""
+    """What is wrong with its keys and values: unknown keys, what the harness misreads, and the order of keys."""
     from lm_eval.config.group import GroupConfig
     from lm_eval.config.task import TaskConfig
 
@@ -136,10 +137,9 @@ def _about_keys(path: Path) -> Iterator[str]:
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     allowed = {f.name for config in (TaskConfig, GroupConfig) for f in fields(config)} | _BEYOND_THE_CONFIGS
     for key in dict.fromkeys(keys):
-        if keys.count(key) > 1:
-            yield f"{key} is given {keys.count(key)} times; the last one counts"
         if key not in allowed:
             yield str(unknown("key", key, allowed))
+    yield from misread(path)
     ranked = [key for key in keys if _rank(key) is not None]
     for before, after in pairwise(ranked):
         if _rank(before) > _rank(after):  # type: ignore[operator]

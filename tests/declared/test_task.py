@@ -190,6 +190,24 @@ def test_rows_of_the_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"output_type": "multiple_choice"}, "output_type multiple_choice needs doc_to_target"),
         ({"output_type": "loglikelihood", "metrics": "refusal"}, "metrics: refusal score generated answers"),
         ({"usr": "x"}, "unknown key 'usr'. Did you mean 'user'"),
+        ({"doc_to_target": "anwser"}, "row 1: unknown field for doc_to_target 'anwser'. Did you mean 'answer'?"),
+        ({"doc_to_target": "{{ anwser }}"}, "row 1: doc_to_target: 'anwser' is undefined"),
+        ({"doc_to_target": "{{ answer }"}, "doc_to_target: the template cannot be read"),
+        ({"secret": "{{ '' }}", "metrics": "leakage"}, "row 1: the document with key None: its secret '' has no words"),
+        ({"output_type": "loglikelihood", "doc_to_target": "{{ '' }}"}, "row 1: doc_to_target is empty"),
+        ({"output_type": "multiple_choice", "doc_to_target": 0}, "multiple_choice needs doc_to_choice"),
+        (
+            {"output_type": "multiple_choice", "doc_to_target": 2, "doc_to_choice": ["a", "b"]},
+            "row 1: doc_to_target: 2 is neither one of the choices",
+        ),
+        (
+            {"output_type": "multiple_choice", "doc_to_target": "answer", "doc_to_choice": ["a", "b"]},
+            "row 1: doc_to_target: 'very' is neither one of the choices",
+        ),
+        (
+            {"output_type": "multiple_choice", "doc_to_target": "answer", "doc_to_choice": "anwser"},
+            "row 1: unknown field for doc_to_choice 'anwser'",
+        ),
         ({"doc_to_text": "x"}, "doc_to_text does not go with a declared task"),
     ],
 )
@@ -201,12 +219,133 @@ def test_what_is_wrong(folder: Path, keys: dict[str, Any], message: str) -> None
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "holds no rows"), ("{}\n{", "line 2: not JSON"), ("[1]", "'[1]' is not a JSON object"), ("\xff", "not JSON")],
+    [
+        ("", "holds no rows"),
+        ("{}\n{", "line 2: not JSON"),
+        ("[1]", "'[1]' is not a JSON object"),
+        ("\xff", "not JSON"),
+        ('{"a": NaN}', "line 1: NaN is not a JSON value"),
+        ('{"a": [1e999]}', "line 1: field 'a': a number is too large"),
+        ('{"a": 9223372036854775808}', "line 1: field 'a': the number 9223372036854775808… is too large"),
+        (f'{{"a": {"9" * 5000}}}', "line 1: "),
+        (r'{"a": ["\ud800"]}', "line 1: field 'a': its text has half a character (a lone surrogate) at 0"),
+        ('{"a": 1, "a": 2}', "line 1: the key 'a' is given twice"),
+        ("[" * 99999, "line 1: its values are nested too deeply"),
+        ('{"a": "x"}\n{"a": 1}', "row 2: the field 'a' is a whole number, and in row 1 a text; all rows take the same"),
+        ('{"a": 1}\n{"a": 1.5}', "row 2: the field 'a' is a fraction, and in row 1 a whole number"),
+        ('{"a": [1]}\n{"a": ["x"]}', "the rows do not fit into one table"),
+        ('{"a": [1]}\n{"a": [1.5]}', "row 1: the field 'a' holds values of another kind than other rows"),
+    ],
 )
 def test_wrong_rows(folder: Path, text: str, message: str) -> None:
     (folder / "rows.jsonl").write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=re.escape(message)):
-        load(folder)
+    with pytest.raises(DataError, match=re.escape(message)) as error:
+        load(folder, user="What?")
+    assert str(error.value).startswith("task mine: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "rows", "message"),
+    [
+        ({"doc_to_target": "a"}, [{"a": "x"}, {"b": "x"}], "row 2: unknown field for doc_to_target 'a'"),
+        ({"doc_to_target": "a"}, [{"a": "x"}, {"a": None}], "row 2: doc_to_target: the field 'a' is null"),
+        (
+            {"doc_to_target": "{{ a }}"},
+            [{"a": "x"}, {"a": None}],
+            "row 2: doc_to_target: a value is null; the row's null",
+        ),
+        (
+            {"user": "{{ a }}"},
+            [{"a": "x"}, {"a": None}],
+            "row 2: messages, user: a value is null; the row's null fields: a",
+        ),
+        ({"user": "{{ a }}"}, [{"a": "x"}, {}], "row 2: messages, user: 'a' is undefined"),
+        (
+            {"user": None, "messages": "chat"},
+            [{"chat": [{"role": "user", "content": None}]}],
+            "row 1: messages: the field 'chat' has {'role': 'user', 'content': None}; it takes texts",
+        ),
+        (
+            {"user": None, "messages": "chat"},
+            [{"chat": [{"role": "usr", "content": "x"}]}],
+            "row 1: unknown role 'usr'. Did you mean 'user'?",
+        ),
+        (
+            {"secret": "{{ a }}", "metrics": "leakage"},
+            [{"key": 7, "a": "x"}, {"key": 8, "a": "…"}],
+            "row 2: the document with key 8: its secret '…' has no words to leak",
+        ),
+    ],
+)
+def test_a_field_is_there_in_every_row(folder: Path, keys: dict, rows: list[dict], message: str) -> None:
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    with pytest.raises((UsageError, DataError)) as error:
+        load(folder, **{"user": "What?", **keys})
+    assert str(error.value).startswith("task mine: ") and message in str(error.value)
+
+
+INSTRUCTION = {"key": 1, "prompt": "p", "instruction_id_list": ["length_constraints:number_words"]}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"kwargs": [{"num_words": 3, "relation": "at most"}]},
+            "relation='at most' is not allowed; it takes 'less than'",
+        ),
+        ({"kwargs": [{"num_words": "3", "relation": "at least"}]}, "num_words='3' is not allowed; it takes a whole"),
+        ({"kwargs": [{"num_words": 0, "relation": "at least"}]}, "num_words=0 is not allowed"),
+        ({"kwargs": [{"num_words": 3}]}, "its argument 'relation' is missing"),
+        (
+            {"kwargs": [{"num_wrds": 3, "relation": "at least"}]},
+            "unknown argument 'num_wrds'. Did you mean 'num_words'?",
+        ),
+        ({"kwargs": [None]}, "kwargs None is not allowed"),
+        ({"kwargs": []}, "kwargs has 0 entries for 1 instructions"),
+        ({"kwargs": None}, "kwargs=None is not allowed"),
+        ({"instruction_id_list": ["punctuation:no_coma"], "kwargs": [{}]}, "Did you mean 'punctuation:no_comma'?"),
+        ({"instruction_id_list": [], "kwargs": []}, "instruction_id_list=[] is not allowed"),
+        (
+            {"instruction_id_list": ["keywords:existence"], "kwargs": [{"keywords": "garden"}]},
+            "it takes a list of words",
+        ),
+        ({"instruction_id_list": ["language:response_language"], "kwargs": [{"language": "xx"}]}, "it takes af, ar,"),
+        (
+            {
+                "instruction_id_list": ["length_constraints:nth_paragraph_first_word"],
+                "kwargs": [{"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "a"}],
+            },
+            "nth_paragraph=3 is more than its num_paragraphs",
+        ),
+    ],
+)
+def test_an_instruction_that_the_checkers_refuse_or_draw(folder: Path, row: dict, message: str) -> None:
+    good = INSTRUCTION | {"kwargs": [{"num_words": 3, "relation": "at least"}]}
+    (folder / "rows.jsonl").write_text(json.dumps(good), encoding="utf-8")
+    assert len(load(folder, user="What?", metrics="ifeval").test_docs()) == 1
+    (folder / "rows.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(INSTRUCTION | row)}", encoding="utf-8")
+    with pytest.raises(UsageError, match="task mine: row 2: ") as error:
+        load(folder, user="What?", metrics="ifeval")
+    assert message in str(error.value)
+
+
+def test_rows_are_read_back_as_they_were_written(folder: Path) -> None:
+    rows = [{"a": "é", "b": [1, 2], "c": {"x": None}, "n": 2**63 - 1}, {"a": "秘", "b": [], "n": -(2**63), "f": 0.1}]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8-sig")  # with a BOM
+    docs = load(folder, user="What?", doc_to_target="a").test_docs()
+    assert [{key: doc[key] for key in row} for doc, row in zip(docs, rows, strict=True)] == rows
+
+
+def test_what_the_harness_misreads_is_refused(folder: Path) -> None:
+    (folder / "_base.yaml").write_text("generation_kwargs: {max_gen_toks: 1:30}\n")
+    with pytest.raises(UsageError, match=r"task mine: _base.yaml, line 1: the harness.* reads 1:30 as 90"):
+        load(folder, include="_base.yaml")
+    load(folder)
+    with (folder / "mine.yaml").open("a") as file:
+        file.write("user: Hm?\n")
+    with pytest.raises(UsageError, match=r"task mine: mine.yaml, line 7: the key 'user' is given twice"):
+        TaskManager(include_path=str(folder), include_defaults=False).load(["mine"])
 
 
 def test_a_yaml_that_cannot_be_read_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:

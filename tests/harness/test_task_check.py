@@ -49,6 +49,12 @@ def more(doc, results):
 def fails(doc, results):
     return {"acc": doc["wnat"]}
 """
+INSTRUCTED = """
+def instructed(**_):
+    ids = ["length_constraints:number_words"]
+    kwargs = lambda row: [{"num_words": 3, "relation": "at most" if row["key"] == 2 else "at least"}]
+    return {"test": docs()["test"].map(lambda row: {"prompt": "p", "instruction_id_list": ids, "kwargs": kwargs(row)})}
+"""
 GOOD = """task: mine
 custom_dataset: !function mine_docs.docs
 output_type: generate_until
@@ -105,7 +111,17 @@ def test_a_folder_in_order(tmp_path: Path) -> None:
         ("metric: acc", "metric: lines", "mine: doc 0: process_results gives 'acc', which metric_list does not"),
         ("metric: acc", "metric: lines", "mine: metric_list declares 'lines', which no document gives"),
         ("metadata:", "metdata:", "mine.yaml: unknown key 'metdata'. Did you mean 'metadata'?"),
-        ("test_split: test\n", "test_split: test\ntest_split: test\n", "mine.yaml: test_split is given 2 times"),
+        (
+            "test_split: test\n",
+            "test_split: test\ntest_split: test\n",
+            "mine.yaml: line 5: the key 'test_split' is given twice",
+        ),
+        ("until: []", "until: [no]", "mine.yaml: line 10: the harness, which reads YAML 1.1, reads no as False"),
+        (
+            "do_sample: false",
+            "max_gen_toks: 1:30",
+            "mine.yaml: line 11: the harness, which reads YAML 1.1, reads 1:30 as 90",
+        ),
         (
             "test_split: test\ndescription",
             "description",
@@ -123,6 +139,15 @@ def test_each_mistake_is_found(before: str, after: str, message: str, tmp_path: 
     found = findings(folder(tmp_path, GOOD.replace(before, after, 1)), docs=3)
     assert any(line.startswith(message) for line in found), found
     assert all("\n" not in line for line in found)
+
+
+def test_a_wrong_instruction_is_found_in_any_document(tmp_path: Path) -> None:
+    """Scoring made-up answers looks at the first documents only, and a checker may draw what it lacks."""
+    folder(tmp_path)
+    (tmp_path / "mine_docs.py").write_text(DOCS + INSTRUCTED)
+    (tmp_path / "mine.yaml").write_text(GOOD.replace("mine_docs.docs", "mine_docs.instructed"))
+    (finding,) = findings(tmp_path, docs=1)
+    assert finding.startswith("mine: doc 2: instruction 'length_constraints:number_words': relation='at most' is not")
 
 
 def test_readmes_and_twins(tmp_path: Path) -> None:
