@@ -26,6 +26,7 @@ from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness.job_builder import JobBuilder, label_of
+from fairkv_eval.harness.one_line import end_with_one_line
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.settings import Settings, shows_settings
@@ -44,6 +45,7 @@ class FairKV(Processes):
 
     @shows_settings
     def __init__(self, pretrained: Any = None, **arguments: Any) -> None:
+        end_with_one_line()
         self.settings = settings = Settings.of(arguments)
         check_name(settings.attn_implementation)
         hf = dict(settings.hf)
@@ -62,6 +64,7 @@ class FairKV(Processes):
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
         self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
+        _check_evictable(self.windows, settings.policy)
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
@@ -256,6 +259,15 @@ class FairKV(Processes):
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _check_evictable(windows: Sequence[int | None], policy: Policy) -> None:
+    """UsageError if the policy would evict, and every layer keeps a sliding window, which is not compressed."""
+    if None not in windows and (policy.evicts or policy.decode_budget is not None):
+        raise UsageError(
+            f"{policy.label} evicts nothing in this model: all of its {len(windows)} layers attend within a sliding "
+            "window, which keeps its pairs"
+        )
 
 
 def _interruption(answered: int, total: int, kind: str) -> str:

@@ -52,6 +52,13 @@ class Job:
     want: Generation | LogLikelihood
     label: str
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.n_predictions <= len(self.tail):
+            raise ValueError(
+                f"{self.label}: {self.n_predictions} predictions are read of a tail of {len(self.tail)} tokens, so a "
+                "sequence would read another's"
+            )
+
     @property
     def context_tokens(self) -> tuple[int, ...]:
         """The tokens of the prompt that may be evicted."""

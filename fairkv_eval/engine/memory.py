@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import psutil
@@ -20,7 +21,8 @@ GIB = 1 << 30
 
 def memory_budget(kv_memory: float, device: torch.device) -> int:
     """Bytes for the rows' KV pairs: ``kv_memory`` GiB, or below 1 that part of the device's free memory."""
-    if not isinstance(kv_memory, (int, float)) or isinstance(kv_memory, bool) or not kv_memory > 0:
+    number = isinstance(kv_memory, (int, float)) and not isinstance(kv_memory, bool)
+    if not number or not 0 < kv_memory < math.inf:
         raise UsageError(
             f"kv_memory={kv_memory!r} is not allowed; it takes GiB from 1, or below 1 a part of "
             "the device's free memory"

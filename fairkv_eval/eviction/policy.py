@@ -12,7 +12,7 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.policy_arguments import ARGUMENTS, NAMES, PolicyArguments
+from fairkv_eval.eviction.policy_arguments import ARGUMENTS, DEFAULTS, NAMES, PolicyArguments, shown
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
@@ -63,6 +63,10 @@ class Policy(PolicyArguments):
             if value and self.press is None:
                 presses = ", ".join(sorted({press.name for press in built_in_presses().values()}))
                 raise UsageError(f"{name}={value:g} needs a press to choose what is evicted. Presses: {presses}.")
+        for name in ("fair", "keep"):
+            value = getattr(self, name)
+            if value and self.press is None:
+                raise UsageError(f"{name}={shown(value)} has no effect on the full cache; it needs a press")
 
     def _check_division(self) -> None:
         if self.positions == "contiguous" and not self.division.uniform:
@@ -74,6 +78,8 @@ class Policy(PolicyArguments):
             raise UsageError(f"press {self.press_name!r} pools budgets over the model, which needs a replay")
 
     def _check_decoding(self) -> None:
+        if self.decode_budget is None and self.decode_every != DEFAULTS["decode_every"]:
+            raise UsageError(f"decode_every={self.decode_every} has no effect without decode_budget")
         if self.decode_budget is None or self.press is None:
             return
         if self.press.decode is None:

@@ -150,14 +150,14 @@ class PolicyArguments:
         if self.press_name == "none":
             return "full cache"
         amount = "ratio" if self.budget is None else "budget"
-        return " ".join([self.name, f"{amount}={_text(getattr(self, amount))}", *self.settings()])
+        return " ".join([self.name, f"{amount}={shown(getattr(self, amount))}", *self.settings()])
 
     def settings(self) -> Iterator[str]:
         """The label's parts behind the press and its ratio or budget."""
         for entry in ARGUMENTS:
             value = self._effective(entry)
             if entry.name not in AMOUNTS and value not in (None, entry.default):
-                yield f"{entry.name}={_text(value)}"
+                yield f"{entry.name}={shown(value)}"
 
     def slug(self) -> str:
         """The policy in a file name: ``full``, ``tova_ratio=0.5``, ``snapkv_window=16_ratio=0.5_fair=1``."""
@@ -167,7 +167,7 @@ class PolicyArguments:
         # A press named by a path goes by its file's name.
         press = re.split(r"[\\/]", str(typed.pop("press")))[-1]
         rest = sorted(typed.items(), key=lambda item: _PLACES.get(item[0], 0))
-        parts = [press, *(f"{name}={value if isinstance(value, list) else _text(value)}" for name, value in rest)]
+        parts = [press, *(f"{name}={value if isinstance(value, list) else shown(value)}" for name, value in rest)]
         return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
 
     def _effective(self, entry: Argument) -> Any:
@@ -194,7 +194,8 @@ DEFAULTS = {
 }
 
 
-def _text(value: Any) -> str:
+def shown(value: Any) -> str:
+    """An argument's value as text."""
     if isinstance(value, tuple):
         return "+".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)

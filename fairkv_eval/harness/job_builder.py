@@ -23,6 +23,9 @@ from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.tokens import Prompt
 from fairkv_eval.prompts.whitelist import literals, whitelist
 
+# The names by which the harness takes the most tokens of an answer.
+MAX_TOKENS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+
 
 class JobBuilder:
     """Makes jobs of a model's requests, and answers of their results.
@@ -49,7 +52,10 @@ class JobBuilder:
             if request.request_type == "generate_until":
                 want = self._generation(request, repeat)
                 prompt, following = self.prompter.prompt(self._divided(request), texts), want.max_tokens
+                prompt = prompt if prompt.tokens else Prompt((self.lm.prefix_token_id,), 0)
             else:
+                for policy in policies:
+                    _check_scored(policy)
                 prompt, want = self._scoring(request, texts)
                 following = len(want.continuation) - 1
             return [Job(self._fitting(prompt, following, label, policy), policy, want, label) for policy in policies]
@@ -62,6 +68,8 @@ class JobBuilder:
 
     def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
         """A request's generation arguments, the strings that end its answer, and the most tokens of that."""
+        for name in MAX_TOKENS:
+            _check_max_tokens(name, request.args[1].get(name))
         settings: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.lm.max_gen_toks))
         end_of_text = self.lm.tok_decode([self.lm.eot_token_id], False)
         until = handle_stop_sequences(settings.pop("until", None), eos=end_of_text)
@@ -85,17 +93,29 @@ class JobBuilder:
         if not continuation:
             raise UsageError("the continuation to score is empty")
         if context == "":
-            tokens = self.lm.tok_encode(continuation, add_special_tokens=False)
-            prefix = self.lm.prefix_token_id
-            first = tokens.pop(0) if tokens[0] == prefix else prefix
-            return Prompt((first,), 0), LogLikelihood(tuple(tokens))
+            return self._behind_prefix(self.lm.tok_encode(continuation, add_special_tokens=False), continuation)
         text = self._divided(request)
         head, tokens = self.lm._encode_pair(text.text, continuation)
+        if not head:  # white space alone, which the harness moves into the continuation
+            return self._behind_prefix(tokens, continuation, self._blanks(text.text, continuation, 0))
+        if not tokens:
+            raise UsageError(
+                f"the continuation {continuation!r} has no token of its own: the tokenizer joins it with the end of "
+                f"the context {text.text[-20:]!r}, so there is nothing to score"
+            )
         # The harness moves white space at the end of a context into the continuation.
         prompt = self.prompter.prompt(replace(text, text=text.text.rstrip()), texts)
         if list(prompt.tokens) != head:
             raise UsageError("the tokenizer reads the context differently with offsets than without")
         return prompt, LogLikelihood(tuple(tokens), blanks=self._blanks(text.text, continuation, len(head)))
+
+    def _behind_prefix(self, tokens: Sequence[int], continuation: str, blanks: int = 0) -> tuple[Prompt, LogLikelihood]:
+        """Tokens without a context, behind the prefix token, as `hf` scores them."""
+        prefix = self.lm.prefix_token_id
+        scored = tuple(tokens[1:] if tokens and tokens[0] == prefix else tokens)
+        if not scored:
+            raise UsageError(f"the continuation {continuation!r} has no token of its own, so there is nothing to score")
+        return Prompt((prefix,), 0), LogLikelihood(scored, blanks=blanks)
 
     def _blanks(self, context: str, continuation: str, head_tokens: int) -> int:
         """The number of tokens behind the head that hold nothing but white space from the end of the context."""
@@ -137,6 +157,21 @@ class JobBuilder:
 
 def label_of(request: Instance) -> str:
     return f"task {request.task_name}, doc {request.doc_id}"
+
+
+def _check_max_tokens(name: str, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    if value is not None and not whole:
+        raise UsageError(f"{name}={value!r} is not allowed; it takes a whole number from 1")
+
+
+def _check_scored(policy: Policy) -> None:
+    """UsageError if a policy has a part that a log-likelihood cannot follow."""
+    if policy.decode_budget is not None:
+        raise UsageError(
+            f"decode_budget={policy.decode_budget} evicts while an answer is generated, and a log-likelihood generates "
+            "none; use ratio or budget, or leave the task out"
+        )
 
 
 def _pop_flag(settings: dict[str, Any], name: str) -> bool:

@@ -15,6 +15,7 @@ from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction import policy_arguments
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.harness.hf_values import check_values
 from fairkv_eval.prompts.settings import PromptSettings
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         tokens = self.max_prefill_tokens
-        if not isinstance(tokens, int) or tokens < 1:
+        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
             raise UsageError(f"max_prefill_tokens={tokens!r} is not allowed; it takes a whole number from 1")
         memory_budget(self.kv_memory, torch.device("cpu"))  # refuses a wrong value
 
@@ -74,6 +75,7 @@ class Settings:
         values = _popped(others, _defaults_of(cls))
         settings = cls(policy, prompts, others, **values)
         _check_names(others, {*defaults(), *policy.parameter_defaults})
+        check_values(others)
         if policy.press is not None and not policy.evicts and policy.decode_budget is None:
             log.warning("press=%s with ratio=0 evicts nothing", policy.press.name)
         return settings

@@ -118,7 +118,7 @@ def test_a_failing_process_ends_the_run_on_every_machine_with_its_error(folder: 
         left.unlink()
     (first, _), (second, stderr) = launch(folder, arguments, 2, machines=2)
     assert first != 0 and second != 0
-    assert "UsageError: task pick, doc 5: keep holds 51 tokens" in stderr
+    assert "fairkv: task pick, doc 5: keep holds 51 tokens" in stderr
     assert not list(folder.glob("results_*.json"))
 
 

@@ -1,0 +1,94 @@
+"""Model arguments and generation arguments."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from bad_input import Case, arguments, call
+
+from fairkv_eval.engine.sampling import Sampling
+
+PRESS = {"press": "tova", "ratio": 0.5}
+NOT_FRACTIONS: list[Any] = [-0.1, 1.5, math.nan, math.inf, -math.inf, "half", [], [0.5], {}, "0.5"]
+NOT_COUNTS: list[Any] = [0, -1, 1.5, math.nan, math.inf, "many", [], True, False, {}]
+
+
+def press_parameters() -> list[Case]:
+    values = {
+        ("snapkv", "window"): [0, -1, 1.5, "x", [], True, math.nan],
+        ("snapkv", "kernel"): [2, 0, 1.5, "x", []],
+        ("h2o", "recent"): [-0.1, 1.1, math.nan, "x", True],
+        ("streaming_llm", "sinks"): [-1, 1.5, "x", []],
+        ("pyramidkv", "beta"): [0, -1, math.nan, math.inf, "x"],
+        ("adakv", "safeguard"): [-0.1, 1.1, math.nan, "x"],
+        ("chunkkv", "chunk"): [0, -1, 1.5],
+        ("kvzip", "uniform"): [1, "yes", []],
+        ("lagkv", "lag"): [0, 1.5],
+        ("random", "seed"): [1.5, "x"],
+    }
+    return [
+        arguments(f"press {press!r}", name, "it takes", press=press, ratio=0.5, **{name: value})
+        for (press, name), entries in values.items()
+        for value in entries
+    ]
+
+
+def generation(**values: Any) -> Case:
+    name = ",".join(f"{key}={value!r}" for key, value in values.items())
+    return call(name, lambda folder: Sampling.of(values, None, seed=0), next(reversed(values)))
+
+
+CASES = [
+    *(arguments("ratio=", "from 0", press="tova", ratio=value) for value in [*NOT_FRACTIONS, 1, True]),
+    *(arguments("fair=", "from 0", **PRESS, fair=value) for value in [*NOT_FRACTIONS, 2, "maybe"]),
+    *(arguments("budget=", "whole number", press="tova", budget=value) for value in NOT_COUNTS),
+    *(arguments("decode_budget=", "whole number", press="knorm", decode_budget=value) for value in NOT_COUNTS),
+    *(
+        arguments("decode_every=", "whole number", press="knorm", decode_budget=9, decode_every=value)
+        for value in NOT_COUNTS
+    ),
+    *press_parameters(),
+    arguments("ratio=0.5 needs a press", "tova", ratio=0.5),
+    arguments("both say how much is kept", press="tova", ratio=0.5, budget=4),
+    arguments("fair=1", "needs a press", fair=True),
+    arguments("keep=defense", "needs a press", keep="defense"),
+    arguments("decode_every=4", "without decode_budget", **PRESS, decode_every=4),
+    arguments("decode_budget=8", "tova", press="snapkv", decode_budget=8),
+    arguments("decode_budget=8 with fair=1", press="tova", decode_budget=8, fair=True),
+    arguments("unknown press 'tovva'", "Did you mean 'tova'?", press="tovva", ratio=0.5),
+    arguments("does not exist", press="no/such.yaml", ratio=0.5),
+    arguments("kvpress", press="kvpress:NoSuchPress", ratio=0.5),
+    arguments("base='knorm' is for presses that wrap another", press="tova", base="knorm", ratio=0.5),
+    arguments("cannot wrap 'none'", press="adakv", base="none", ratio=0.5),
+    arguments("which is a wrapper itself", press="adakv", base="chunkkv", ratio=0.5),
+    arguments("positions", "original", **PRESS, positions="elsewhere"),
+    arguments("positions=contiguous", "'pyramidkv'", press="pyramidkv", ratio=0.5, positions="contiguous"),
+    arguments("segments", "paragraphs", **PRESS, segments="paragraf"),
+    arguments("scope", "system", **PRESS, scope="sistem"),
+    arguments("chat", "auto", **PRESS, chat="perhaps"),
+    arguments("unknown model argument 'wndow'", press="snapkv", ratio=0.5, wndow=4),
+    arguments("unknown model argument 'rtio'", "Did you mean 'ratio'?", press="tova", rtio=0.5),
+    arguments("tp_plan='auto'", tp_plan="auto"),
+    *(arguments("max_prefill_tokens=", max_prefill_tokens=value) for value in [0, -1, 1.5, "x", True]),
+    *(arguments("kv_memory=", kv_memory=value) for value in [0, -1, math.nan, math.inf, "x", True]),
+    *(arguments("batch_size=", "auto", batch_size=value) for value in [0, -1, 1.5, "many", True]),
+    *(arguments("max_batch_size=", max_batch_size=value) for value in [0, -1, "x"]),
+    *(arguments("max_length=", max_length=value) for value in [0, -5, 1.5, "x"]),
+    *(arguments("device=", device=value) for value in ["bogus", "cuda:99", "meta", "cpu:x"]),
+    arguments("attn_implementation", "sdpa", attn_implementation="flush"),
+    *(generation(do_sample=value) for value in ["maybe", "false", 1, []]),
+    *(generation(do_sample=True, temperature=value) for value in [0, -1, math.inf, math.nan, "hot"]),
+    *(generation(do_sample=True, top_p=value) for value in [0, 5, -1, math.nan, "x"]),
+    *(generation(do_sample=True, top_k=value) for value in [-1, 1.5, "x", True]),
+    *(generation(do_sample=True, min_p=value) for value in [-0.1, 2, math.nan]),
+    *(generation(repetition_penalty=value) for value in [0, -1, math.inf, "x"]),
+    *(generation(no_repeat_ngram_size=value) for value in [-1, 1.5]),
+    generation(bad_words_ids=[1, 2]),
+    generation(bad_words_ids=[[]]),
+    generation(suppress_tokens="x"),
+    generation(min_new_tokens=-1),
+    generation(num_beams=4),
+    generation(penalty_alpha=0.6),
+    generation(temprature=1.0),
+]
