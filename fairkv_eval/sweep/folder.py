@@ -21,8 +21,8 @@ from fairkv_eval.sweep.journal import Answers, Journal
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """``<model>/<task>/<policy>-<id>/`` holds a finished cell: results_*.json and samples_*.jsonl, with
-    their manifest.
+    """``<model>/<task>/<policy>-<id>/`` holds a finished cell: results_*.json and samples_*.jsonl, with their
+    manifest.
 
     ``.sweep/`` holds the lock, the journals (``journal*.jsonl``) and, below ``unfinished/``, the files of cells that
     are being written.
@@ -48,8 +48,10 @@ class SweepFolder:
             ) from error
         except OSError as error:
             raise UsageError(f"output_path={str(self.path)!r} cannot be locked ({error.strerror})") from error
-        with lock:
+        try:
             yield
+        finally:
+            lock.release()
 
     def journal(self, name: str = "journal") -> Journal:
         return Journal(self._inside / f"{name}.jsonl")
