@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fairkv_eval.analysis import paired
+from fairkv_eval.bootstrap import Floats
 from fairkv_eval.results.record import Record
+from fairkv_eval.results.samples import Column
 from fairkv_eval.results.selection import direction
 
 ALPHA = 0.05  # a corrected p-value below it sets two policies apart
 
-Values = Mapping[str, Mapping[str, float]]  # {metric: {document: value}}
+Values = Mapping[str, Column]  # by metric
 Key = tuple[int, str]  # index of a record, and a metric
 Corrected = tuple[paired.Difference, float]  # a difference with its corrected p-value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Standing:
     """How one record's metric stands among the others.
 
@@ -38,7 +38,7 @@ class _Pairs:
     """Differences that are corrected together: those of one kind, task and metric."""
 
     keys: list[Key] = field(default_factory=list)
-    values: list[tuple[list[float], list[float]]] = field(default_factory=list)
+    values: list[tuple[Floats, Floats]] = field(default_factory=list)
 
 
 def standings(records: Sequence[Record], values: Sequence[Values]) -> dict[Key, Standing]:
@@ -55,24 +55,11 @@ def standings(records: Sequence[Record], values: Sequence[Values]) -> dict[Key, 
     for index, record in enumerate(records):
         if directed[index]:
             runs.setdefault(record.run, []).append(index)
-    with _no_collection():
-        vs_full = _corrected(records, directed, runs.values(), _full_caches)
-        vs_plain = _corrected(records, directed, runs.values(), _plain_twins)
-        ranks = {key: rank for members in runs.values() for key, rank in _ranks(records, directed, members)}
+    vs_full = _corrected(records, directed, runs.values(), _full_caches)
+    vs_plain = _corrected(records, directed, runs.values(), _plain_twins)
+    ranks = {key: rank for members in runs.values() for key, rank in _ranks(records, directed, members)}
     keys = [(index, metric) for index, metrics in enumerate(directed) for metric in metrics]
     return {key: Standing(vs_full.get(key), vs_plain.get(key), ranks.get(key)) for key in keys}
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector away from objects that exist when ``gc.freeze`` is called; unfreeze on exit.
-
-    statsmodels' correction runs a full collection each time, which on a thousand results takes longer than all else.
-    """
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 Partners = Callable[[Sequence[Record], Sequence[int]], Iterable[tuple[int, int]]]
@@ -104,15 +91,16 @@ def _corrected(
     groups: dict[tuple[str, str], _Pairs] = {}
     for index, partner in (pair for members in runs for pair in partners(records, members)):
         for metric in values[index]:
-            record, other = (values[i].get(metric, {}) for i in (index, partner))
+            if metric not in values[partner]:
+                continue
+            record, other = (values[i][metric] for i in (index, partner))
             if documents := _common([record, other]):
                 group = groups.setdefault((records[index].task, metric), _Pairs())
                 group.keys.append((index, metric))
-                group.values.append((_of(record, documents), _of(other, documents)))
+                group.values.append((record.of(documents), other.of(documents)))
     differences = iter(paired.differences([pair for group in groups.values() for pair in group.values]))
     corrected: dict[Key, Corrected] = {}
     for group in groups.values():
-        gc.freeze()
         of_group = [next(differences) for _ in group.values]
         ps = paired.holm([difference.p for difference in of_group])
         corrected |= zip(group.keys, zip(of_group, ps, strict=True), strict=True)
@@ -126,18 +114,17 @@ def _ranks(records: Sequence[Record], values: Sequence[Values], members: Sequenc
         documents = _common([values[i][metric] for i in holders])
         if not documents:
             continue
-        gc.freeze()
-        scores = {str(i): _of(values[i][metric], documents) for i in holders}
+        scores = {str(i): values[i][metric].of(documents) for i in holders}
         higher = bool(direction(records[holders[0]], metric))
         for place in paired.ranks(scores, higher_is_better=higher, alpha=ALPHA):
             yield (int(place.name), metric), place.rank
 
 
-def _common(values: Sequence[Mapping[str, float]]) -> list[str]:
+def _common(columns: Sequence[Column]) -> Sequence[str]:
     """The documents that all have, in the first's order."""
-    shared = set(values[0]).intersection(*values[1:])
-    return list(values[0]) if len(shared) == len(values[0]) else [d for d in values[0] if d in shared]
-
-
-def _of(values: Mapping[str, float], documents: list[str]) -> list[float]:
-    return list(map(values.__getitem__, documents))
+    first = columns[0].documents
+    others = {id(column.documents): column.documents for column in columns if column.documents is not first}
+    if not others:
+        return first
+    shared = set(first).intersection(*others.values())
+    return first if len(shared) == len(first) else [document for document in first if document in shared]

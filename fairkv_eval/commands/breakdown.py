@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
+from fairkv_eval.escaping import for_spreadsheet
 from fairkv_eval.files import write_whole
 
 if TYPE_CHECKING:
@@ -114,4 +115,4 @@ def _flat(means: dict[str, list[GroupMean]]) -> list[dict[str, Any]]:
 def _write(path: Path, means: dict[str, list[GroupMean]]) -> None:
     import pandas as pd
 
-    write_whole(path, lambda draft: pd.DataFrame(_flat(means)).to_csv(draft, index=False))
+    write_whole(path, lambda draft: pd.DataFrame(_flat(means)).map(for_spreadsheet).to_csv(draft, index=False))

@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS
 
 _POLICY = ("press", "base", *(argument.name for argument in ARGUMENTS))
+_PLAIN = (str, int, float, type(None))
 _NO_COLUMN: dict[str, Any] = {"columns": ()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class CorrectedDifference:
     """The mean of paired differences over n documents, its 95 % interval, and its p-value, also corrected (Holm)."""
 
@@ -29,7 +31,7 @@ class CorrectedDifference:
     n: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class MetricEntry:
     """A metric of one row and task; ``n``: the documents that have it."""
 
@@ -110,7 +112,9 @@ def columns(kind: type) -> list[str]:
 def cells(entry: Any) -> dict[str, Any]:
     """{column: value} of an entry; the columns of a part that it lacks are missing."""
     row: dict[str, Any] = {}
-    for f in fields(entry):
+    for f, names in _layout(type(entry)):
+        if not names:
+            continue
         value = getattr(entry, f.name)
         if "entry" in f.metadata:
             parts = list(cells(value).values()) if value else []
@@ -118,8 +122,14 @@ def cells(entry: Any) -> dict[str, Any]:
             parts = [value.get(key) for key in f.metadata["keys"]]
         else:
             parts = [value]
-        row |= zip(_columns(f), map(_cell, parts), strict=False)
+        row |= zip(names, map(_cell, parts), strict=False)
     return row
+
+
+@cache
+def _layout(kind: type) -> tuple[tuple[Field[Any], tuple[str, ...]], ...]:
+    """The fields of a kind of entry, each with its columns."""
+    return tuple((f, tuple(_columns(f))) for f in fields(kind))
 
 
 def _cell(value: Any) -> Any:
@@ -136,18 +146,20 @@ def _columns(f: Field[Any]) -> Iterable[str]:
 
 def plain(value: Any) -> Any:
     """The value as JSON has it: an entry is an object; None stands for NaN and infinities, which JSON lacks."""
+    if isinstance(value, _PLAIN):
+        return None if isinstance(value, float) and not math.isfinite(value) else value
     if is_dataclass(value) and not isinstance(value, type):
         return _object(value)
     if isinstance(value, Mapping):
         return {key: plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return value
 
 
 def _object(entry: Any) -> dict[str, Any]:
     items: dict[str, Any] = {}
-    for f in fields(entry):
+    for f, _ in _layout(type(entry)):
         value = plain(getattr(entry, f.name))
         if f.metadata.get("spliced"):
             items |= value

@@ -1,4 +1,8 @@
-"""A leaderboard as CSV, one line per row, task and metric, and as Markdown, one table per task."""
+"""A leaderboard as CSV, one line per row, task and metric, and as Markdown, one table per task.
+
+Names come from the results of others: in the CSV none is run as a formula (an apostrophe stands before one that begins
+like it), and in the Markdown none is a link or markup.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import io
 import math
 from collections.abc import Iterator
 
+from fairkv_eval.escaping import for_markdown, for_spreadsheet
 from fairkv_eval.leaderboard.board import METHOD, Board
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Row, TaskEntry, cells, columns
 
@@ -17,13 +22,14 @@ def as_csv(board: Board) -> str:
     """Tidy: one line for each metric of each task of each row."""
     text = io.StringIO()
     names = [*columns(Row), "task", "metric", "higher_is_better", *columns(MetricEntry), *columns(TaskEntry)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
     for row, task, entry in _entries(board):
         of_task = cells(row) | {"task": task} | cells(entry)
         for name, metric in entry.metrics.items():
             better = board.tasks[task].metrics[name]
-            writer.writerow(of_task | {"metric": name, "higher_is_better": better} | cells(metric))
+            line = of_task | {"metric": name, "higher_is_better": better} | cells(metric)
+            writer.writerow([for_spreadsheet(line.get(column)) for column in names])
     return text.getvalue()
 
 
@@ -33,12 +39,14 @@ def as_markdown(board: Board) -> str:
     for task, summary in board.tasks.items():
         metric = summary.main_metric or ""
         direction = _DIRECTIONS[summary.metrics.get(metric)]
-        parts.append(f"## {_cell(task)}")
-        parts.append(f"{_cell(metric)} ({direction}), {summary.documents} documents, task version {summary.version}.")
+        parts.append(f"## {for_markdown(task)}")
+        version = for_markdown(str(summary.version))
+        parts.append(f"{for_markdown(metric)} ({direction}), {summary.documents} documents, task version {version}.")
         parts.append(_table(board, task, metric))
     if board.left_out:
         parts.append("## Left out")
-        parts.append("\n".join(f"- {_cell(omission.file)}: {_cell(omission.reason)}" for omission in board.left_out))
+        omissions = [f"- {for_markdown(left_out.file)}: {for_markdown(left_out.reason)}" for left_out in board.left_out]
+        parts.append("\n".join(omissions))
     parts.append("## How to read it")
     parts.append(METHOD)
     return "\n\n".join(parts) + "\n"
@@ -58,7 +66,17 @@ def by_rank(board: Board, task: str, metric: str) -> list[tuple[Row, TaskEntry]]
 
 
 def _table(board: Board, task: str, metric: str) -> str:
-    header = ["rank", "model", "policy", metric, "Δ full cache [95 %]", "p", "Δ plain [95 %]", "p", "ratio achieved"]
+    header = [
+        "rank",
+        "model",
+        "policy",
+        for_markdown(metric),
+        "Δ full cache [95 %]",
+        "p",
+        "Δ plain [95 %]",
+        "p",
+        "ratio achieved",
+    ]
     header += ["KV MB", "tok/s", "date", "commit"]
     lines = [header, ["---"] * len(header)]
     for row, entry in by_rank(board, task, metric):
@@ -69,10 +87,10 @@ def _table(board: Board, task: str, metric: str) -> str:
                 _number(None if entry.kv_bytes_kept is None else entry.kv_bytes_kept / 1e6, ".2f"),
                 _number(entry.tokens_per_second.get("decode"), ".0f"),
                 (entry.date or "–")[:10],
-                (entry.commit or "–")[:9],
+                for_markdown((entry.commit or "–")[:9]),
             ]
         )
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _entries(board: Board) -> Iterator[tuple[Row, str, TaskEntry]]:
@@ -82,13 +100,14 @@ def _entries(board: Board) -> Iterator[tuple[Row, str, TaskEntry]]:
 
 
 def _ranked(row: Row, metric: MetricEntry | None) -> list[str]:
-    policy = f"{row.policy} ({row.variant})" if row.variant else row.policy
+    model = for_markdown(row.model)
+    policy = for_markdown(f"{row.policy} ({row.variant})" if row.variant else row.policy)
     if metric is None:
-        return ["–", row.model, policy, "–", *_difference(None), *_difference(None)]
+        return ["–", model, policy, "–", *_difference(None), *_difference(None)]
     error = "" if _missing(metric.stderr) else f" ± {metric.stderr:.4f}"
     value = f"{_number(metric.value, '.4f')}{error}"
     differences = _difference(metric.vs_full) + _difference(metric.vs_plain)
-    return [_number(metric.rank, "d"), row.model, policy, value, *differences]
+    return [_number(metric.rank, "d"), model, policy, value, *differences]
 
 
 def _difference(difference: CorrectedDifference | None) -> list[str]:
@@ -105,11 +124,3 @@ def _number(value: float | None, form: str) -> str:
 
 def _missing(value: float | None) -> bool:
     return value is None or not math.isfinite(value)
-
-
-def _cell(text: object) -> str:
-    """Text that stays in its cell and is not markup."""
-    one_line = " ".join(str(text).split())
-    return (
-        one_line.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*").replace("`", "\\`")
-    )

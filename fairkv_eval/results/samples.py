@@ -6,12 +6,38 @@ import gzip
 import hashlib
 import json
 import math
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from fairkv_eval.bootstrap import Floats
 from fairkv_eval.errors import UsageError
+
+_LARGEST = 1e100  # of a value whose differences are tested
+
+
+@dataclass(frozen=True, eq=False)
+class Column:
+    """A metric's values: ``numbers[i]`` is that of ``documents[i]``. Columns of the same documents share the tuple."""
+
+    documents: tuple[str, ...]
+    numbers: Floats
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def of(self, documents: Sequence[str]) -> Floats:
+        """The values of these documents, in their order."""
+        if documents is self.documents:
+            return self.numbers
+        by_document = dict(zip(self.documents, self.numbers.tolist(), strict=True))
+        return np.asarray([by_document[document] for document in documents])
 
 
 def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
@@ -19,16 +45,31 @@ def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
 
     Raise UsageError if it is damaged, or does not match ``task_hash`` (the harness's hash over all lines).
     """
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            lines = [json.loads(line) for line in file]
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
+        lines = [json.loads(line) for line in text.split("\n") if line]
         digest = hashlib.sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in lines).encode())
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path.name}: not samples of the harness, or truncated ({error})") from error
+        for line in lines:
+            _check(line)
+    except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError, zlib.error) as error:
+        raise UsageError(f"{path.name}: not samples of the harness, or truncated ({_short(error)})") from error
     if task_hash and digest.hexdigest() != task_hash:
         raise UsageError(f"{path.name}: not the samples of this result; the hash of its documents is another")
     return lines
+
+
+def _check(line: dict[str, Any]) -> None:
+    """Raise TypeError unless what comparisons read of a line has the types that the harness writes."""
+    metrics = line.get("metrics", [])
+    if not (isinstance(metrics, list) and isinstance(line.get("filter", "none"), str)):
+        raise TypeError("a line whose metrics are not a list, or whose filter is not a name")
+    if not set(map(type, metrics)) <= {str}:
+        raise TypeError("a line with a metric that is not a name")
+
+
+def _short(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else str(error)[:200]
 
 
 def keys(lines: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -42,45 +83,77 @@ def keys(lines: Iterable[Mapping[str, Any]]) -> list[str]:
     return numbered
 
 
-def by_metric(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """{metric: {document: value}}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
+def by_metric(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, Column]:
+    """{metric: its values}; a metric of a filter other than "none" is named ``metric,filter``, as in results.
 
     A list of verdicts (IFEval's instruction level) becomes the document's share of the pooled accuracy, so that means
     over documents are what the harness reports. Metrics that are not means over documents, such as a perplexity, are
     left out: their documents do not average to the ``reported`` value.
     """
-    values: dict[str, dict[str, Any]] = {}
-    for document, line in zip(keys(lines), lines, strict=True):
-        filtered = line.get("filter", "none")
+    columns = {}
+    for key, documents, values in _columns(lines):
+        numbers = _numbers(values, reported.get(key))
+        if numbers:
+            columns[key] = Column(_shared(tuple(documents)), np.asarray(numbers))
+    return columns
+
+
+def _columns(lines: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[str], list[Any]]]:
+    """(metric, documents, values), in the order in which the metrics first occur."""
+    documents = keys(lines)
+    kinds = {(line.get("filter", "none"), *line.get("metrics", ())) for line in lines}
+    if len(kinds) == 1:  # as nearly always, and then much faster
+        ((filtered, *names),) = kinds
+        for name in dict.fromkeys(names):
+            yield _named(name, filtered), documents, [line.get(name) for line in lines]
+        return
+    columns: dict[str, dict[str, Any]] = {}
+    for document, line in zip(documents, lines, strict=True):
         for name in line.get("metrics", ()):
-            key = name if filtered == "none" else f"{name},{filtered}"
-            if key not in values:
-                values[key] = {}
-            values[key][document] = line.get(name)
-    numbers = {key: _numbers(of_metric, reported.get(key)) for key, of_metric in values.items()}
-    return {key: of_metric for key, of_metric in numbers.items() if of_metric}
+            columns.setdefault(_named(name, line.get("filter", "none")), {})[document] = line.get(name)
+    for key, values in columns.items():
+        yield key, list(values), list(values.values())
+
+
+def _named(metric: str, filtered: str) -> str:
+    return metric if filtered == "none" else f"{metric},{filtered}"
+
+
+@lru_cache(maxsize=1024)
+def _shared(documents: tuple[str, ...]) -> tuple[str, ...]:
+    """One tuple for all equal ones: a thousand results are on the same documents."""
+    return documents
 
 
 def by_document(lines: Sequence[Mapping[str, Any]], reported: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """{document: {metric: value}}: `by_metric` the other way round, with every document."""
     documents: dict[str, dict[str, float]] = {document: {} for document in keys(lines)}
-    for metric, values in by_metric(lines, reported).items():
-        for document, value in values.items():
+    for metric, column in by_metric(lines, reported).items():
+        for document, value in zip(column.documents, column.numbers.tolist(), strict=True):
             documents[document][metric] = value
     return documents
 
 
-def _numbers(values: Mapping[str, Any], reported: float | None) -> dict[str, float]:
-    """A metric's values by document as numbers; {} if their mean is not the reported one."""
+def _numbers(values: Sequence[Any], reported: float | None) -> list[float]:
+    """A metric's values as numbers; [] if their mean is not the reported one."""
     if reported is None or not math.isfinite(reported):
-        return {}
-    kinds = set(map(type, values.values()))
-    if kinds == {list} and {type(v) for value in values.values() for v in value} <= {bool}:
-        total = sum(map(len, values.values()))
-        numbers = {d: sum(value) * len(values) / total for d, value in values.items()} if total else {}
+        return []
+    kinds = set(map(type, values))
+    if kinds == {list} and {type(v) for value in values for v in value} <= {bool}:
+        total = sum(map(len, values))
+        numbers = [sum(value) * len(values) / total for value in values] if total else []
     elif kinds <= {bool, int, float}:
-        numbers = dict(zip(values, map(float, values.values()), strict=True))
+        numbers = _floats(values)
     else:
-        return {}
-    mean = math.fsum(numbers.values()) / len(numbers) if numbers else math.nan
-    return numbers if math.isclose(mean, reported, rel_tol=1e-6, abs_tol=1e-9) else {}
+        return []
+    mean = math.fsum(numbers) / len(numbers) if numbers else math.nan
+    return numbers if math.isclose(mean, reported, rel_tol=1e-6, abs_tol=1e-9) else []
+
+
+def _floats(values: Sequence[float]) -> list[float]:
+    """The values as floats; [] if one is too large to be squared, or is not finite."""
+    try:
+        numbers = list(map(float, values))
+    except OverflowError:
+        return []
+    return numbers if not numbers or np.abs(numbers).max() < _LARGEST else []
