@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from fairkv_eval.bootstrap import Floats, mean_intervals
 from fairkv_eval.errors import UsageError
 
+Values = Sequence[float] | Floats  # by document
+
 _SHARES = 840  # lcm of 1 to 8: a document's share of up to 8 instructions is a whole number of these
 _GRID = 8192  # steps that the absolute differences sum to if they are not such shares
 _EXACT = 1000  # differences up to which the test counts every choice of signs
@@ -38,14 +40,12 @@ class Rank:
     rank: int
 
 
-def difference(a: Sequence[float], b: Sequence[float], *, resamples: int = 2000, seed: int = 0) -> Difference:
+def difference(a: Values, b: Values, *, resamples: int = 2000, seed: int = 0) -> Difference:
     """Paired difference of two runs: a[i] and b[i] are the same document. See `differences`."""
     return differences([(a, b)], resamples=resamples, seed=seed)[0]
 
 
-def differences(
-    pairs: Sequence[tuple[Sequence[float], Sequence[float]]], *, resamples: int = 2000, seed: int = 0
-) -> list[Difference]:
+def differences(pairs: Sequence[tuple[Values, Values]], *, resamples: int = 2000, seed: int = 0) -> list[Difference]:
     """The `Difference` of every pair (a, b): the same as one by one, but much faster.
 
     Interval: percentile bootstrap over documents; pairs of equal length share their resamples, so it is one matrix
@@ -63,7 +63,7 @@ def differences(
     return [Difference(len(gap), float(gap.mean()), *intervals[i], sign_flip(gap)) for i, gap in enumerate(gaps)]
 
 
-def sign_flip(gaps: Sequence[float] | Floats) -> float:
+def sign_flip(gaps: Values) -> float:
     """Two-sided p-value of paired differences: the share of random signs with a sum at least as far from 0.
 
     Exact up to 1000 differences that are not 0, by counting all signs with the shift algorithm (Streitberg and Röhmel
@@ -117,7 +117,7 @@ def _holm(ps: Floats) -> Floats:
     return corrected
 
 
-def ranks(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = True, alpha: float = 0.05) -> list[Rank]:
+def ranks(scores: Mapping[str, Values], *, higher_is_better: bool = True, alpha: float = 0.05) -> list[Rank]:
     """Names, best mean first, ranked by their scores over the same documents.
 
     A rank counts those that are better with a p below alpha, corrected (Holm) for comparing all with all. Its p-values
@@ -147,7 +147,7 @@ def ranks(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = Tru
     return [Rank(names[i], float(values[i].mean()), int(place[i])) for i in best_first]
 
 
-def _gaps(a: Sequence[float], b: Sequence[float]) -> Floats:
+def _gaps(a: Values, b: Values) -> Floats:
     if len(a) != len(b):
         raise UsageError(f"a paired difference needs the same documents, not {len(a)} and {len(b)}")
     if not len(a):
@@ -172,7 +172,7 @@ def _steps(gaps: Floats) -> NDArray[np.int64]:
     return np.rint(gaps * (_GRID / np.abs(gaps).sum())).astype(np.int64)
 
 
-def _same_length(scores: Mapping[str, Sequence[float]]) -> Floats:
+def _same_length(scores: Mapping[str, Values]) -> Floats:
     lengths = {name: len(values) for name, values in scores.items()}
     if len(set(lengths.values())) > 1:
         raise UsageError(f"ranks need the same documents for all; numbers of them: {lengths}")

@@ -112,7 +112,7 @@ def columns(kind: type) -> list[str]:
 def cells(entry: Any) -> dict[str, Any]:
     """{column: value} of an entry; the columns of a part that it lacks are missing."""
     row: dict[str, Any] = {}
-    for f, names in _layout(type(entry)):
+    for f, names in _layout(entry.__class__):
         if not names:
             continue
         value = getattr(entry, f.name)
@@ -159,7 +159,7 @@ def plain(value: Any) -> Any:
 
 def _object(entry: Any) -> dict[str, Any]:
     items: dict[str, Any] = {}
-    for f, _ in _layout(type(entry)):
+    for f, _ in _layout(entry.__class__):
         value = plain(getattr(entry, f.name))
         if f.metadata.get("spliced"):
             items |= value
