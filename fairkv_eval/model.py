@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -26,10 +27,13 @@ from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.harness.job_builder import JobBuilder, label_of
+from fairkv_eval.harness.model_identity import check_identified, identity_sha256, model_identity
 from fairkv_eval.harness.one_line import end_with_one_line
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
+from fairkv_eval.harness.response_cache import ResponseCache, key_of, key_of_rolling
 from fairkv_eval.harness.settings import Settings, shows_settings
+from fairkv_eval.model_sources import weights_sha256
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.tokens import Prompt
@@ -68,7 +72,9 @@ class FairKV(Processes):
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
-        self.weights_sha256 = provenance.weights_sha256(hf, pretrained)
+        self.arguments = {**hf, "pretrained": pretrained}
+        self.weights_sha256 = weights_sha256(hf, pretrained)
+        self.response_cache = ResponseCache()
 
     @property
     def policy(self) -> Policy:
@@ -132,10 +138,25 @@ class FairKV(Processes):
             for request in requests:
                 jobs.append(self.job(request, repeats[id(request)]))
                 repeats[id(request)] += 1
-        answers: list[Any] = [None] * len(jobs)
-        for index, result in self._run_with_bar(jobs, kind, disable_tqdm):
+        keys = [key_of(request, job) for request, job in zip(requests, jobs, strict=True)]
+        answers: list[Any] = [self.response_cache.get(key) for key in keys]
+        missing = [index for index, answer in enumerate(answers) if answer is None]
+        todo = [jobs[index] for index in missing]
+        for place, result in self._run_with_bar(todo, kind, disable_tqdm) if todo else ():
+            index = missing[place]
             answers[index] = self.answer(requests[index], result)
-            self.cache_hook.add_partial(kind, requests[index].args, answers[index])
+            self.response_cache.put(keys[index], answers[index])
+        return answers
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of each whole text, in nats, without compression."""
+        keys = [key_of_rolling(request) for request in requests]
+        answers: list[Any] = [self.response_cache.get(key) for key in keys]
+        missing = [index for index, answer in enumerate(answers) if answer is None]
+        computed = super().loglikelihood_rolling([requests[i] for i in missing], disable_tqdm) if missing else []
+        for index, answer in zip(missing, computed, strict=True):
+            answers[index] = answer
+            self.response_cache.put(keys[index], answer)
         return answers
 
     def _loglikelihood_tokens(
@@ -200,11 +221,9 @@ class FairKV(Processes):
         return self.prompter.render(chat_history, add_generation_prompt).text
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Accept a response cache only if the same model, policy and dtype wrote it."""
+        """Accept a response cache only if a model of the same identity and policy wrote it (see `ResponseCache`)."""
         if cache_hook.dbdict is not None:
-            fingerprint = {**self.policy.describe(), **self.identity()}
-            provenance.claim_response_cache(cache_hook.dbdict, fingerprint)
-        super().set_cache_hook(cache_hook)
+            self.response_cache = ResponseCache(cache_hook.dbdict, {**self.policy.describe(), **self.identity()})
 
     def get_model_info(self) -> dict[str, Any]:
         """The harness's model information, and under `fairkv` everything that produced the numbers."""
@@ -218,6 +237,7 @@ class FairKV(Processes):
                 "notes": dict(self.run_log.notes),
                 **provenance.describe(),
                 "model_sha256": self.weights_sha256,
+                "identity": {"sha256": identity_sha256(self.model_identity), **self.model_identity},
             },
         }
 
@@ -236,17 +256,25 @@ class FairKV(Processes):
         """Start the totals anew, so that speeds are those of the runs from here on."""
         self.run_log.totals = Totals()
 
+    @cached_property
+    def model_identity(self) -> dict[str, Any]:
+        """Everything about the model that decides an answer, as plain values (see `model_identity`)."""
+        return model_identity(self, self.arguments)
+
     def identity(self) -> dict[str, Any]:
-        """Everything that decides an answer besides the request and the policy, as plain values."""
-        model = {
-            "pretrained": provenance.model_name(self.pretrained),
-            "revision": self.revision,
-            "peft": self.peft,
-            "delta": self.delta,
-            "dtype": str(self.model.dtype),
-            "weights": self.weights_sha256,
+        """Everything that decides an answer besides the request and the policy, as plain values.
+
+        UsageError if the model is not identified.
+        """
+        check_identified(self.model_identity, self.arguments)
+        return {
+            **asdict(self.settings.prompts),
+            **self.model_identity,
+            "attention": self.attention.name,
+            "device": self.device.type,
+            "seed": self.job_builder.seed,
+            "versions": {name: provenance.version_of(name) for name in provenance.DECIDING},
         }
-        return {**asdict(self.settings.prompts), **model, "seed": self.job_builder.seed}
 
     @property
     def eos_tokens(self) -> frozenset[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import subprocess
@@ -13,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.files import sha256_of
 from fairkv_eval.pretrained import PACKAGE
 from fairkv_eval.sentence_splitter import ensure_sentence_splitter
+
+# Packages whose version a number can depend on. Not the commit: it changes with every edit of a README, after which a
+# sweep could not resume. A press and a task's functions have digests of their own.
+DECIDING = ("fairkv-eval", "lm-eval", "torch", "transformers")
 
 _CACHE_KEY = "fairkv-eval"  # the harness's own keys are SHA-256 digests
 
@@ -59,19 +61,9 @@ def model_name(pretrained: Any) -> str:
     return pretrained
 
 
-def weights_sha256(arguments: dict[str, Any], pretrained: Any) -> str | None:
-    """SHA-256 of a local model's weights; of the files' digests if there are several.
-
-    None for a model object, and for a hub model, whose revision and SHA the harness records.
-    """
-    if not isinstance(pretrained, str) or not Path(pretrained).is_dir():
-        return None
-    gguf = arguments.get("gguf_file")
-    files = [Path(pretrained) / gguf] if gguf else sorted(Path(pretrained).glob("*.safetensors"))
-    digests = [sha256_of(file) for file in files if file.is_file()]
-    if len(digests) <= 1:
-        return digests[0] if digests else None
-    return hashlib.sha256("".join(digests).encode()).hexdigest()
+def nameless(value: Any) -> Any:
+    """A value, of an absolute path its last part alone."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def claim_response_cache(database: MutableMapping[str, Any], fingerprint: dict[str, Any]) -> None:

@@ -239,7 +239,7 @@ def test_a_response_cache_of_another_policy_or_dtype_is_refused(tmp_path) -> Non
     model = {"press": "tova", "ratio": 0.5}
     first = CachingLM(fairkv(**model), path).generate_until(request)
     again = CachingLM(fairkv(**model), path)
-    again.lm.generate_until = None  # every answer must come from the cache
+    again.lm.run = None  # every answer must come from the cache
     assert again.generate_until(request) == first
     with pytest.raises(UsageError, match=r"ratio: 0.5 there, 0.6 here"):
         CachingLM(fairkv(press="tova", ratio=0.6), path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import pickle
 import re
@@ -14,7 +13,7 @@ import pytest
 from fairkv_eval import provenance
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.response import Response
-from fairkv_eval.provenance import claim_response_cache, model_name, weights_sha256
+from fairkv_eval.provenance import claim_response_cache, model_name
 
 RUN = {"press": "tova", "parameters": {"window": 16}, "ratio": 0.5, "keep": ("defense",), "dtype": "torch.float32"}
 TELEMETRY = {"context_tokens": 40, "kept_tokens": 20.0, "keep_rate": {"defense": 0.5}}
@@ -70,32 +69,6 @@ class TestModelName:
     )
     def test_shows_no_path_of_a_machine(self, given: object, shown: str) -> None:
         assert model_name(given) == shown
-
-
-class TestWeights:
-    def test_one_file(self, tmp_path: Path) -> None:
-        (tmp_path / "model.safetensors").write_bytes(b"weights")
-        assert weights_sha256({}, str(tmp_path)) == hashlib.sha256(b"weights").hexdigest()
-
-    def test_a_named_gguf_file(self, tmp_path: Path) -> None:
-        (tmp_path / "a.gguf").write_bytes(b"one")
-        (tmp_path / "b.gguf").write_bytes(b"other")
-        assert weights_sha256({"gguf_file": "b.gguf"}, str(tmp_path)) == hashlib.sha256(b"other").hexdigest()
-
-    def test_any_of_several_files_counts(self, tmp_path: Path) -> None:
-        def digest(folder: str, *contents: bytes) -> str | None:
-            (tmp_path / folder).mkdir()
-            for i, content in enumerate(contents):
-                (tmp_path / folder / f"model-{i}.safetensors").write_bytes(content)
-            return weights_sha256({}, str(tmp_path / folder))
-
-        assert digest("first", b"a", b"b") == digest("second", b"a", b"b")
-        assert len({digest("third", b"a", b"b"), digest("fourth", b"a", b"c"), digest("fifth", b"b", b"a"), None}) == 4
-
-    def test_none_for_what_is_not_here(self, tmp_path: Path) -> None:
-        assert weights_sha256({}, "some/hub-name") is None
-        assert weights_sha256({}, object()) is None
-        assert weights_sha256({}, str(tmp_path)) is None
 
 
 class TestDescribe:

@@ -7,7 +7,7 @@ on other documents or of another version, and repeats of the same cell.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,9 +41,27 @@ def read(paths: str | Path | Iterable[str | Path]) -> Records:
             records += parse(path)
         except UsageError as error:
             problems.append(Problem(path, str(error)))
-    records, others = _same_documents(records)
+    records, others = _same_documents(_identified(records))
     records, again = _once(records)
     return Records(records, problems + others + again)
+
+
+def _identified(records: Sequence[Record]) -> list[Record]:
+    """The records, with a model's identity for those that have none.
+
+    `hf` records no identity, and fairkv once did not. Such a record is of the one model with an identity that it shares
+    its name, weights and all conditions with; if there are several, it stays apart.
+    """
+    identities: dict[Any, set[Any]] = {}
+    for record in records:
+        if record.identity is not None:
+            identities.setdefault(record.without_identity().run, set()).add(record.identity)
+    return [
+        record.with_identity(*identities[record.run])
+        if record.identity is None and len(identities.get(record.run, ())) == 1
+        else record
+        for record in records
+    ]
 
 
 def _files(path: Path) -> list[Path]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fairkv_eval.results import samples
 from fairkv_eval.results.recorded_policy import RecordedPolicy
+
+IDENTITY = "identity"  # the condition that is the digest of the model's identity
 
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
 
@@ -63,6 +65,17 @@ class Record:
     def run(self) -> tuple[Any, ...]:
         """What records must share to be compared: model, weights, conditions, task and its version."""
         return (self.model, self.model_sha, self.conditions, self.task, self.version)
+
+    @property
+    def identity(self) -> str | None:
+        """The digest of the model's identity, which is one of the conditions; None if the run recorded none."""
+        return dict(self.conditions).get(IDENTITY)
+
+    def without_identity(self) -> Record:
+        return replace(self, conditions=tuple(pair for pair in self.conditions if pair[0] != IDENTITY))
+
+    def with_identity(self, identity: str) -> Record:
+        return replace(self, conditions=(*self.without_identity().conditions, (IDENTITY, identity)))
 
     def sample_file(self) -> Path | None:
         """The samples that the harness logged beside the result, plain or gzip-compressed; None without them."""

@@ -12,19 +12,26 @@ from typing import Any
 import yaml
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS, PolicyArguments
+from fairkv_eval.prompts.settings import PromptSettings
+
+# Arguments of `PromptSettings` that decide how a prompt is divided. The other one, chat, decides the prompt itself.
+DIVIDING = ("segments", "scope", "fewshot_delimiter", "context_field")
 
 
 @dataclass(frozen=True)
 class RecordedPolicy(PolicyArguments):
     """A policy as a result describes it, under the same names. Plain `hf` is press "none", ratio 0.
 
-    ``segments`` and ``scope``: how prompts were divided, which decides what survives as well.
+    ``segments``, ``scope``, ``fewshot_delimiter`` and ``context_field``: how prompts were divided, which decides what
+    survives as well; None for a default.
     """
 
     press: str = "none"
     base: str | None = None
     segments: str | None = None
     scope: str | None = None
+    fewshot_delimiter: str | None = None
+    context_field: str | None = None
     press_sha256: str | None = None
 
     @classmethod
@@ -39,6 +46,8 @@ class RecordedPolicy(PolicyArguments):
             parameters=tuple(sorted((str(name), plain(value)) for name, value in parameters.items())),
             segments=described.get("segments"),
             scope=described.get("scope"),
+            fewshot_delimiter=_unless(described.get("fewshot_delimiter"), PromptSettings.fewshot_delimiter),
+            context_field=described.get("context_field"),
             press_sha256=_present_digest(described.get("press_sha256")),
             **{entry.name: entry.restored(described.get(entry.name)) for entry in ARGUMENTS},
         )
@@ -66,16 +75,21 @@ class RecordedPolicy(PolicyArguments):
 
     def settings(self) -> Iterator[str]:
         yield from super().settings()
-        yield from (f"{name}={value}" for name, value in self._prompt_arguments().items())
+        typed = self._prompt_arguments().items()
+        yield from (f"{name}={value.encode('unicode_escape').decode()}" for name, value in typed)
 
     def _prompt_arguments(self) -> dict[str, str]:
-        both = {"segments": self.segments, "scope": self.scope}
-        return {name: value for name, value in both.items() if value not in (None, "auto")}
+        values = {name: getattr(self, name) for name in DIVIDING}
+        return {name: value for name, value in values.items() if value not in (None, "auto")}
 
 
 def plain(value: Any) -> Any:
     """A value that can be hashed and compared: nested ones as their JSON."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (dict, list)) else value
+
+
+def _unless(value: str | None, default: str) -> str | None:
+    return None if value == default else value
 
 
 def _present_digest(digest: str | None) -> str | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from fairkv_eval.command_line import SEEDS, command_line
 from fairkv_eval.eviction.policy_arguments import NAMES
+from fairkv_eval.provenance import nameless
 from fairkv_eval.results.record import Record
 
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
@@ -18,6 +18,8 @@ def command(record: Record) -> str:
     stored = (run.get("fairkv") or {}).get("command")  # by a sweep
     if isinstance(stored, str):
         return stored
+    # The digest of a template stands for one that the harness rendered.
+    applied = len(str(dict(record.conditions).get("chat", ""))) == 64
     return command_line(
         record.source,
         _model_args(record),
@@ -27,13 +29,27 @@ def command(record: Record) -> str:
         batch_size=run.get("batch_size"),
         gen_kwargs=run.get("gen_kwargs"),
         seed=[run.get(name, default) for name, default in zip(_SEEDS, SEEDS, strict=True)],
-        # The digest of a template stands for one that the harness rendered.
-        apply_chat_template=len(str(dict(record.conditions).get("chat", ""))) == 64,
+        include_path=run.get("include_path"),
+        system_instruction=_instruction(record),
+        apply_chat_template=applied,
+        fewshot_as_multiturn=_multiturn(run.get("fewshot_as_multiturn"), applied),
     )
 
 
+def _instruction(record: Record) -> str | None:
+    """The system instruction, or if a published result keeps it back, what stands for it."""
+    text = record.arguments.get("system_instruction")
+    digest = dict(record.conditions).get("system_instruction")
+    return str(text) if text is not None else f"<not published, SHA-256 {digest}>" if digest else None
+
+
+def _multiturn(value: Any, applied: bool) -> str | None:
+    """The flag, if it is not what the harness has without it: true with a chat template."""
+    return None if value is None or bool(value) == applied else str(bool(value)).lower()
+
+
 def _model_args(record: Record) -> dict[str, Any]:
-    typed = {name: _nameless(value) for name, value in record.arguments["model_args"].items()}
+    typed = {name: nameless(value) for name, value in record.arguments["model_args"].items()}
     if record.source != "fairkv":
         return typed
     policy = record.policy.arguments()
@@ -42,7 +58,3 @@ def _model_args(record: Record) -> dict[str, Any]:
         policy = {name: value for name, value in policy.items() if name not in defaults}
     others = {name: value for name, value in typed.items() if name not in NAMES and name not in policy}
     return {**others, **policy}
-
-
-def _nameless(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

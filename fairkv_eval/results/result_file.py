@@ -7,18 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.eviction.policy_arguments import NAMES
+from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.pretrained import HUB_NAME, PACKAGE
-from fairkv_eval.results.record import Metric, Record
-from fairkv_eval.results.recorded_policy import RecordedPolicy, plain
+from fairkv_eval.provenance import nameless
+from fairkv_eval.results.foreign_tasks import foreign_config_sha256, include_path
+from fairkv_eval.results.record import IDENTITY, Metric, Record
+from fairkv_eval.results.recorded_policy import DIVIDING, RecordedPolicy, plain
 
 KIND = "fairkv leaderboard"  # marks a leaderboard.json, which is not a result
 
-# Model arguments that change a model's answers and are not part of a policy. Others (devices, batches) do not count.
-_ANSWERING = (
-    *("revision", "subfolder", "peft", "delta", "tokenizer", "max_length", "max_gen_toks", "truncation"),
-    *("prefix_token_id", "add_bos_token", "enable_thinking", "think_end_token", "chat_template_args", "softmax_dtype"),
-    *("mixed_precision_dtype", "load_in_4bit", "load_in_8bit", "quantization_config", "gptqmodel", "autogptq"),
-)
+# Arguments that a result has elsewhere: in its model's name, its dtype and its policy.
+_ELSEWHERE = {"pretrained", "model", "gguf_file", "dtype", "chat", *DIVIDING, *NAMES}
+# What `hf` has if they are not typed.
+DEFAULTS = {
+    **{"revision": "main", "subfolder": "", "backend": "default", "use_fast_tokenizer": True},
+    **dict.fromkeys(("truncation", "trust_remote_code", "autogptq", "gptqmodel"), False),
+}
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
@@ -81,7 +86,14 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         commit=ours.get("commit") or (None if ours else result.get("git_hash")),
         versions=ours.get("versions") or _versions(result),
         task_hash=(result.get("task_hashes") or {}).get(task),
-        arguments={**config, "model_args": arguments, "num_fewshot": result.get("n-shot", {}).get(task)},
+        arguments={
+            **config,
+            "model_args": arguments,
+            "num_fewshot": result.get("n-shot", {}).get(task),
+            "system_instruction": result.get("system_instruction"),
+            "fewshot_as_multiturn": result.get("fewshot_as_multiturn"),
+            "include_path": include_path(result["configs"][task]),
+        },
         cell=(ours.get("sweep") or {}).get("cell"),
     )
 
@@ -117,15 +129,25 @@ def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) ->
         # A template the harness renders itself is the same for every kind of model.
         "chat": result.get("chat_template_sha") or chat,
         "system_instruction": result.get("system_instruction_sha"),
-        "multiturn": result.get("fewshot_as_multiturn"),
+        # Without a template it changes nothing.
+        "multiturn": result.get("fewshot_as_multiturn") if result.get("chat_template_sha") else None,
         **{name: config.get(name) for name in _SEEDS},
-        **{name: arguments[name] for name in _ANSWERING if arguments.get(name) is not None},
+        "task_config": foreign_config_sha256(configured),
     }
-    return tuple(
-        (name, plain(value))
-        for name, value in conditions.items()
-        if value is not None and value is not False and value != {}
-    )
+    stated = {
+        name: value for name, value in conditions.items() if value is not None and value is not False and value != {}
+    }
+    identity = ((config.get("fairkv") or {}).get("identity") or {}).get("sha256")
+    stated |= _typed(config, arguments) | ({IDENTITY: identity} if identity else {})
+    return tuple((name, plain(value)) for name, value in stated.items())
+
+
+def _typed(config: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The model arguments of a run that can change an answer and are not the defaults, paths by their last part."""
+    parameters = (config.get("fairkv") or {}).get("parameters") or {}
+    apart = {*NOT_ANSWERING, *_ELSEWHERE, *parameters}
+    typed = {name: nameless(value) for name, value in arguments.items() if name not in apart and value is not None}
+    return {name: value for name, value in typed.items() if value != DEFAULTS.get(name)}
 
 
 def _metrics(entry: dict[str, Any], n: int) -> dict[str, Metric]:

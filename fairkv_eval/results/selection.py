@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.results.reader import Records, read
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import IDENTITY, Record
 
 # The metrics that the pitfalls paper draws (arXiv 2510.00231), and the first of the harness's own tables.
 _FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")
@@ -55,8 +56,16 @@ def differing(a: Record, b: Record) -> str:
     there, here = (
         {"model": r.model, "weights": r.model_sha, "version": r.version, **dict(r.conditions)} for r in (a, b)
     )
-    names = [name for name in dict.fromkeys([*there, *here]) if there.get(name) != here.get(name)]
+    if there.get(IDENTITY) and here.get(IDENTITY):
+        there, here = {**there, **_identity(a)}, {**here, **_identity(b)}
+    names = dict.fromkeys(name for name in (*there, *here) if name != IDENTITY and there.get(name) != here.get(name))
     return ", ".join(f"{name} ({there.get(name)!r} and {here.get(name)!r})" for name in names)
+
+
+def _identity(record: Record) -> dict[str, Any]:
+    """The parts of a model's identity that say more than its digest."""
+    identity = (record.arguments.get("fairkv") or {}).get("identity") or {}
+    return {f"model's {name}": value for name, value in identity.items() if name != "sha256"}
 
 
 def full_cache(records: Sequence[Record]) -> Record:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -19,10 +18,6 @@ from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Key, Slot
 from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.task_identity import task_identity
-
-# Versions that a number can depend on. Not the commit: it changes with every edit of a README, after which a sweep
-# could not resume. The press's own digest is part of the policy, that of the task's functions of its config.
-_PACKAGES = ("fairkv-eval", "lm-eval", "torch", "transformers")
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,6 @@ def cells_of(sweep: Sweep, model: LoadedModel, task: Task, requests: Sequence[In
         "task_config": task_identity(task),
         "requests": digest_of_requests(requests),
         "settings": sweep.identity(),
-        "versions": {name: version(name) for name in _PACKAGES},
     }
     return tuple(
         Cell(model.name, task.task_name, policy, {**shared, "policy": policy.describe()}) for policy in sweep.policies

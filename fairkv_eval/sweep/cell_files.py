@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from lm_eval.utils import sanitize_model_name
 from fairkv_eval import provenance
 from fairkv_eval.command_line import command_line
 from fairkv_eval.errors import UsageError
+from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.sweep import manifest
 from fairkv_eval.sweep.cell import Cell
 from fairkv_eval.sweep.config import Sweep
@@ -22,6 +23,8 @@ from fairkv_eval.sweep.evaluation import Answers
 from fairkv_eval.sweep.folder import SweepFolder
 from fairkv_eval.sweep.loaded_model import LoadedModel
 from fairkv_eval.sweep.loggers import log_to_wandb, swallowed_errors, tracker
+
+_PROMPTS = tuple(field.name for field in fields(PromptSettings))
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class CellWriter:
     def write(self, cell: Cell, results: dict[str, Any], answers: Answers) -> Path:
         """Write a cell's result JSON and samples, both or none; return their folder. W&B gets them too if it is
         configured."""
-        results["config"] = self._config(cell, answers, self.folder.config(cell))
+        yaml = Path(str((results["configs"][cell.task].get("metadata") or {}).get("config_source") or ""))
+        results["config"] = self._config(cell, answers, self.folder.config(cell), yaml)
         results |= {"git_hash": _git_hash(), "date": self.began, **_environment()}
         add_tokenizer_info(results, self.model.lm)
         for config in results["configs"].values():
@@ -79,7 +83,7 @@ class CellWriter:
             ) from error
         return files
 
-    def _config(self, cell: Cell, answers: Answers, previous: Mapping[str, Any]) -> dict[str, Any]:
+    def _config(self, cell: Cell, answers: Answers, previous: Mapping[str, Any], yaml: Path) -> dict[str, Any]:
         """What the harness writes as ``config``, with the cell's policy and totals under ``fairkv``."""
         sweep = self.sweep
         arguments = dict(self.model.arguments)
@@ -90,7 +94,10 @@ class CellWriter:
             "model": "fairkv",
             "model_args": arguments,
             **self.info,
-            "fairkv": self._fairkv(cell, answers, arguments, previous),
+            "fairkv": {
+                **self._fairkv(cell, answers, previous),
+                "command": command(cell, sweep, arguments, yaml),
+            },
             "batch_size": sweep.batch_size,
             "batch_sizes": [],
             "device": sweep.device,
@@ -101,9 +108,7 @@ class CellWriter:
             **dict(zip(("random_seed", "numpy_seed", "torch_seed", "fewshot_seed"), sweep.seed, strict=True)),
         }
 
-    def _fairkv(
-        self, cell: Cell, answers: Answers, arguments: Mapping[str, Any], previous: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _fairkv(self, cell: Cell, answers: Answers, previous: Mapping[str, Any]) -> dict[str, Any]:
         """``previous``: the config written by an earlier run, if this cell is only being completed (with fidelity). Its
         speeds and totals are kept, since the answers are that run's."""
         info = self.info["fairkv"]
@@ -112,13 +117,13 @@ class CellWriter:
         if previous:
             run, speeds = previous["sweep"]["run"], {name: previous.get(name) for name in speeds}
         return {
-            **{k: v for k, v in info.items() if k in ("segments", "scope", "chat", "fewshot_delimiter", "notes")},
+            **{k: v for k, v in info.items() if k in (*_PROMPTS, "notes")},
             **cell.policy.describe(),
             **cell_totals(answers),
             **speeds,
             **provenance.describe(),
             "model_sha256": info["model_sha256"],
-            "command": command(cell, self.sweep, arguments),
+            "identity": info["identity"],
             "sweep": {
                 "cell": cell.id,
                 "fidelity": any(answer.fidelity is not None for answer in answers.values()),
@@ -143,8 +148,8 @@ def cell_totals(answers: Answers) -> dict[str, Any]:
     }
 
 
-def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
-    """The plain harness's command line for a cell, with these model arguments."""
+def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any], yaml: Path) -> str:
+    """The plain harness's command line for a cell, with these model arguments. ``yaml``: where its task is."""
     return command_line(
         "fairkv",
         arguments,
@@ -155,10 +160,17 @@ def command(cell: Cell, sweep: Sweep, arguments: Mapping[str, Any]) -> str:
         batch_size=sweep.batch_size,
         gen_kwargs=sweep.gen_kwargs,
         metadata=sweep.metadata,
-        include_path=" ".join(Path(path).name for path in sweep.include_path) or None,
+        include_path=_include_path(sweep, yaml),
         system_instruction=sweep.system_instruction,
         apply_chat_template=sweep.apply_chat_template,
+        fewshot_as_multiturn="false" if sweep.apply_chat_template and not sweep.fewshot_as_multiturn else None,
     )
+
+
+def _include_path(sweep: Sweep, yaml: Path) -> str | None:
+    """The name of the folder, among those of the sweep, that holds a task's YAML: `lm_eval` takes one."""
+    folders = [Path(path).resolve() for path in sweep.include_path]
+    return next((folder.name for folder in folders if folder in yaml.resolve().parents), None)
 
 
 @cache

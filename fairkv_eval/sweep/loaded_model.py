@@ -15,9 +15,6 @@ from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import HUB_NAME
 from fairkv_eval.sweep.config import Sweep
 
-# Arguments that change how fast a model runs and not what it answers, and its name, which `FairKV.identity` has.
-_NOT_IDENTIFYING = {"pretrained", "kv_memory", "max_prefill_tokens"}
-
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -41,9 +38,4 @@ class LoadedModel:
 
     def identity(self) -> dict[str, Any]:
         """Everything about the model that can change an answer, as plain values."""
-        return {
-            **self.lm.identity(),
-            "arguments": {name: value for name, value in self.arguments.items() if name not in _NOT_IDENTIFYING},
-            "hub_commit": getattr(self.lm.config, "_commit_hash", None),
-            "device": self.lm.device.type,
-        }
+        return self.lm.identity()

@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import tiny_evaluation
+import torch
 from filelock import FileLock
 from tiny_sweeps import assert_same, cell_files, cell_metrics, tiny_sweep
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
+from fairkv_eval.results.reader import read
 from fairkv_eval.sweep.estimate import dry_run
 from fairkv_eval.sweep.journal import read_answers
 from fairkv_eval.sweep.loaded_model import LoadedModel
@@ -100,6 +103,21 @@ def test_what_could_change_a_number_makes_another_cell(task_folder: Path, unbrok
         {"bootstrap_iters": 30},
     ):
         assert not ids(**other) & base, other
+
+
+def test_two_checkpoints_of_one_name_are_two_models(task_folder: Path, tmp_path: Path) -> None:
+    keys = {"tasks": ["some"], "presses": "tova", "ratios": 0.5, "fair": False}
+    for step, seed in ((1000, 0), (2000, 1)):
+        folder = tmp_path / f"step{step}" / "model"
+        shutil.copytree(task_folder / "model", folder)
+        (folder / "model.safetensors").unlink()
+        torch.save(tiny.model(seed=seed).state_dict(), folder / "pytorch_model.bin")
+        arguments = {"pretrained": str(folder), "dtype": "float32"}
+        (path,) = run_sweep(tiny_sweep(task_folder, tmp_path / "out", model_args=arguments, **keys))
+        assert path.is_dir()
+    first, second = read(tmp_path / "out").records
+    assert first.model == second.model == "model"
+    assert first.model_sha != second.model_sha and first.identity != second.identity
 
 
 def test_two_sweeps_on_one_folder(task_folder: Path, tmp_path: Path) -> None:
