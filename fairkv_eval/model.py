@@ -138,26 +138,21 @@ class FairKV(Processes):
             for request in requests:
                 jobs.append(self.job(request, repeats[id(request)]))
                 repeats[id(request)] += 1
-        keys = [key_of(request, job) for request, job in zip(requests, jobs, strict=True)]
-        answers: list[Any] = [self.response_cache.get(key) for key in keys]
-        missing = [index for index, answer in enumerate(answers) if answer is None]
-        todo = [jobs[index] for index in missing]
-        for place, result in self._run_with_bar(todo, kind, disable_tqdm) if todo else ():
-            index = missing[place]
-            answers[index] = self.answer(requests[index], result)
-            self.response_cache.put(keys[index], answers[index])
-        return answers
+
+        def computed(missing: Sequence[int]) -> Iterator[tuple[int, Any]]:
+            for place, result in self._run_with_bar([jobs[i] for i in missing], kind, disable_tqdm):
+                yield missing[place], self.answer(requests[missing[place]], result)
+
+        return self.response_cache.answers([*map(key_of, requests, jobs)], computed)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of each whole text, in nats, without compression."""
-        keys = [key_of_rolling(request) for request in requests]
-        answers: list[Any] = [self.response_cache.get(key) for key in keys]
-        missing = [index for index, answer in enumerate(answers) if answer is None]
-        computed = super().loglikelihood_rolling([requests[i] for i in missing], disable_tqdm) if missing else []
-        for index, answer in zip(missing, computed, strict=True):
-            answers[index] = answer
-            self.response_cache.put(keys[index], answer)
-        return answers
+        whole = super().loglikelihood_rolling
+
+        def computed(missing: Sequence[int]) -> Iterator[tuple[int, float]]:
+            yield from zip(missing, whole([requests[i] for i in missing], disable_tqdm), strict=True)
+
+        return self.response_cache.answers([*map(key_of_rolling, requests)], computed)
 
     def _loglikelihood_tokens(
         self,

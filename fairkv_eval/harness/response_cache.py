@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from lm_eval.api.instance import Instance
@@ -24,16 +24,26 @@ class ResponseCache:
             # The harness holds this object too, and would use it by a request's text alone.
             database.__class__ = _ClosedToTexts
 
-    def get(self, key: str | None) -> Any:
-        """The answer under a key; None without one."""
+    def answers(
+        self, keys: Sequence[str | None], compute: Callable[[Sequence[int]], Iterable[tuple[int, Any]]]
+    ) -> list[Any]:
+        """An answer per key: stored ones, and computed ones, which are stored as they come.
+
+        ``compute`` yields (index, answer) for the indices that it gets. A request with no key (None) is not stored.
+        """
+        answers = [self._get(key) for key in keys]
+        missing = [index for index, answer in enumerate(answers) if answer is None]
+        for index, answer in compute(missing) if missing else ():
+            answers[index] = answer
+            key = keys[index]
+            if self._database is not None and key is not None:
+                SqliteDict.__setitem__(self._database, key, answer)
+        return answers
+
+    def _get(self, key: str | None) -> Any:
         if self._database is None or key is None or not SqliteDict.__contains__(self._database, key):
             return None
         return SqliteDict.__getitem__(self._database, key)
-
-    def put(self, key: str | None, answer: Any) -> None:
-        """Store an answer, unless it has no key."""
-        if self._database is not None and key is not None:
-            SqliteDict.__setitem__(self._database, key, answer)
 
 
 class _ClosedToTexts(SqliteDict):
