@@ -99,8 +99,8 @@ class Dense:
             logits = q @ keys.repeat_interleave(group, 0).mT * options.scaling
             if options.softcap:
                 logits = torch.tanh(logits / options.softcap) * options.softcap
-            own = logits.masked_fill(~sees.repeat_interleave(group, 0), float("-inf")).softmax(-1)
-            weights[:, epoch.start : after.start] = own[:, epoch.start : after.start]
+            softmax = logits.masked_fill(~sees.repeat_interleave(group, 0), float("-inf")).softmax(-1)
+            weights[:, epoch.start : after.start] = softmax[:, epoch.start : after.start]
         self.layers.append(Layer.of((q, k, v), options, layer))
         self.windows.append(options.window)
         self.keys.append(keys)
@@ -160,18 +160,18 @@ def replayed(model: PreTrainedModel, context: Sequence[int], chunk: int, ask: As
     """The most attention of any replay query and any head of a group to each key of the context, layer by layer."""
     assert ask is not None
     n = len(context)
-    found: list[Tensor] = []
+    received: list[Tensor] = []
     for tail in kvzip(context, ask, chunk=chunk):
         phase = Dense()
         logits_of(model, [*context, *tail], phase)
         for index, (layer, weights) in enumerate(zip(phase.layers, phase.weights, strict=True)):
-            if index == len(found):
-                found.append(torch.zeros(layer.kv_heads, n))
+            if index == len(received):
+                received.append(torch.zeros(layer.kv_heads, n))
             for head, rows in enumerate(weights):
                 group = head * layer.kv_heads // len(weights)
                 for i in range(n, n + len(tail)):
-                    found[index][group] = torch.maximum(found[index][group], rows[i, :n])
-    return found
+                    received[index][group] = torch.maximum(received[index][group], rows[i, :n])
+    return received
 
 
 class Sequencing:
@@ -225,17 +225,17 @@ class Sequencing:
     def _choose(self, layer: int, head: int, held: list[int], budget: int) -> list[int]:
         """METHODS' scores over what is in the cache, one entry at a time."""
         assert self.policy.press is not None
-        name, given = self.policy.press.name, dict(self.policy.parameters)
+        name, parameters = self.policy.press.name, dict(self.policy.parameters)
         keys, weights, n = self.phase.keys[layer][head], self.phase.weights[layer], len(self.tokens)
         group = len(weights) // self.phase.layers[layer].kv_heads
-        own = weights[head * group : (head + 1) * group].mean(0).tolist()
-        newest = held[len(held) - int(given.get("recent", 0) * budget + 1e-6) :]
+        received = weights[head * group : (head + 1) * group].mean(0).tolist()
+        newest = held[len(held) - int(parameters.get("recent", 0) * budget + 1e-6) :]
         if name == "keydiff":
             mean = sum(keys[j] / keys[j].norm() for j in held) / len(held)
         scores: dict[int, float] = {}
         for entry, j in enumerate(held):
             if name == "streaming_llm":
-                scores[j] = float("inf") if entry < given["sinks"] else float(entry)
+                scores[j] = float("inf") if entry < parameters["sinks"] else float(entry)
             elif name == "knorm":
                 scores[j] = -float(keys[j].norm())
             elif name == "keydiff":
@@ -243,13 +243,13 @@ class Sequencing:
             elif name == "tova":
                 scores[j] = float("inf") if j == n - 1 else float(weights[:, n - 1, j].mean())
             elif name == "h2o":
-                had = sum(row[j] for row in own[j:n])
-                scores[j] = float("inf") if j in newest else had / (n - j)
+                total = sum(row[j] for row in received[j:n])
+                scores[j] = float("inf") if j in newest else total / (n - j)
             else:
                 raise NotImplementedError(name)
         segments = [s for s in self.job.prompt.segments if s.name in self.policy.keep]
-        listed = {p for s in segments for p in range(s.start, s.stop)}
-        return sorted(sorted(held, key=lambda j: (j in listed, scores[j], j), reverse=True)[:budget])
+        whitelisted = {p for s in segments for p in range(s.start, s.stop)}
+        return sorted(sorted(held, key=lambda j: (j in whitelisted, scores[j], j), reverse=True)[:budget])
 
 
 def answer(model: PreTrainedModel, job: Job, said: Sequence[int], ask: Ask | None = None) -> list[int]:
@@ -271,8 +271,8 @@ def score(model: PreTrainedModel, job: Job, ask: Ask | None = None) -> tuple[flo
     sequence, wanted = Sequencing(model, job, ask), torch.tensor(job.want.continuation)
     sequence.extend(job.want.continuation)
     logits = sequence.logits()[-len(wanted) - 1 : -1]
-    found = logits.log_softmax(-1).gather(1, wanted[:, None]).sum()
-    return float(found), logits.argmax(-1).tolist() == wanted.tolist()
+    logprob = logits.log_softmax(-1).gather(1, wanted[:, None]).sum()
+    return float(logprob), logits.argmax(-1).tolist() == wanted.tolist()
 
 
 def pairs(kept: Kept) -> int:

@@ -151,9 +151,9 @@ def _one(q: Tensor, k: Tensor, v: Tensor, scale: float | None, left: int, right:
         first = 0 if left < 0 else max(0, at - left)
         last = n if right < 0 else min(n, at + right + 1)
         for head in range(heads):
-            own = head // (heads // kv_heads)
-            logits = k[first:last, own] @ q[i, head] * scale
+            kv_head = head // (heads // kv_heads)
+            logits = k[first:last, kv_head] @ q[i, head] * scale
             if softcap:
                 logits = softcap * torch.tanh(logits / softcap)
-            out[i, head] = logits.softmax(0) @ v[first:last, own]
+            out[i, head] = logits.softmax(0) @ v[first:last, kv_head]
     return out

@@ -11,6 +11,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
+from exact_shares import largest_remainder_exactly, shares_exactly
+
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.quotas import n_kept, ranges
@@ -21,58 +23,67 @@ Kept = list[list[list[int]]]  # ascending positions, of each layer and KV head
 
 def kept(policy: Policy, layers: Sequence[Layer], segments: Sequence[Segment]) -> Kept:
     """Kept positions in layers of one context, all of which evict."""
-    listed = {p for s in segments if s.name in policy.keep for p in range(s.start, s.stop)}
-    budgets = _budgets(policy, layers, listed)
-    return [_layer(policy, layer, own, segments, listed) for layer, own in zip(layers, budgets, strict=True)]
+    whitelisted = {p for s in segments if s.name in policy.keep for p in range(s.start, s.stop)}
+    budgets = _budgets(policy, layers, whitelisted)
+    return [
+        _kept_of_layer(policy, layer, of_heads, segments, whitelisted)
+        for layer, of_heads in zip(layers, budgets, strict=True)
+    ]
 
 
 def budget_of(policy: Policy, n: int) -> int:
     return min(n, policy.budget) if policy.budget is not None else n_kept(n, policy.ratio)
 
 
-def _layer(
-    policy: Policy, layer: Layer, budgets: list[int], segments: Sequence[Segment], listed: set[int]
+def _kept_of_layer(
+    policy: Policy, layer: Layer, budgets: list[int], segments: Sequence[Segment], whitelisted: set[int]
 ) -> list[list[int]]:
     n, fair = layer.k.shape[1], Fraction(str(policy.fair))
     mean = round(sum(budgets) / len(budgets))
-    plain = [ranked(row, 0, listed) for row in _scores(policy, layer, Span(0, n, budget=mean))]
+    plain = [ranked(row, 0, whitelisted) for row in _scores(policy, layer, Span(0, n, budget=mean))]
     if not fair:
         return [sorted(order[:budget]) for order, budget in zip(plain, budgets, strict=True)]
     spans = ranges([s.start for s in segments], n)
-    span_budgets = largest_remainder(shares(spans, listed, mean), mean)
-    inside = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, span_budgets, strict=True)]
+    span_budgets = largest_remainder_exactly(_shares(spans, whitelisted, mean), mean)
+    scores = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, span_budgets, strict=True)]
     rows = []
     for head, budget in enumerate(budgets):
         counts = [sum(s.start <= p < s.stop for p in plain[head][:budget]) for s in spans]
-        even = shares(spans, listed, budget)
-        quota = largest_remainder([(1 - fair) * c + fair * e for c, e in zip(counts, even, strict=True)], budget)
-        own = [ranked(scores[head], s.start, listed)[:q] for scores, s, q in zip(inside, spans, quota, strict=True)]
-        rows.append(sorted(p for part in own for p in part))
+        even = _shares(spans, whitelisted, budget)
+        mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, even, strict=True)]
+        quotas = largest_remainder_exactly(mixed, budget) if budget else [0] * len(spans)
+        best = [
+            ranked(of_heads[head], span.start, whitelisted)[:quota]
+            for of_heads, span, quota in zip(scores, spans, quotas, strict=True)
+        ]
+        rows.append(sorted(p for part in best for p in part))
     return rows
 
 
-def _budgets(policy: Policy, layers: Sequence[Layer], listed: set[int]) -> list[list[int]]:
+def _budgets(policy: Policy, layers: Sequence[Layer], whitelisted: set[int]) -> list[list[int]]:
     """Pairs of each layer and head."""
     assert policy.press is not None
-    n, heads, given = layers[0].k.shape[1], layers[0].kv_heads, dict(policy.parameters)
+    n, heads, parameters = layers[0].k.shape[1], layers[0].kv_heads, dict(policy.parameters)
     mean = budget_of(policy, n)
     names = {policy.press.name, policy.press.base.name if policy.press.base else ""}
     by_layer = [mean] * len(layers)
     if "pyramidkv" in names:
-        by_layer = pyramid(n, mean, len(layers), max(len(listed), int(given["window"])), given["beta"])
+        floor = max(len(whitelisted), int(parameters["window"]))
+        by_layer = pyramid(n, mean, len(layers), floor, parameters["beta"])
     even = [[budget] * heads for budget in by_layer]
     if not names & {"adakv", "kvzip"}:
         return even
     lanes = [
-        [[row[p] for p in ranked(row, 0, listed)] for row in _scores(policy, layer, Span(0, n, budget=budget))]
+        [[row[p] for p in ranked(row, 0, whitelisted)] for row in _scores(policy, layer, Span(0, n, budget=budget))]
         for layer, budget in zip(layers, by_layer, strict=True)
     ]
-    if "kvzip" in names and not given["uniform"]:
-        flat = compete([lane for layer in lanes for lane in layer], mean * heads * len(layers), len(listed))
+    if "kvzip" in names and not parameters["uniform"]:
+        flat = compete([lane for layer in lanes for lane in layer], mean * heads * len(layers), len(whitelisted))
         return [flat[i : i + heads] for i in range(0, len(flat), heads)]
-    least = Fraction(str(given.get("safeguard", 0)))
-    floors = [max(len(listed), math.floor(least * budget), 1 if least else 0) for budget in by_layer]
-    return [compete(*own) for own in zip(lanes, [budget * heads for budget in by_layer], floors, strict=True)]
+    least = Fraction(str(parameters.get("safeguard", 0)))
+    floors = [max(len(whitelisted), math.floor(least * budget), 1 if least else 0) for budget in by_layer]
+    totals = [budget * heads for budget in by_layer]
+    return [compete(*of_layer) for of_layer in zip(lanes, totals, floors, strict=True)]
 
 
 def compete(lanes: Sequence[Sequence[float]], total: int, floor: int) -> list[int]:
@@ -104,33 +115,24 @@ def pyramid(n: int, mean: int, layers: int, floor: int, beta: float) -> list[int
     return largest_remainder(bounded(by), total)
 
 
-def shares(spans: Sequence[Span], listed: set[int], total: int) -> list[Fraction]:
-    """Proportional to length, no span below its whitelisted tokens: one that would be gets those and steps aside."""
-    floors = [Fraction(sum(p in listed for p in range(s.start, s.stop))) for s in spans]
-    result, rest, left = list(floors), set(range(len(spans))), Fraction(total)
-    while rest:
-        scale = left / sum(len(spans[i]) for i in rest)
-        short = {i for i in rest if len(spans[i]) * scale < floors[i]}
-        if not short:
-            for i in rest:
-                result[i] = len(spans[i]) * scale
-            break
-        left -= sum(floors[i] for i in short)
-        rest -= short
-    return result
+def _shares(spans: Sequence[Span], whitelisted: set[int], total: int) -> list[Fraction]:
+    """Proportional to length, no span below its whitelisted tokens."""
+    floors = [sum(p in whitelisted for p in range(span.start, span.stop)) for span in spans]
+    return shares_exactly([len(span) for span in spans], floors, total)
 
 
 def largest_remainder(wanted: Sequence[Fraction], total: int) -> list[int]:
+    """Rounded down; what is missing goes to the largest remainders, and among equals to the last."""
     counts = [math.floor(x) for x in wanted]
     while sum(counts) < total:
         counts[max(range(len(wanted)), key=lambda i: (wanted[i] - counts[i], i))] += 1
     return counts
 
 
-def ranked(scores: Sequence[float], start: int, listed: set[int]) -> list[int]:
+def ranked(scores: Sequence[float], start: int, whitelisted: set[int]) -> list[int]:
     """Positions from ``start`` on, whitelisted ones first, then by score; among equals the later."""
     places = range(start, start + len(scores))
-    return sorted(places, key=lambda p: (p in listed, scores[p - start], p), reverse=True)
+    return sorted(places, key=lambda p: (p in whitelisted, scores[p - start], p), reverse=True)
 
 
 def _scores(policy: Policy, layer: Layer, span: Span) -> Any:

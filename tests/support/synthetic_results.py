@@ -124,16 +124,16 @@ def _line(
 
 def _aggregated(lines: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
     """Values and standard errors as the harness aggregates them; a list of verdicts is pooled and has no error."""
-    found: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     for name in names:
         values = [line[name] for line in lines]
         pooled = [v for value in values for v in value] if isinstance(values[0], list) else values
         mean = sum(pooled) / len(pooled)
-        found[f"{name},none"] = mean
+        entry[f"{name},none"] = mean
         spread = sum((v - mean) ** 2 for v in pooled) / max(len(pooled) - 1, 1)
         single = len(values) < 2 or isinstance(values[0], list)
-        found[f"{name}_stderr,none"] = "N/A" if single else (spread / len(pooled)) ** 0.5
-    return found
+        entry[f"{name}_stderr,none"] = "N/A" if single else (spread / len(pooled)) ** 0.5
+    return entry
 
 
 def _config(source, model, press, ratio, fair, parameters, n, limit, changed) -> dict[str, Any]:
