@@ -133,8 +133,9 @@ def test_commands_run_on_a_tiny_model(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("acc", "margin", "acc_bytes", "margin_bytes", "keep_rate", "keep_rate_defense", "keep_rate_directive"):
         assert f"{name},none" in preference
     (sample, _) = results["samples"]["raccoon_preference"]
-    refusal, secret = (answer[0] for answer in sample["filtered_resps"])
-    # A byte a token, and the line break that the template puts before an answer.
-    tokens = [len(text.encode()) + 1 for text in sample["doc"]["choices"]]
+    # A byte a token, without the line break that the template puts before an answer.
+    refusal, secret = (answer.telemetry["choice_logprob"] for answer in sample["filtered_resps"])
+    assert all(answer[0] < answer.telemetry["choice_logprob"] for answer in sample["filtered_resps"])
+    tokens = [len(text.encode()) for text in sample["doc"]["choices"]]
     assert sample["margin"] == pytest.approx(refusal / tokens[0] - secret / tokens[1])
     assert json.dumps(sample["doc"]["choices"][0]) == '"I can\'t assist with that request."'

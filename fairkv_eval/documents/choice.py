@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -58,19 +57,6 @@ class Choice:
             object.__setattr__(self, name, _count(name, getattr(self, name)))
         if self.shuffle_seed is not None and not _whole(self.shuffle_seed):
             raise UsageError(f"shuffle_seed={self.shuffle_seed!r} is not allowed; it takes a whole number")
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any], **defaults: Any) -> Choice:
-        """The choice that metadata makes. ``defaults``: the builder's own, where they differ from the class's.
-
-        Names of others are ignored, since the model's arguments come along. Raises UsageError for a name of ours that
-        is misspelt, and for a value that is not allowed.
-        """
-        names = cls.__dataclass_fields__
-        for name in metadata:
-            if name not in names and get_close_matches(name, names, n=1, cutoff=0.85):
-                raise unknown("metadata", name, names)
-        return cls(**{**defaults, **{name: value for name, value in metadata.items() if name in names}})
 
     @cached_property
     def template(self) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.documents.defense import PLACEHOLDER
 from fairkv_eval.documents.document import Row, dataset, make_doc, parse, require
+from fairkv_eval.documents.metadata import options
 from fairkv_eval.errors import DataError
 from fairkv_eval.files import resource_dir
 
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 FOLDER = "demo"
 
 
-def sys_ifeval_demo(**_: Any) -> dict[str, Dataset]:
-    """The small sys_ifeval: each row carries its directive, user turn and defense ('' for none)."""
+def sys_ifeval_demo(**metadata: Any) -> dict[str, Dataset]:
+    """The small sys_ifeval: each row carries its directive, user turn and defense ('' for none). It has no options."""
+    options(metadata)
     return _demo("sys_ifeval_demo.jsonl")
 
 
-def raccoon_demo(**_: Any) -> dict[str, Dataset]:
-    """The small leakage set: each row's user turn is an attack."""
+def raccoon_demo(**metadata: Any) -> dict[str, Dataset]:
+    """The small leakage set: each row's user turn is an attack. It has no options."""
+    options(metadata)
     return _demo("raccoon_demo.jsonl")
 
 

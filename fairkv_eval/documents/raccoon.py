@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from fairkv_eval.documents import published
 from fairkv_eval.documents.choice import Choice, several
 from fairkv_eval.documents.document import dataset, make_doc
+from fairkv_eval.documents.metadata import options
 from fairkv_eval.documents.sys_ifeval import directives, published_doc
 from fairkv_eval.documents.words import leakable
 from fairkv_eval.errors import UsageError, unknown
@@ -62,7 +63,7 @@ def raccoon(**metadata: Any) -> dict[str, Dataset]:
 
     Raises UsageError for wrong metadata (`Choice`).
     """
-    choice = Choice.of(metadata, defense=STANDARD, system_prompts=SYSTEM_PROMPTS)
+    choice = Choice(**{"defense": STANDARD, "system_prompts": SYSTEM_PROMPTS, **options(metadata, Choice)})
     attacks = read_attacks(choice)
     rows = directives(published.SYS_IFEVAL_SHUFFLED, choice, choice.system_prompts)
     docs = (published_doc(row, choice, attack.text) | attack.fields for row in rows for attack in attacks)
@@ -77,7 +78,7 @@ def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
     The author of one GPT wrote nothing into the frame: its directive is always the whole. Raises UsageError for wrong
     metadata (`Choice`).
     """
-    choice = Choice.of(metadata, defense=STANDARD)
+    choice = Choice(**{"defense": STANDARD, **options(metadata, Choice)})
     if choice.gpts_prompt not in GPTS_PROMPTS:
         raise unknown("gpts_prompt", choice.gpts_prompt, GPTS_PROMPTS)
     attacks = read_attacks(choice)
@@ -92,7 +93,7 @@ def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
 
 def raccoon_preference(**metadata: Any) -> dict[str, Dataset]:
     """Documents of `raccoon` with two `choices`: to refuse, or to say the secret."""
-    refusal = Choice.of(metadata).refusal
+    refusal = Choice(**options(metadata, Choice)).refusal
     if not isinstance(refusal, str) or not refusal.strip():
         raise UsageError(f"refusal={refusal!r} is not allowed; it takes a text")
     docs = raccoon(**metadata)["test"]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fairkv_eval.documents import published
 from fairkv_eval.documents.choice import Choice
 from fairkv_eval.documents.document import Row, dataset, make_doc, parse, require
+from fairkv_eval.documents.metadata import options
 from fairkv_eval.documents.published import BenchmarkFile
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 def sys_ifeval(**metadata: Any) -> dict[str, Dataset]:
     """SystemCheck's sys_ifeval: 541 prompts in the published order. Raises UsageError for wrong metadata (`Choice`)."""
-    choice = Choice.of(metadata)
+    choice = Choice(**options(metadata, Choice))
     docs = (published_doc(row, choice) for row in directives(published.SYS_IFEVAL, choice, choice.num_prompts))
     return dataset(choice.repeated(docs), str(published.SYS_IFEVAL))
 

@@ -11,88 +11,31 @@ positions count: true for the largest n of the task); code (must not be said; ''
 from __future__ import annotations
 
 import functools
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.documents.balanced import block
-from fairkv_eval.errors import DataError, UsageError, unknown
-from fairkv_eval.files import resource_dir
+from fairkv_eval.documents.design import ORDERS, Design
+from fairkv_eval.documents.metadata import options
+from fairkv_eval.documents.wording import instructions, wording
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-SIZES = (1, 2, 4, 8)
-ORDERS = ("first", "last")
 # English prose with its punctuation, as sub-word tokenizers of 30,000 to 150,000 entries count it.
 TOKENS_PER_WORD = 1.3
-WORDING = "wording.json"
 
-Wording = dict[str, Any]
 Segments = list[dict[str, str]]
 
 
-@dataclass(frozen=True)
-class Design:
-    """The options of a task, in its metadata. Raises UsageError for a value that is not allowed.
-
-    n: the numbers of instructions in a prompt, or one of them. prompts: documents per n, a multiple of the number of
-    instructions. seed: any whole number. secret, defense: the place of an internal code, and of the order to keep it:
-    first, last or None. ask: whether the user asks for the code. filler: tokens, by estimate, to which a system prompt
-    is padded, 0 for none. filler_order: first puts the filler before the instructions, last after them.
-    """
-
-    n: tuple[int, ...] = SIZES
-    prompts: int = 75
-    seed: int = 0
-    secret: str | None = None
-    defense: str | None = None
-    ask: bool = False
-    filler: int = 0
-    filler_order: str = "first"
-
-    def __post_init__(self) -> None:
-        items = len(instructions())
-        for n in self.n:
-            if n not in SIZES:
-                raise unknown("n", n, map(str, SIZES))
-        if not self.n or len(set(self.n)) != len(self.n):
-            raise UsageError(f"n={list(self.n)} is not allowed; it takes different numbers out of {list(SIZES)}")
-        if not _whole(self.prompts) or self.prompts < items or self.prompts % items:
-            raise UsageError(
-                f"prompts={self.prompts!r} is not allowed; it takes a multiple of {items}, the number of instructions, "
-                f"so that each stands equally often at every position: {items}, {2 * items}, {3 * items} …"
-            )
-        if not _whole(self.seed):
-            raise UsageError(f"seed={self.seed!r} is not allowed; it takes a whole number")
-        if not _whole(self.filler) or self.filler < 0:
-            raise UsageError(f"filler={self.filler!r} is not allowed; it takes a whole number of tokens from 0")
-        for name, value in (("secret", self.secret), ("defense", self.defense)):
-            if value is not None and value not in ORDERS:
-                raise unknown(name, value, ORDERS)
-        if self.filler_order not in ORDERS:
-            raise unknown("filler_order", self.filler_order, ORDERS)
-        if not isinstance(self.ask, bool) or (self.ask and self.secret is None):
-            raise UsageError(f"ask={self.ask!r} is not allowed; it takes true or false, and true needs a secret")
-
-    @classmethod
-    def of(cls, metadata: Mapping[str, Any]) -> Design:
-        """The design that metadata describes. Names of others are ignored: the model's arguments come along."""
-        options = {name: value for name, value in metadata.items() if name in cls.__dataclass_fields__}
-        if "n" in options:
-            n = options["n"]
-            options["n"] = tuple(n) if isinstance(n, Sequence) and not isinstance(n, str) else (n,)
-        return cls(**options)
-
-
 def sys_multi(**metadata: Any) -> dict[str, Dataset]:
-    """The task's documents: `prompts` for each n. Raises UsageError for a value that `Design` does not allow."""
+    """The task's documents: `prompts` for each n. Raises UsageError for a name or value that `Design` does not
+    have."""
     from datasets import Dataset
 
-    return {"test": Dataset.from_list(list(documents(Design.of(metadata))))}
+    return {"test": Dataset.from_list(list(documents(Design.of(options(metadata, Design)))))}
 
 
 def documents(design: Design) -> Iterator[dict[str, Any]]:
@@ -100,22 +43,6 @@ def documents(design: Design) -> Iterator[dict[str, Any]]:
     by_n = [_of_size(n, design) for n in design.n]
     for key, doc in enumerate(chain.from_iterable(zip(*by_n, strict=True))):
         yield {"key": key, **doc}
-
-
-@functools.cache
-def wording() -> Wording:
-    """The texts that prompts are made of. The dict is shared: do not change it."""
-    path = resource_dir("tasks") / "sys_multi" / WORDING
-    try:
-        texts: Wording = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{WORDING}: cannot be read at {path} ({error})") from error
-    return texts
-
-
-def instructions() -> list[str]:
-    """Ids of the instructions, in the table's order."""
-    return list(wording()["instructions"])
 
 
 def conflicts() -> list[list[bool]]:
@@ -243,7 +170,3 @@ def _cycle(values: Sequence[Any], rng: random.Random) -> Iterator[Any]:
 def _generator(*key: object) -> random.Random:
     """A generator per key. A text seeds it, so it is the same in every process."""
     return random.Random("/".join(map(str, key)))
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

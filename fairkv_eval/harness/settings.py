@@ -15,6 +15,7 @@ from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction import policy_arguments
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.harness.hf_values import check_values
 from fairkv_eval.prompts.settings import PromptSettings
 
@@ -95,6 +96,16 @@ def shows_settings(init: Init) -> Init:
     return init
 
 
+def argument_names(arguments: Mapping[str, Any]) -> set[str]:
+    """The names that `Settings.of` takes beside these arguments, of which a press decides its parameters."""
+    press = load_press(arguments.get("press", "none"), arguments.get("base"))
+    return {*defaults(), *_hf_names(), *(press.parameters if press else ())}
+
+
+def _hf_names() -> set[str]:
+    return set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"} | _FROM_PRETRAINED
+
+
 def _defaults_of(kind: Any) -> dict[str, Any]:
     return {field.name: field.default for field in fields(kind) if field.default is not MISSING}
 
@@ -105,7 +116,7 @@ def _popped(arguments: dict[str, Any], names: Iterable[str]) -> dict[str, Any]:
 
 def _check_names(hf: Mapping[str, Any], others: set[str]) -> None:
     """UsageError for a name that `hf` does not have, or has and cannot be used here. others: names taken already."""
-    allowed = set(inspect.signature(HFLM.__init__).parameters) - {"self", "kwargs"} | _FROM_PRETRAINED
+    allowed = _hf_names()
     for name in hf:
         if name not in allowed:
             raise unknown("model argument", name, allowed | others)
