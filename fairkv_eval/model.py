@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
@@ -32,7 +32,7 @@ from fairkv_eval.harness.one_line import end_with_one_line
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.response_cache import ResponseCache, key_of, key_of_rolling
-from fairkv_eval.harness.settings import Settings, argument_names, shows_settings
+from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.model_sources import weights_sha256
 from fairkv_eval.pretrained import default_pretrained
 from fairkv_eval.prompts.prompter import Prompter
@@ -75,11 +75,6 @@ class FairKV(Processes):
         self.arguments = {**hf, "pretrained": pretrained}
         self.weights_sha256 = weights_sha256(hf, pretrained)
         self.response_cache = ResponseCache()
-
-    @classmethod
-    def argument_names(cls, arguments: Mapping[str, Any]) -> set[str]:
-        """The names that the constructor takes beside these arguments."""
-        return argument_names(arguments)
 
     @property
     def policy(self) -> Policy:

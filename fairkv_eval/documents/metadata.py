@@ -76,5 +76,5 @@ def _of_fairkv(metadata: Mapping[str, Any]) -> set[str]:
         model = get_model("fairkv")
     except (KeyError, ValueError):  # not registered, so the model is another one
         return set()
-    names: set[str] = model.argument_names(metadata)
+    names: set[str] = model.__init__.argument_names(metadata)
     return names

@@ -88,11 +88,15 @@ def defaults() -> dict[str, Any]:
 
 
 def shows_settings(init: Init) -> Init:
-    """Show the settings, which a constructor takes among its ``**arguments``, in its signature and help."""
+    """Show the settings, which a constructor takes among its ``**arguments``, in its signature and help.
+
+    Its ``argument_names`` are for builders of documents, to which the harness passes the model's arguments as well.
+    """
     signature = inspect.signature(init)
     *named, arguments = signature.parameters.values()
     settings = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=v) for name, v in defaults().items()]
     init.__signature__ = signature.replace(parameters=[*named, *settings, arguments])  # type: ignore[attr-defined]
+    init.argument_names = argument_names  # type: ignore[attr-defined]
     return init
 
 
