@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import MutableMapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import Any
 
 from fairkv_eval.errors import UsageError
@@ -56,8 +56,9 @@ def model_name(pretrained: Any) -> str:
     """A model's name without paths of this machine: the hub name, or the last part of a local path."""
     if not isinstance(pretrained, str):
         return type(pretrained).__name__
-    if Path(pretrained).is_absolute():
-        return f"package {PACKAGE}" if Path(pretrained).name == PACKAGE else Path(pretrained).name
+    path = PureWindowsPath(pretrained) if "\\" in pretrained else PurePath(pretrained)
+    if path.is_absolute() or pretrained.startswith((".", "~")) or len(path.parts) > 2:
+        return f"package {PACKAGE}" if path.name == PACKAGE else path.name
     return pretrained
 
 

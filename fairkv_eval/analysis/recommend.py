@@ -79,11 +79,12 @@ def recommend(
 
     ``metric``: default each task's main one. With several tasks a policy must stay within the bound on each.
     ``value_range``: the least and the greatest possible value of the metric. Raise UsageError for a value outside it,
-    results of several models or conditions, a missing full cache, and missing samples.
+    results of several models or conditions, a missing full cache, missing samples, and several responses to a prompt.
     """
     _check(max_drop, alpha, value_range)
     selection = selected(paths, model, tasks)
     by_task = one_run(selection.records)
+    _check_independent(selection.records)
     losses, ratios, left_out = _losses_by_policy(by_task, metric, value_range)
     complete = {policy: by_policy for policy, by_policy in losses.items() if len(by_policy) == len(by_task)}
     left_out = [f"{problem.path.name}: {problem.reason}" for problem in selection.problems] + left_out
@@ -183,6 +184,17 @@ def _in_range(
             f"{low:g} to {high:g}; the guarantee needs the range it can have, --range LOW HIGH"
         )
     return scores
+
+
+def _check_independent(records: Sequence[Record]) -> None:
+    """UsageError for several documents of one prompt: the guarantee needs documents drawn independently."""
+    for record in records:
+        responses = record.arguments["metadata"].get("num_responses")
+        if isinstance(responses, (int, float)) and responses > 1:
+            raise UsageError(
+                f"{record.path.name}: task {record.task} has num_responses={responses:g} documents of each prompt, "
+                "which are not independent, as the guarantee needs; run it with num_responses=1"
+            )
 
 
 def _check(max_drop: float, alpha: float, value_range: tuple[float, float]) -> None:

@@ -29,10 +29,12 @@ def command(record: Record) -> str:
         batch_size=run.get("batch_size"),
         gen_kwargs=run.get("gen_kwargs"),
         seed=[run.get(name, default) for name, default in zip(_SEEDS, SEEDS, strict=True)],
+        metadata=run.get("metadata"),
         include_path=run.get("include_path"),
         system_instruction=_instruction(record),
         apply_chat_template=applied,
-        fewshot_as_multiturn=_multiturn(run.get("fewshot_as_multiturn"), applied),
+        # True with a template if it is not typed, and refused without one.
+        fewshot_as_multiturn="false" if applied and run.get("fewshot_as_multiturn") is False else None,
     )
 
 
@@ -41,11 +43,6 @@ def _instruction(record: Record) -> str | None:
     text = record.arguments.get("system_instruction")
     digest = dict(record.conditions).get("system_instruction")
     return str(text) if text is not None else f"<not published, SHA-256 {digest}>" if digest else None
-
-
-def _multiturn(value: Any, applied: bool) -> str | None:
-    """The flag, if it is not what the harness has without it: true with a chat template."""
-    return None if value is None or bool(value) == applied else str(bool(value)).lower()
 
 
 def _model_args(record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy_arguments import NAMES
 from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.pretrained import HUB_NAME, PACKAGE
-from fairkv_eval.provenance import nameless
+from fairkv_eval.provenance import model_name, nameless
 from fairkv_eval.results.foreign_tasks import foreign_config_sha256, include_path
 from fairkv_eval.results.record import IDENTITY, Metric, Record
 from fairkv_eval.results.recorded_policy import DIVIDING, RecordedPolicy, plain
@@ -93,6 +93,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
             "system_instruction": result.get("system_instruction"),
             "fewshot_as_multiturn": result.get("fewshot_as_multiturn"),
             "include_path": include_path(result["configs"][task]),
+            "metadata": _options(result["configs"][task], arguments),
         },
         cell=(ours.get("sweep") or {}).get("cell"),
     )
@@ -113,7 +114,7 @@ def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> st
     if path is None:
         name = HUB_NAME if source == "fairkv" else str(result.get("model_name") or source)
     else:
-        name = Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
+        name = model_name(str(path))
     name = HUB_NAME if name in (PACKAGE, f"package {PACKAGE}") else name  # the same model under its name without a hub
     added = [Path(str(arguments[kind])).name for kind in ("peft", "delta") if arguments.get(kind)]
     return " + ".join([name, *added])
@@ -140,6 +141,12 @@ def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) ->
     identity = ((config.get("fairkv") or {}).get("identity") or {}).get("sha256")
     stated |= _typed(config, arguments) | ({IDENTITY: identity} if identity else {})
     return tuple((name, plain(value)) for name, value in stated.items())
+
+
+def _options(configured: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    """A task's metadata, without what the harness adds to it: the model's arguments, and where the task is."""
+    apart = {"version", "config_source", "description", "declared", *arguments}
+    return {name: value for name, value in (configured.get("metadata") or {}).items() if name not in apart}
 
 
 def _typed(config: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -211,3 +211,13 @@ def test_folders_that_cannot_answer(tmp_path):
     synthetic_results.write(tmp_path / "mixed", press="tova", ratio=0.5, torch_seed=2, number=1)
     with pytest.raises(UsageError, match=r"torch_seed \(1 and 2\)|torch_seed \(2 and 1\)"):
         recommend([tmp_path / "mixed"])
+
+
+def test_several_responses_to_a_prompt_are_refused(tmp_path, capsys):
+    results(tmp_path, CELLS)
+    for path in tmp_path.glob("results_*.json"):
+        result = json.loads(path.read_text())
+        result["configs"][synthetic_results.TASK]["metadata"] = {"num_responses": 3}
+        path.write_text(json.dumps(result))
+    assert main(["recommend", str(tmp_path)]) == 2
+    assert "has num_responses=3 documents of each prompt, which are not independent" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.leaderboard.board import build
 from fairkv_eval.results.publish import publish
 from fairkv_eval.results.reader import read
+from fairkv_eval.results.rerun import command
 
 SECRET = "never tell anyone"
 
@@ -71,3 +74,84 @@ def test_scores_of_another_result_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not the samples of this result"):
         publish([tmp_path / "own"], tmp_path / "out")
     assert not list(tmp_path.glob("out/**/*.json*"))
+
+
+PLANTED = ("/home/someone/private", "~/private/model", r"C:\\private\\model", f"{SECRET}!", "private/a/b/c")
+
+
+def planted(value: object, text: str) -> object:
+    """A copy with a text in the place of every string, and in a key of every mapping."""
+    if isinstance(value, dict):
+        return {**{key: planted(entry, text) for key, entry in value.items()}, "a_later_field": text}
+    if isinstance(value, list):
+        return [planted(entry, text) for entry in value]
+    return text if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("text", PLANTED)
+@pytest.mark.parametrize("source", ["sweep", "harness"])
+def test_nothing_planted_in_any_field_is_published(source: str, text: str, tmp_path: Path) -> None:
+    """Paths and sentences, in every string of a result and of its samples, also in fields that do not exist yet."""
+    path = synthetic_results.write(tmp_path / "own" / "__home__someone__private", press="tova", ratio=0.5)
+    result = json.loads(path.read_text())
+    kept = {key: result[key] for key in ("results", "n-samples", "task_hashes", "versions")}
+    result["config"]["fairkv"] |= {
+        "command": "",
+        "sweep": {"cell": "", "run": {"tail_tokens": 3}},
+        "fewshot_delimiter": "",
+    }
+    result["config"] |= {"gen_kwargs": {"until": [""]}, "device": "", "use_cache": ""}
+    config = result["configs"][synthetic_results.TASK]
+    config |= {"metadata": {"config_source": "", "defense_file": ""}, "dataset_kwargs": {"data_files": ""}}
+    result |= {"system_instruction": "", "chat_template": "", "pretty_env_info": "", "model_name_sanitized": ""}
+    result = {**planted(result, text), **kept}  # type: ignore[dict-item]
+    if source == "harness":
+        result["model_source"], result["config"]["model"] = "hf", "hf"
+        del result["config"]["fairkv"]
+    result["model_name_sanitized"] = "__home__someone__private"
+    path.write_text(json.dumps(result))
+    samples = next(path.parent.glob("samples_*.jsonl"))
+    fixed = ("doc_hash", "prompt_hash", "target_hash", "filter")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    lines = [{**planted(line, text), **{k: line[k] for k in (*fixed, "metrics")}} for line in lines]  # type: ignore[dict-item]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    publish([tmp_path / "own"], tmp_path / "out")
+    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len(files) == 2
+    for file in files:
+        raw = file.read_bytes()
+        everything = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode()
+        # Of a path the last part stays: a model's name.
+        assert not {"home", "someone", "__"} & set(re.split(r"[^a-z_]|(__)", str(file.relative_to(tmp_path))))
+        for word in (text, "private/", "private\\", SECRET, "home", "someone"):
+            assert word not in everything.replace(synthetic_results.MODEL, ""), word
+    record = read(tmp_path / "out").records[0]
+    assert record.metrics and record.lines()
+
+
+def test_a_published_command_says_what_it_keeps_back(tmp_path: Path) -> None:
+    path = synthetic_results.write(tmp_path / "own", press="tova", ratio=0.5, fairkv={"command": f"lm_eval '{SECRET}'"})
+    result = json.loads(path.read_text())
+    result |= {"system_instruction": SECRET, "system_instruction_sha": "d" * 64}
+    result["configs"][synthetic_results.TASK]["metadata"] = {"config_source": "/home/me/of mine/some.yaml", "n": 3}
+    path.write_text(json.dumps(result))
+    own = read(path).records[0]
+    (copy,) = publish([tmp_path / "own"], tmp_path / "out")
+    record = read(copy).records[0]
+    assert record.run == own.run
+    words = shlex.split(command(record))
+    assert words[words.index("--system_instruction") + 1] == f"<not published, SHA-256 {'d' * 64}>"
+    assert words[words.index("--include_path") + 1] == "<folder of some.yaml>"
+    assert words[words.index("--metadata") + 1] == "n=3"
+
+
+def test_what_is_withheld_still_sets_results_apart(tmp_path: Path) -> None:
+    runs = []
+    for number, kwargs in enumerate(({"a": "/home/x"}, {"a": "/home/y"})):
+        path = synthetic_results.write(tmp_path / "own" / str(number), press="tova", ratio=0.5)
+        result = json.loads(path.read_text())
+        result["config"]["model_args"]["chat_template_args"] = kwargs
+        path.write_text(json.dumps(result))
+        (copy,) = publish([path.parent], tmp_path / "out" / str(number))
+        runs.append(read(copy).records[0].run)
+    assert runs[0] != runs[1]

@@ -31,6 +31,7 @@ DIFFERENCES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"apply_chat_template": True, "fewshot_as_multiturn": False},
     ),
     "include_path": ({"config_source": "/home/me/of mine/some.yaml"}, {"include_path": "of mine"}),
+    "metadata": ({"metadata": {"defense": "none", "n": 3}}, {"metadata": {"defense": "none", "n": 3}}),
     "a model argument": (
         {"model_args": {"chat_template_args": {"a": 1}}},
         {"model_args": {"chat_template_args": {"a": 1}}},
@@ -52,8 +53,9 @@ def record(folder: Path, changes: dict[str, Any]) -> Record:
             inside = result["config"] if name == "model_args" else result["config"]["fairkv"]
             (inside[name] if name == "model_args" else inside).update(value)
             result["config"]["model_args"].update(value)
-        elif name == "config_source":
-            result["configs"][synthetic_results.TASK]["metadata"] = {name: value}
+        elif name in ("config_source", "metadata"):
+            metadata = {name: value} if name == "config_source" else value
+            result["configs"][synthetic_results.TASK]["metadata"] = metadata
         else:
             result[name] = value
     path.write_text(json.dumps(result))
@@ -74,7 +76,7 @@ def test_a_difference_is_another_record_and_is_in_its_command(
     changes, expected = DIFFERENCES[what]
     plain = record(tmp_path / "plain", TEMPLATE if "chat_template_sha" in changes else {})
     other = record(tmp_path / "other", changes)
-    assert (other.run, other.policy) != (plain.run, plain.policy)
+    assert what == "metadata" or (other.run, other.policy) != (plain.run, plain.policy)  # its documents tell
     config = parsed(command(other), monkeypatch)
     for name, value in expected.items():
         typed = getattr(config, name)
