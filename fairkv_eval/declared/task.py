@@ -12,11 +12,11 @@ from typing import Any
 
 from lm_eval.api import registry
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.config.task import TaskConfig
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from fairkv_eval import metrics
 from fairkv_eval.declared.json_lines import stored
+from fairkv_eval.declared.keys import DECLARATIONS, check_keys
 from fairkv_eval.declared.rows import read_rows
 from fairkv_eval.declared.scorers import SCORERS, TELEMETRY, aggregation
 from fairkv_eval.declared.targets import check_targets
@@ -25,13 +25,7 @@ from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.prompts.chat import plain_text
 from fairkv_eval.strict_yaml import misread
 
-DECLARATIONS = ("data", "system", "user", "messages", "segments", "context", "secret", "metrics")
 SPLIT = "test"
-# Keys of the harness that would make the prompt or the documents, which are declared here.
-REPLACED = (
-    *("dataset_path", "dataset_name", "custom_dataset", "process_docs", "process_results"),
-    *("doc_to_text", "description", "test_split", "validation_split", "training_split", "fewshot_split", "gen_prefix"),
-)
 GREEDY = {"until": [], "do_sample": False, "temperature": 0.0}
 
 
@@ -40,8 +34,8 @@ class DeclaredTask(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         with naming(f"task {config.get('task')}"):
+            check_keys(config)
             _check_files(config)
-            _check_keys(config)
             declarations = {key: config[key] for key in DECLARATIONS if key in config}
             self._docs = _documents(declarations, _folder(config))
             self._scorers, metric_list = _metrics(declarations.get("metrics"), config.get("metric_list"))
@@ -96,17 +90,6 @@ class DeclaredTask(ConfigurableTask):
         for name in self._scorers:
             scores |= SCORERS[name].score(doc, str(results[0]))
         return scores | (metrics.telemetry(results[0]) if isinstance(results[0], str) else {})
-
-
-def _check_keys(config: Mapping[str, Any]) -> None:
-    allowed = set(TaskConfig.__dataclass_fields__) - set(REPLACED) | set(DECLARATIONS) | {"class"}
-    for key in config:
-        if key in REPLACED:
-            raise UsageError(f"{key} does not go with a declared task: its data and messages are declared")
-        if key not in allowed:
-            raise unknown("key", key, allowed)
-    if "data" not in config:
-        raise UsageError("a declared task needs data:")
 
 
 def _check_files(config: Mapping[str, Any]) -> None:

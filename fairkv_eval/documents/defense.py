@@ -37,7 +37,7 @@ def defense_template(name: str | None, file: str | None = None) -> str:
 
 def _read(file: str) -> str:
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
+        return Path(file).expanduser().read_text(encoding="utf-8-sig")
     except (OSError, TypeError, UnicodeDecodeError) as error:
         raise UsageError(f"defense_file={file!r} cannot be read: {error}") from error
 

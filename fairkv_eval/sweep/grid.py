@@ -94,8 +94,7 @@ def ratios(value: Any) -> list[float]:
     for number in numbers:
         if not 0 <= number < 1:
             raise UsageError(
-                f"ratio {number:g} is not allowed; it takes a number from 0 to below 1 (a range stands in quotes: "
-                '"0:0.9:0.1")'
+                f"ratio {number:g} is not allowed; it takes a number from 0 to below 1, or a range as 0:0.9:0.1"
             )
     return numbers
 
