@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,15 @@ MODEL_ARGUMENTS = "model_arguments"  # names of arguments that a model passes on
 log = logging.getLogger(__name__)
 
 
-def options(metadata: Mapping[str, Any], kind: type[Choice] | type[Design] | None = None) -> dict[str, Any]:
-    """The options of a builder that takes those of ``kind``, None for none.
+def options(
+    metadata: Mapping[str, Any], kind: type[Choice] | type[Design] | None = None, unread: Collection[str] = ()
+) -> dict[str, Any]:
+    """The options of a builder that takes those of ``kind``, None for none, without those that it does not read.
 
     UsageError for a name that is neither an option, nor a key of the harness, nor an argument of a model. An option of
     another builder of this package is reported and left out, since --metadata goes to all tasks of a run.
     """
-    names = set(kind.__dataclass_fields__) if kind else set()
+    names = set(kind.__dataclass_fields__) - set(unread) if kind else set()
     foreign = {*Choice.__dataclass_fields__, *Design.__dataclass_fields__} - names
     for name in metadata:
         if name in names | HARNESS | {MODEL_ARGUMENTS} or name in _of_models(metadata):

@@ -35,6 +35,7 @@ GPTS_DEFENSES = "Data/reference/gpts196_defense_prompt.json"
 GPTS_PROMPTS = ("defenseless", "user", "original")
 SYSTEM_PROMPTS = 100  # the paper's number of directives
 STANDARD = "standard_defense"
+_DEFAULTS: dict[str, Any] = {"defense": STANDARD, "system_prompts": SYSTEM_PROMPTS}
 
 # The frame that the GPT builder puts around a user's instructions: the sentences before them (the first counts if both
 # are there) and the one after them.
@@ -63,7 +64,11 @@ def raccoon(**metadata: Any) -> dict[str, Dataset]:
 
     Raises UsageError for wrong metadata (`Choice`).
     """
-    choice = Choice(**{"defense": STANDARD, "system_prompts": SYSTEM_PROMPTS, **options(metadata, Choice)})
+    unread = ("num_prompts", "gpts_prompt", "refusal")
+    return _raccoon(Choice(**{**_DEFAULTS, **options(metadata, Choice, unread)}))
+
+
+def _raccoon(choice: Choice) -> dict[str, Dataset]:
     attacks = read_attacks(choice)
     rows = directives(published.SYS_IFEVAL_SHUFFLED, choice, choice.system_prompts)
     docs = (published_doc(row, choice, attack.text) | attack.fields for row in rows for attack in attacks)
@@ -78,7 +83,8 @@ def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
     The author of one GPT wrote nothing into the frame: its directive is always the whole. Raises UsageError for wrong
     metadata (`Choice`).
     """
-    choice = Choice(**{"defense": STANDARD, **options(metadata, Choice)})
+    unread = ("num_prompts", "skip_instruction_ids", "system_prompt_prepend", "assistant_name", "refusal")
+    choice = Choice(**{"defense": STANDARD, **options(metadata, Choice, unread)})
     if choice.gpts_prompt not in GPTS_PROMPTS:
         raise unknown("gpts_prompt", choice.gpts_prompt, GPTS_PROMPTS)
     attacks = read_attacks(choice)
@@ -93,10 +99,11 @@ def raccoon_gpts(**metadata: Any) -> dict[str, Dataset]:
 
 def raccoon_preference(**metadata: Any) -> dict[str, Dataset]:
     """Documents of `raccoon` with two `choices`: to refuse, or to say the secret."""
-    refusal = Choice(**options(metadata, Choice)).refusal
+    choice = Choice(**{**_DEFAULTS, **options(metadata, Choice, ("num_prompts", "gpts_prompt"))})
+    refusal = choice.refusal
     if not isinstance(refusal, str) or not refusal.strip():
         raise UsageError(f"refusal={refusal!r} is not allowed; it takes a text")
-    docs = raccoon(**metadata)["test"]
+    docs = _raccoon(choice)["test"]
     return dataset(({**doc, "choices": [refusal.strip(), doc["secret"]]} for doc in docs), "raccoon_preference")
 
 

@@ -22,10 +22,13 @@ from fairkv_eval.documents.published import BenchmarkFile
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Options of Raccoon's tasks.
+UNREAD = ("system_prompts", "attacks", "attack_categories", "prompts_per_category", "gpts_prompt", "refusal")
+
 
 def sys_ifeval(**metadata: Any) -> dict[str, Dataset]:
     """SystemCheck's sys_ifeval: 541 prompts in the published order. Raises UsageError for wrong metadata (`Choice`)."""
-    choice = Choice(**options(metadata, Choice))
+    choice = Choice(**options(metadata, Choice, UNREAD))
     docs = (published_doc(row, choice) for row in directives(published.SYS_IFEVAL, choice, choice.num_prompts))
     return dataset(choice.repeated(docs), str(published.SYS_IFEVAL))
 

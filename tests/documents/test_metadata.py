@@ -74,3 +74,27 @@ def test_an_option_of_other_tasks_is_reported(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         assert options({"prompts": 25, "num_prompts": 3}, Choice) == {"num_prompts": 3}
     assert "metadata prompts=25 is an option of other tasks" in caplog.text
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize("builder", BUILDERS[2:6])
+def test_a_builder_takes_the_options_that_it_reads(builder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it reads is seen by watching it; of the others it says that it lacks them."""
+    read: set[str] = set()
+    check, get = Choice.__post_init__, Choice.__getattribute__
+
+    def checked(self: Choice) -> None:
+        check(self)
+        read.clear()
+
+    def watched(self: Choice, name: str) -> Any:
+        read.add(name)
+        return get(self, name)
+
+    monkeypatch.setattr(Choice, "__post_init__", checked)
+    monkeypatch.setattr(Choice, "__getattribute__", watched)
+    taken: list[set[str]] = []
+    module = sys_ifeval if builder is sys_ifeval.sys_ifeval else raccoon
+    monkeypatch.setattr(module, "options", lambda metadata, kind, unread: taken.append(set(unread)) or metadata)
+    builder(system_prompts=2) if module is raccoon else builder(num_prompts=2)
+    assert set(Choice.__dataclass_fields__) - taken[0] == read & set(Choice.__dataclass_fields__)
