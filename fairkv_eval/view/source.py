@@ -47,6 +47,10 @@ def of_run(path: Path, task: str | None = None) -> Source:
         raise UsageError(f"{results.name} is not the result of a run: it has no config and configs")
     if config.get("model") != "fairkv":
         raise UsageError(f"{results.name}: model {config.get('model')!r} evicts nothing; a view needs a run of fairkv")
+    if result.get("system_instruction_sha") and result.get("system_instruction") is None:
+        raise UsageError(
+            f"{results.name} is published without its --system_instruction; a view needs the run's own file"
+        )
     names = sorted(result["configs"])
     if task is None and len(names) > 1:
         raise UsageError(f"{results.name} is a run of {', '.join(names)}: name one with --task")

@@ -156,6 +156,16 @@ def test_ranks_are_those_of_exact_tests(higher):
     assert means == sorted(means, reverse=higher) and len(set(r.rank for r in ranked)) > 2
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_ranks_of_fractions_are_those_of_exact_tests(seed):
+    """One large difference and many small ones of one sign: the normal approximation says p = 0.06."""
+    rng = np.random.default_rng(seed)
+    base = rng.random(200)
+    scores = {f"run {i}": base + rng.normal(0.004 * i, 0.03, 200) for i in range(6)}
+    scores["run 6"] = scores["run 5"] + np.where(np.arange(200) == 0, 1.0, 0.0045)
+    assert {r.name: r.rank for r in ranks(scores)} == slow_ranks(scores, True)
+
+
 def test_few_documents_are_ties_whatever_their_difference():
     """The normal approximation alone would call 5 of 5 significant (p = 0.025); the exact test says 0.06."""
     assert [r.rank for r in ranks({"a": [1] * 5, "b": [0] * 5})] == [1, 1]
