@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from fairkv_eval.commands import SUMMARIES
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.escaping import for_terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = _module(args.command).run(args)
         sys.stdout.flush()
     except UsageError as error:
-        print("fairkv:", " ".join(str(error).split()), file=sys.stderr)
+        print("fairkv:", for_terminal(" ".join(str(error).split())), file=sys.stderr)
         return 2
     except BrokenPipeError:
         # The reader of the pipe has seen enough. Without this, Python would complain again when it flushes at exit.

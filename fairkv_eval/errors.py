@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 _READABLE = 200  # names that a message can list
+_LONGEST = 200  # characters of a wrong value that it shows
 
 
 class UsageError(ValueError):
@@ -66,10 +67,11 @@ def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "
     If that is more than anyone would read, it gives the nearest names and ``listed_by``, the command that lists all.
     """
     names = sorted(allowed)
-    near = get_close_matches(str(value), names, n=1 if len(names) <= _READABLE else 5)
+    shown = repr(value) if len(repr(value)) <= _LONGEST else f"{repr(value)[:_LONGEST]}…"
+    near = get_close_matches(str(value)[:_LONGEST], names, n=1 if len(names) <= _READABLE else 5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     if len(names) <= _READABLE:
-        return UsageError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names) or 'none'}.")
+        return UsageError(f"unknown {what} {shown}.{hint} Allowed: {', '.join(names) or 'none'}.")
     others = f" Also near: {', '.join(near[1:])}." if near[1:] else ""
     all_of_them = f"; {listed_by!r} lists them" if listed_by else ""
-    return UsageError(f"unknown {what} {value!r}.{hint}{others} {len(names):,} names are allowed{all_of_them}.")
+    return UsageError(f"unknown {what} {shown}.{hint}{others} {len(names):,} names are allowed{all_of_them}.")

@@ -8,9 +8,8 @@ from typing import Any
 
 from fairkv_eval.analysis import paired
 from fairkv_eval.bootstrap import Floats
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.samples import Column
-from fairkv_eval.results.selection import direction
 
 ALPHA = 0.05  # a corrected p-value below it sets two policies apart
 

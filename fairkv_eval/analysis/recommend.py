@@ -17,9 +17,9 @@ import numpy as np
 from fairkv_eval.analysis.loss_bound import documents_needed, upper_bound
 from fairkv_eval.bootstrap import Floats
 from fairkv_eval.errors import UsageError
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.recorded_policy import RecordedPolicy
-from fairkv_eval.results.selection import direction, full_cache, metric_of, one_run, selected, values
+from fairkv_eval.results.selection import full_cache, metric_of, one_run, selected, values
 
 Losses = dict[str, tuple[str, Floats]]  # {task: (metric, losses by document)}
 
@@ -79,7 +79,8 @@ def recommend(
 
     ``metric``: default each task's main one. With several tasks a policy must stay within the bound on each.
     ``value_range``: the least and the greatest possible value of the metric. Raise UsageError for a value outside it,
-    results of several models or conditions, a missing full cache, missing samples, and several responses to a prompt.
+    results of several models or conditions, a full cache that is missing or without samples, and several responses to
+    a prompt.
     """
     _check(max_drop, alpha, value_range)
     selection = selected(paths, model, tasks)
@@ -117,8 +118,14 @@ def _losses_by_policy(
             if name not in record.metrics:
                 left_out.append(f"{record.policy.label}: its result of {task} has no {name}")
                 continue
-            scores = _in_range(values(record, name), value_range, record, name)
-            losses.setdefault(record.policy, {})[task] = (name, _losses(reference, scores, full, name))
+            try:
+                scores = values(record, name)
+                of_task = _losses(reference, scores, full, name)
+            except UsageError as error:
+                left_out.append(f"{record.policy.label}: {error}")
+                continue
+            _in_range(scores, value_range, record, name)
+            losses.setdefault(record.policy, {})[task] = (name, of_task)
             achieved = record.policy.ratio if record.achieved_ratio is None else record.achieved_ratio
             ratios.setdefault(record.policy, []).append(achieved)
     return losses, ratios, left_out

@@ -10,9 +10,9 @@ from typing import Any
 
 from fairkv_eval.analysis.paired import Difference, differences, holm
 from fairkv_eval.errors import UsageError, naming
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
-from fairkv_eval.results.selection import differing, direction
+from fairkv_eval.results.selection import differing
 
 ByDocument = Mapping[str, Mapping[str, float]]  # {document: {metric: value}}
 Pair = tuple[Record, str, list[float], list[float]]  # a's record, a metric, and both runs' values of it
@@ -108,7 +108,9 @@ def _pairs(a: Record, b: Record) -> tuple[list[Pair], list[str]]:
     pairs = []
     for metric in a.metrics:
         both = _both(*samples, metric)
-        if both:
+        if metric in b.metrics and direction(a, metric) is not direction(b, metric):
+            notes.append(f"{metric} has another better direction in the second")
+        elif both:
             pairs.append((a, metric, *both))
         elif metric in b.metrics:
             notes.append(f"{metric} is not a mean over documents, so it has no paired difference")

@@ -6,6 +6,8 @@ import argparse
 import re
 from pathlib import Path
 
+from fairkv_eval.commands.terminal import console, show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -32,18 +34,20 @@ def run(args: argparse.Namespace) -> None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"--output {output} is a file; it takes a folder")
     total = 0
+    lines: list[str] = []
     for results in models:
         folder = output / re.sub(r"[^\w.-]+", "_", results.model) if len(models) > 1 else output
         drawn, missing = figures(results)
         total += len(drawn)
         for figure in drawn:
             save(figure, folder)
-        print(f"{results.model}: {len(drawn)} figures, PNG and SVG, in {folder}")
-        for figure in drawn:
-            print(f"  {figure.name}: {figure.title}")
-        for reason in missing:
-            print(f"  left out: {reason}")
-    for reason in [f"{problem.path.name}: {problem.reason}" for problem in selection.problems] + left_out:
-        print(f"left out: {reason}")
+        lines.append(f"{results.model}: {len(drawn)} figures, PNG and SVG, in {folder}")
+        lines += [f"  {figure.name}: {figure.title}" for figure in drawn]
+        lines += [f"  left out: {reason}" for reason in missing]
+    tasks = [task for results in models for task in results.tasks]
+    problems = [*selection.problems, *(problem for task in tasks for problem in task.samples.problems)]
+    lines += [f"left out: {reason}" for reason in [*(f"{p.path.name}: {p.reason}" for p in problems), *left_out]]
+    if lines:
+        show(console(), lines)
     if not total:
         raise UsageError("no press at a ratio above 0 in these results, so there is nothing to draw")

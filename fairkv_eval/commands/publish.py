@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from fairkv_eval.commands.terminal import console, show
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
@@ -14,4 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     from fairkv_eval.results.publish import publish
 
-    print(f"{len(publish(args.results, args.output))} result files in {args.output}")
+    written, left_out = publish(args.results, args.output)
+    lines = [f"{len(written)} result files in {args.output}"]
+    if left_out:
+        lines += ["left out:", *(f"  {problem.path.name}: {problem.reason}" for problem in left_out)]
+    show(console(), lines)

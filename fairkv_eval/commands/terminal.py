@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.escaping import for_terminal
+
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.table import Table
 
 _UNBOUNDED = 10_000  # wider than any line, so that a pipe gets every line whole
@@ -24,11 +27,25 @@ def console() -> Console:
 
 
 def show(screen: Console, parts: Iterable[RenderableType]) -> None:
-    """Print parts one below the other, without blanks at the ends of lines."""
+    """Print parts one below the other, without blanks at the ends of lines.
+
+    Names and answers of others may be in any part, so no control character of a text reaches the terminal.
+    """
     with screen.capture() as capture:
         for part in parts:
-            screen.print(part)
+            screen.print(_Harmless(part))
     sys.stdout.write("\n".join(line.rstrip() for line in capture.get().rstrip().splitlines()) + "\n")
+
+
+class _Harmless:
+    """A part whose text has no control characters; its styles, which are made into some later, stay."""
+
+    def __init__(self, part: RenderableType) -> None:
+        self.part = part
+
+    def __rich_console__(self, screen: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for segment in screen.render(self.part, options):
+            yield segment._replace(text=for_terminal(segment.text))
 
 
 def plain_table(**options: Any) -> Table:

@@ -6,6 +6,8 @@ import csv
 import functools
 import hashlib
 import os
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -15,6 +17,7 @@ from fairkv_eval.files import cache_dir
 
 UPSTREAM = "https://raw.githubusercontent.com"
 CONNECT_TIMEOUT = 15  # seconds: without a network the error should come soon
+DOWNLOAD_TIMEOUT = 600  # seconds for a whole file: a server that sends a byte now and then is no source
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,9 @@ def _fetch(file: BenchmarkFile) -> Path:
     target = cache_dir() / file.name / file.commit / file.path
     download = pooch.HTTPDownloader(progressbar=True, timeout=CONNECT_TIMEOUT)
     try:
-        pooch.retrieve(file.url, f"sha256:{file.sha256}", target.name, target.parent, downloader=download)
+        _in_time(
+            lambda: pooch.retrieve(file.url, f"sha256:{file.sha256}", target.name, target.parent, downloader=download)
+        )
     except ValueError as error:  # pooch's hash mismatch; it has removed the download
         raise DataError(f"{file}: the download from {file.url} is damaged: {error}") from error
     except (OSError, requests.RequestException) as error:
@@ -125,6 +130,26 @@ def _fetch(file: BenchmarkFile) -> Path:
             f"network. The task sys_ifeval_demo needs neither."
         ) from error
     return target
+
+
+def _in_time(download: Callable[[], object]) -> None:
+    """Run a download; raise what it raises, or TimeoutError once DOWNLOAD_TIMEOUT is over."""
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            download()
+        except Exception as error:
+            errors.append(error)
+
+    # A thread, since a socket's timeout is for the next byte only; a daemon, since it may never end.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DOWNLOAD_TIMEOUT)
+    if thread.is_alive():
+        raise TimeoutError(f"not complete after {DOWNLOAD_TIMEOUT:g} seconds")
+    if errors:
+        raise errors[0]
 
 
 def _reason(error: BaseException) -> str:

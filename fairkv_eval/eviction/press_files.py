@@ -90,6 +90,8 @@ def read_press(path: Path) -> Press:
         raise UsageError(f"press file cannot be read: {error}") from error
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may raise anything as it is imported, or exit
+        raise UsageError(f"press file {str(path)!r} cannot be read: its code raises {error!r:.200}") from error
     with naming(f"press file {str(path)!r}"):
         _check_keys(config)
         press = _press(config)

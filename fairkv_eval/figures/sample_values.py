@@ -9,6 +9,8 @@ import numpy as np
 
 from fairkv_eval import bootstrap
 from fairkv_eval.bootstrap import Floats
+from fairkv_eval.errors import UsageError
+from fairkv_eval.results.reader import Problem
 from fairkv_eval.results.record import Record
 
 RESAMPLES = 500
@@ -21,16 +23,26 @@ class SampleValues:
 
     def __init__(self) -> None:
         self._by_path: dict[Path, Mapping[str, Mapping[str, float]]] = {}
+        self.problems: list[Problem] = []  # samples that cannot be read
 
     def table(self, record: Record, metrics: Sequence[str]) -> Floats | None:
         """Values ``[documents, metrics]``, NaN if a metric does not apply; None without logged samples."""
         if record.sample_file() is None:
             return None
         if record.path not in self._by_path:
-            self._by_path[record.path] = record.samples()
+            self._by_path[record.path] = self._read(record)
         documents = self._by_path[record.path]
+        if not documents:
+            return None
         rows = [[documents[name].get(metric, np.nan) for metric in metrics] for name in sorted(documents)]
         return np.asarray(rows, dtype=float)
+
+    def _read(self, record: Record) -> Mapping[str, Mapping[str, float]]:
+        try:
+            return record.samples()
+        except UsageError as error:
+            self.problems.append(Problem(record.path, f"without its samples: {error}"))
+            return {}
 
     def resampled_means(self, record: Record, metrics: Sequence[str]) -> Floats | None:
         """Means ``[resamples, metrics]`` over resampled documents, which are the same for every record of a task."""

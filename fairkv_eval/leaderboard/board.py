@@ -15,10 +15,10 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Omission, Row, TaskEntry, TaskSummary, plain
 from fairkv_eval.leaderboard.samples import samples_of
 from fairkv_eval.results.reader import Records
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.rerun import command
 from fairkv_eval.results.result_file import KIND
-from fairkv_eval.results.selection import direction, foremost
+from fairkv_eval.results.selection import foremost
 
 # Conditions that belong to a task; the others are the same for all tasks of a row.
 _OF_TASK = ("num_fewshot", "generation")

@@ -49,14 +49,16 @@ def _entry(value: object) -> str:
         return _text_entry(entry[len(TEXT) :])
     if not entry:
         raise UsageError(f"keep has an empty entry; it takes {_ALLOWED}")
-    return _range_entry(entry) if re.fullmatch(r"[-\d:\s]*[\d:][-\d:\s]*", entry) else entry
+    # Two patterns: one with a digit amid the others would take time that grows with the square of a long entry.
+    is_range = re.fullmatch(r"[-\d:\s]+", entry) and re.search(r"[\d:]", entry)
+    return _range_entry(entry) if is_range else entry
 
 
 def _range_entry(entry: str) -> str:
     """One form per range: ``7`` for ``007``, ``0:12`` for ``:12``. Raises UsageError for a range of another shape."""
-    match = re.fullmatch(r"(\d*)\s*(?:(:)\s*(\d*))?", entry)
+    match = re.fullmatch(r"(\d{0,18})\s*(?:(:)\s*(\d{0,18}))?", entry)
     if match is None or not (match[1] or match[3]):
-        raise UsageError(f"keep={entry!r} is not a range of positions; write 5, 0:12, 12: or :12, from 0 up")
+        raise UsageError(f"keep={entry[:200]!r} is not a range of positions; write 5, 0:12, 12: or :12, from 0 up")
     start = int(match[1] or 0)
     if not match[3]:
         return f"{start}{match[2] or ''}"

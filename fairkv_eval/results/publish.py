@@ -18,44 +18,54 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.files import folder, write
 from fairkv_eval.provenance import model_name
 from fairkv_eval.results.published_fields import name, published, published_sample
-from fairkv_eval.results.reader import read
+from fairkv_eval.results.reader import Problem, read
 from fairkv_eval.results.record import Record
 
 
-def publish(results: Iterable[Path], output: Path) -> list[Path]:
+def publish(results: Iterable[Path], output: Path) -> tuple[list[Path], list[Problem]]:
     """Write every result file, and the samples beside it, below ``output``, in the same folders as below ``results``.
 
-    Return the paths of the result files. Raise UsageError for a file that is not a result, or would be overwritten.
+    Return the paths of the result files, and what was left out: files that cannot be read, or whose samples cannot.
+    Raise UsageError for a file that would be overwritten, and if all were left out.
     """
-    written = []
+    written: list[Path] = []
+    left_out: list[Problem] = []
     for top in results:
         all_records, problems = read(top)
-        if problems:
-            path, reason = problems[0]
-            raise UsageError(f"{path}: {reason}")
+        left_out += problems
         by_file: dict[Path, list[Record]] = {}
         for record in all_records:
             by_file.setdefault(record.path, []).append(record)
         for path, records in sorted(by_file.items()):
-            result = json.loads(path.read_text(encoding="utf-8"))
-            into = output / (_folders(path.parent.relative_to(top), result) if top.is_dir() else "")
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+                into = output / (_folders(path.parent.relative_to(top), content) if top.is_dir() else "")
+                result, scores = _text(content).encode(), _scores(records, into)
+            except Exception as error:  # a file of others may be wrong in any way
+                left_out.append(Problem(path, f"cannot be published: {error}"[:300]))
+                continue
             if (into / path.name).exists():
                 raise UsageError(f"{into / path.name} exists already; name another folder")
             folder(into)
-            for record in records:
-                _write_scores(record, into)
-            written.append(write(into / path.name, _text(result)))
-    return written
+            for file, content in scores.items():
+                write(file, content)
+            written.append(write(into / path.name, result))
+    if left_out and not written:
+        raise UsageError(f"no result that can be published; the first: {left_out[0].path}: {left_out[0].reason}")
+    return written, left_out
 
 
-def _write_scores(record: Record, into: Path) -> None:
-    samples = record.sample_file()
-    if samples is None:
-        return
-    lines = map(published_sample, record.lines())
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    # Without a time, so that the same scores make the same file.
-    write(into / f"{samples.name.removesuffix('.gz')}.gz", gzip.compress(text.encode(), mtime=0))
+def _scores(records: Iterable[Record], into: Path) -> dict[Path, bytes]:
+    """The samples of the records of one file, without texts: {path: content}."""
+    scores = {}
+    for record in records:
+        samples = record.sample_file()
+        if samples is not None:
+            lines = map(published_sample, record.lines())
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            # Without a time, so that the same scores make the same file.
+            scores[into / f"{samples.name.removesuffix('.gz')}.gz"] = gzip.compress(text.encode(), mtime=0)
+    return scores
 
 
 def _folders(below: Path, result: dict[str, Any]) -> Path:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results import samples
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
 
 
@@ -42,8 +42,9 @@ def read(paths: str | Path | Iterable[str | Path]) -> Records:
         except UsageError as error:
             problems.append(Problem(path, str(error)))
     records, others = _same_documents(_identified(records))
+    records, turned = _same_directions(records)
     records, again = _once(records)
-    return Records(records, problems + others + again)
+    return Records(records, problems + others + turned + again)
 
 
 def _identified(records: Sequence[Record]) -> list[Record]:
@@ -121,6 +122,25 @@ def _difference(record: Record, key: tuple[str, int, Any], main: tuple[str, int]
     else:
         what = f"has other documents than most results, though as many ({key[1]})"
     return f"task {record.task} {what}: not comparable"
+
+
+def _same_directions(records: list[Record]) -> tuple[list[Record], list[Problem]]:
+    """The records whose metrics have the better direction that they have in most results of their task."""
+    counts: dict[tuple[str, str], Counter[bool | None]] = {}
+    for record in records:
+        for metric in record.metrics:
+            counts.setdefault((record.task, metric), Counter())[direction(record, metric)] += 1
+    mixed = {key: count.most_common(1)[0][0] for key, count in counts.items() if len(count) > 1}
+    kept, problems = [], []
+    for record in records:
+        wanted = {m: mixed[record.task, m] for m in record.metrics if (record.task, m) in mixed}
+        other = [metric for metric, better in wanted.items() if direction(record, metric) is not better]
+        if other:
+            reason = f"task {record.task}: {other[0]} has another better direction than in most results: not comparable"
+            problems.append(Problem(record.path, reason))
+        else:
+            kept.append(record)
+    return kept, problems
 
 
 def _once(records: list[Record]) -> tuple[list[Record], list[Problem]]:

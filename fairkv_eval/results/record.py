@@ -93,3 +93,8 @@ class Record:
     def samples(self) -> dict[str, dict[str, float]]:
         """{document: {metric: value}} of the metrics that are means over documents (see `samples.by_document`)."""
         return samples.by_document(self.lines(), {name: metric.value for name, metric in self.metrics.items()})
+
+
+def direction(record: Record, metric: str) -> bool | None:
+    """Whether higher values of a metric, which may be named ``metric,filter``, are better; None for neither."""
+    return record.higher_is_better.get(metric.partition(",")[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from fairkv_eval.pretrained import HUB_NAME, PACKAGE
 from fairkv_eval.provenance import model_name, nameless
 from fairkv_eval.results.foreign_tasks import foreign_config_sha256, include_path
 from fairkv_eval.results.record import IDENTITY, Metric, Record
+from fairkv_eval.results.record_check import check
 from fairkv_eval.results.recorded_policy import DIVIDING, RecordedPolicy, plain
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 KIND = "fairkv leaderboard"  # marks a leaderboard.json, which is not a result
 
@@ -30,17 +34,30 @@ _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 def parse(path: Path) -> list[Record]:
     """A record for each task of the file; [] for a leaderboard of ours. Raise UsageError for other or damaged files."""
     try:
-        return _records(path)
+        records = _records(path)
+        for record in records:
+            check(record)
+        return records
+    except UsageError:
+        raise
     except json.JSONDecodeError as error:
         raise UsageError(f"not JSON, or truncated: {error}") from error
     except KeyError as error:
-        raise UsageError(f"not a result of the harness: it has no {error.args[0]!r}") from error
-    except (OSError, UnicodeDecodeError, TypeError, AttributeError) as error:
-        raise UsageError(f"not a result of the harness: {error}") from error
+        raise UsageError(f"not a result of the harness: it has no {error.args[0]!r:.60}") from error
+    except RecursionError as error:
+        raise UsageError("not a result of the harness: it is nested too deep") from error
+    except UnicodeEncodeError as error:
+        raise UsageError("not a result of the harness: half a surrogate pair is no text") from error
+    # Any other: a file that someone else wrote may be wrong in more ways than can be listed.
+    except Exception as error:
+        raise UsageError(f"not a result of the harness: {error}"[:300]) from error
 
 
 def _records(path: Path) -> list[Record]:
-    result = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    result = json.loads(text)
+    if _SURROGATE.search(text):
+        json.dumps(result, ensure_ascii=False).encode()  # a whole pair is text
     if not isinstance(result, dict):
         raise UsageError("not a result of the harness: it holds no object")
     if result.get("kind") == KIND:

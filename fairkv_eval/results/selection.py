@@ -8,7 +8,7 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.results.reader import Records, read
-from fairkv_eval.results.record import IDENTITY, Record
+from fairkv_eval.results.record import IDENTITY, Record, direction
 
 # The metrics that the pitfalls paper draws (arXiv 2510.00231), and the first of the harness's own tables.
 _FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")
@@ -82,11 +82,6 @@ def full_cache(records: Sequence[Record]) -> Record:
             "on the same documents"
         )
     return full[0]
-
-
-def direction(record: Record, metric: str) -> bool | None:
-    """Whether higher values of a metric, which may be named ``metric,filter``, are better; None for neither."""
-    return record.higher_is_better.get(metric.partition(",")[0])
 
 
 def directed(record: Record) -> list[str]:

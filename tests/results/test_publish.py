@@ -28,8 +28,8 @@ def board(folder: Path) -> dict:
 
 def test_what_is_said_of_results_stays_the_same(tmp_path: Path) -> None:
     synthetic_sweep.write(tmp_path / "own" / "a", presses=("tova", "snapkv"), tasks=synthetic_sweep.TASKS[:2], n=12)
-    written = publish([tmp_path / "own"], tmp_path / "out")
-    assert len(written) == len(list((tmp_path / "own").rglob("results_*.json")))
+    written, left_out = publish([tmp_path / "own"], tmp_path / "out")
+    assert not left_out and len(written) == len(list((tmp_path / "own").rglob("results_*.json")))
     assert board(tmp_path / "out") == board(tmp_path / "own")
     assert not list((tmp_path / "out").rglob("samples_*.jsonl"))
 
@@ -44,7 +44,7 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
     result["configs"][synthetic_results.TASK]["metadata"] = {"version": 1, "config_source": "/home/me/x/tasks/a/b.yaml"}
     result["config"]["model_args"]["pretrained"] = "/home/me/models/small"
     path.write_text(json.dumps(result))
-    (copy,) = publish([tmp_path / "own"], tmp_path / "out")
+    (copy,), _ = publish([tmp_path / "own"], tmp_path / "out")
     published = json.loads(copy.read_text())
     assert published["configs"][synthetic_results.TASK]["metadata"]["config_source"] == "tasks/a/b.yaml"
     assert published["config"]["model_args"]["pretrained"] == "small"
@@ -52,11 +52,11 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
     text = copy.read_text() + gzip.decompress(scores.read_bytes()).decode()
     assert SECRET not in text and "/home" not in text
     assert [sample["acc"] for sample in read(copy).records[0].lines()]
-    again = publish([tmp_path / "own"], tmp_path / "again")[0].parent
+    again = publish([tmp_path / "own"], tmp_path / "again")[0][0].parent
     assert (again / scores.name).read_bytes() == scores.read_bytes()
 
 
-def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path) -> None:
+def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = synthetic_results.write(tmp_path / "own")
     assert main(["publish", str(tmp_path / "own"), "--output", str(tmp_path / "out")]) == 0
     with pytest.raises(UsageError, match="exists already; name another folder"):
@@ -65,6 +65,11 @@ def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path) -> Non
     with pytest.raises(UsageError, match=path.name):
         publish([tmp_path / "own"], tmp_path / "new")
     assert not (tmp_path / "new").exists()
+    good = synthetic_results.write(tmp_path / "own", number=1)
+    (written,), (problem,) = publish([tmp_path / "own"], tmp_path / "new")
+    assert (written.name, problem.path) == (good.name, path)
+    assert main(["publish", str(tmp_path / "own"), "--output", str(tmp_path / "newer")]) == 0
+    assert f"  {path.name}: not JSON, or truncated" in capsys.readouterr().out
 
 
 def test_scores_of_another_result_are_refused(tmp_path: Path) -> None:

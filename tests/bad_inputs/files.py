@@ -1,0 +1,34 @@
+"""Files that are damaged, hostile, or in the way of others."""
+
+from __future__ import annotations
+
+from bad_input import Case, command
+
+DEEP = "[" * 100_000
+RESULT = (
+    '{"results": {"a": {}}, "configs": {"a": {}}, "config": {"model": "hf"}, "n-samples": {"a": %s}, "versions": {}}'
+)
+
+
+def leaderboard(name: str, content: str, *words: str) -> Case:
+    return command("leaderboard", "{folder}", files={name: content}, words=(name, *words))
+
+
+CASES = [
+    leaderboard("deep.json", DEEP, "nested too deep"),
+    leaderboard("half.json", '{"results": {"a": {"acc,none": 1', "not JSON, or truncated"),
+    leaderboard("list.json", "[]", "holds no object"),
+    leaderboard("digits.json", '{"results": ' + "9" * 5000 + "}", "not a result of the harness"),
+    leaderboard("counts.json", RESULT % '{"effective": "many", "original": 1}', "its n is str 'many'"),
+    leaderboard("minus.json", RESULT % '{"effective": -1, "original": 1}', "its number of documents is -1"),
+    leaderboard("surrogate.json", '{"results": "\\ud800"}', "half a surrogate pair"),
+    command("publish", "{folder}/a.json", "--output", "{folder}/out", files={"a.json": "[]"}, words=("a.json",)),
+    command("figures", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
+    command("recommend", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
+    command(
+        "compare", "{folder}/a.json", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")
+    ),
+    command(
+        "leaderboard", "{folder}/a.json", "--output", "{folder}/a.json", files={"a.json": "{}"}, words=("cannot write",)
+    ),
+]

@@ -1,0 +1,75 @@
+"""One bad file never ends a command: it is left out by name, and the others are read as if it were not there."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from mutations import mutated_text
+
+from fairkv_eval.analysis.recommend import recommend
+from fairkv_eval.analysis.two_runs import compare
+from fairkv_eval.errors import UsageError
+from fairkv_eval.figures.kinds import figures
+from fairkv_eval.figures.model_results import arrange
+from fairkv_eval.leaderboard.board import build, dumped
+from fairkv_eval.leaderboard.html import as_html
+from fairkv_eval.leaderboard.tables import as_csv, as_markdown
+from fairkv_eval.results.publish import publish
+from fairkv_eval.results.reader import read
+from fairkv_eval.results.selection import selected
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "baseline"
+POLICIES = ("full", "knorm_ratio=0.3-", "knorm_ratio=0.3_fair=1", "tova_ratio=0.6-", "tova_ratio=0.9-")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five of the repository's own results of a task, with their samples."""
+    folder = tmp_path_factory.mktemp("few")
+    for policy in POLICIES:
+        (cell,) = RESULTS.glob(f"*/raccoon_preference/{policy}*")
+        for path in cell.iterdir():
+            if path.suffix == ".gz":
+                lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+                (folder / path.name.removesuffix(".gz")).write_text("\n".join(lines) + "\n")
+            elif path.suffix == ".json":
+                shutil.copy(path, folder)
+    return folder
+
+
+def run_all(folder: Path, output: Path, changed: Path) -> None:
+    """What `leaderboard`, `figures`, `recommend`, `publish` and `compare` do with the folder."""
+    records = read(folder)
+    board = build(records, folder)
+    for text in (dumped(board), as_csv(board), as_markdown(board), as_html(board)):
+        text.encode()
+    for results in arrange(selected([folder]).records)[0]:
+        figures(results)
+    publish([folder], output)
+    same = next(path for path in sorted(folder.glob("results_*")) if path != changed)
+    for call in (lambda: compare(same, changed), lambda: compare(changed, same), lambda: recommend([folder])):
+        try:
+            call()
+        except UsageError as error:  # one line, and about the file or what it says
+            assert len(str(error)) < 2000
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(500, marks=pytest.mark.long)])
+def test_results_that_are_changed_at_random(few: Path, tmp_path: Path, count: int) -> None:
+    files = sorted(few.iterdir())
+    for seed in range(count):
+        draw = random.Random(seed)
+        folder = tmp_path / str(seed)
+        shutil.copytree(few, folder)
+        path = folder / draw.choice(files).name
+        path.write_bytes(mutated_text(path.read_text(), draw))
+        dated = path.name.rpartition("_")[2].partition(".json")[0]
+        try:
+            run_all(folder, folder / "published", folder / f"results_{dated}.json")
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {path.name}") from error
+        shutil.rmtree(folder)
