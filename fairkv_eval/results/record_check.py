@@ -8,7 +8,7 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS
-from fairkv_eval.results.record import Record
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.rerun import command
 
@@ -34,8 +34,8 @@ def check(record: Record) -> None:
         raise UsageError(f"its number of documents is {record.n}")
     if record.date is not None and not 0 <= record.date <= _LATEST:
         raise UsageError(f"its date is {record.date}, not seconds since 1970")
-    for name, better in record.higher_is_better.items():
-        _kind(f"higher_is_better of {name}", better, (bool, type(None)))
+    for name in record.metrics:
+        _kind(f"higher_is_better of {name}", direction(record, name), (bool, type(None)))
     for name, version in record.versions.items():
         _kind(f"version of {name}", version, _TEXT)
     for name, speed in record.tokens_per_second.items():
@@ -56,6 +56,8 @@ def _check_policy(policy: RecordedPolicy) -> None:
         if isinstance(value, tuple):
             for part in value:
                 _kind(entry.name, part, _TEXT)
+        elif isinstance(entry.default, str):
+            _kind(entry.name, value, _TEXT)
         elif value != entry.default:
             entry.check(entry.name, value)
 

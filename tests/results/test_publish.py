@@ -141,7 +141,7 @@ def test_a_published_command_says_what_it_keeps_back(tmp_path: Path) -> None:
     result["configs"][synthetic_results.TASK]["metadata"] = {"config_source": "/home/me/of mine/some.yaml", "n": 3}
     path.write_text(json.dumps(result))
     own = read(path).records[0]
-    (copy,) = publish([tmp_path / "own"], tmp_path / "out")
+    (copy,), _ = publish([tmp_path / "own"], tmp_path / "out")
     record = read(copy).records[0]
     assert record.run == own.run
     words = shlex.split(command(record))
@@ -157,6 +157,6 @@ def test_what_is_withheld_still_sets_results_apart(tmp_path: Path) -> None:
         result = json.loads(path.read_text())
         result["config"]["model_args"]["chat_template_args"] = kwargs
         path.write_text(json.dumps(result))
-        (copy,) = publish([path.parent], tmp_path / "out" / str(number))
+        (copy,), _ = publish([path.parent], tmp_path / "out" / str(number))
         runs.append(read(copy).records[0].run)
     assert runs[0] != runs[1]
