@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import attached, check, prompt, run
+from engine_runs import assert_same, attached, check, prompt, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from press_table import policy
@@ -112,8 +112,7 @@ def test_chunks_and_shared_prefixes_give_the_numbers_of_one_piece(llama, size, s
         # A small limit also splits the group; one pass over all of it shows the chunks of a tree.
         parts, _ = run(llama, jobs, max_prefill_tokens=size)
         for one, other in zip(whole, parts, strict=True):
-            assert other.logprob == pytest.approx(one.logprob, abs=1e-4)
-            assert other.telemetry == one.telemetry
+            assert_same(other, one)
 
 
 def test_a_tree_of_contexts_in_chunks(llama, monkeypatch: pytest.MonkeyPatch) -> None:

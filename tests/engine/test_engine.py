@@ -8,7 +8,7 @@ import dense_reference
 import pytest
 import tiny
 import torch
-from engine_runs import ask, attached, check, positions_run, prompt, run
+from engine_runs import ask, assert_same, attached, check, positions_run, prompt, run
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from press_table import SMALL, UNEVEN, policy
@@ -204,13 +204,7 @@ def test_a_result_depends_on_nothing_beside_it(llama, alone, order, rows, packed
         together, engine = run(llama, jobs, rows=rows, max_prefill_tokens=packed)
     assert (engine.totals.shared_tokens > 0) == (shortest < 32)
     for i, result in zip(order, together, strict=True):
-        expected = alone(i, steps[i])
-        assert result.tokens == expected.tokens
-        assert result.logprob == pytest.approx(expected.logprob, abs=1e-4)
-        assert result.telemetry.keys() == expected.telemetry.keys()
-        for name, value in expected.telemetry.items():
-            rounded = pytest.approx(value, abs=1e-4) if name == "choice_logprob" else value
-            assert result.telemetry[name] == rounded, name
+        assert_same(result, alone(i, steps[i]))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 import torch
+from engine_runs import assert_same
 from hypothesis import given
 from hypothesis import strategies as st
 from press_table import policy
@@ -109,9 +110,7 @@ def test_sharing_changes_nothing(kind: str, packed: int, monkeypatch: pytest.Mon
     alone = Engine(model, windows, 1, 1)
     expected = dict(alone.run(jobs))
     for i in range(len(jobs)):
-        assert found[i].tokens == expected[i].tokens
-        assert found[i].logprob == pytest.approx(expected[i].logprob, abs=1e-4)
-        assert found[i].telemetry == expected[i].telemetry
+        assert_same(found[i], expected[i])
     assert alone.totals.shared_tokens == 0
     assert shared.totals.prefill_tokens + shared.totals.shared_tokens == alone.totals.prefill_tokens
 

@@ -62,6 +62,16 @@ def check(attached_model, jobs: list[Job], **kwargs) -> list[Result]:
     return results
 
 
+def assert_same(result: Result, expected: Result) -> None:
+    """The same tokens and telemetry; log-likelihoods up to rounding."""
+    assert result.tokens == expected.tokens
+    assert result.logprob == pytest.approx(expected.logprob, abs=1e-4)
+    assert result.telemetry.keys() == expected.telemetry.keys()
+    for name, value in expected.telemetry.items():
+        rounded = pytest.approx(value, abs=1e-4) if name == "choice_logprob" else value
+        assert result.telemetry[name] == rounded, name
+
+
 def positions_run(monkeypatch) -> list[list[int]]:
     """The positions of every forward pass from now on."""
     seen: list[list[int]] = []
