@@ -7,7 +7,7 @@ cluster-robust covariance). If every document counts once, they are the usual on
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -176,8 +176,8 @@ def _system(doc: dict[str, Any]) -> str:
     """The system prompt; "" for a document without messages, so that all of these have the same length."""
     if isinstance(doc.get("system"), str):
         return doc["system"]
-    messages: Iterable[dict[str, str]] = doc.get("messages") or ()
-    return "\n\n".join(m["content"] for m in messages if m["role"] == "system")
+    turns = (turn for turn in doc.get("messages") or () if isinstance(turn, dict) and turn.get("role") == "system")
+    return "\n\n".join(str(turn.get("content")) for turn in turns)
 
 
 def _numbers(sample: dict[str, Any]) -> dict[str, float]:

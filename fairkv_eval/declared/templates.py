@@ -11,6 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from lm_eval.utils import regex_replace
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.prompts.chat_document import MARK
 from fairkv_eval.prompts.declared_context import DECLARED
 
 ROLES = ("system", "user", "assistant")
@@ -76,7 +77,7 @@ class Templates:
         segments = _render(self.segments, row, "segments", "name", "text")
         system = "\n\n".join(message["content"] for message in messages if message["role"] == "system")
         _check_segments(segments, messages)
-        doc = {**row, "messages": messages, "segments": segments, "system": system, "user": users[-1]}
+        doc = {**row, MARK: True, "messages": messages, "segments": segments, "system": system, "user": users[-1]}
         if self.context is not None:
             doc[DECLARED] = fill(self.context, row, "context")
         if self.secret is not None:
@@ -145,16 +146,17 @@ def fill(template: jinja2.Template, row: Mapping[str, Any], what: str) -> str:
 
 
 def _check_segments(segments: Sequence[Mapping[str, str]], messages: Sequence[Mapping[str, str]]) -> None:
-    """Raise UsageError unless each segment is in the text of the messages, after the segment before it."""
-    text, end = "\n".join(message["content"] for message in messages), 0
+    """Raise UsageError unless each segment is in the words of one message, after the segment before it."""
+    turn, at = 0, 0
     for segment in segments:
         words = segment["text"].strip()
-        start = text.find(words, end)
-        if start < 0:
+        while turn < len(messages) and (start := messages[turn]["content"].find(words, at)) < 0:
+            turn, at = turn + 1, 0
+        if turn == len(messages):
             raise UsageError(
                 f"segment {segment['name']!r} is not in the messages (or not in the declared order): {words[:60]!r}"
             )
-        end = start + len(words)
+        at = start + len(words)
 
 
 def _join(segments: Sequence[Mapping[str, str]], name: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.documents.defense import ASSISTANT_NAME, defend
 from fairkv_eval.errors import DataError
+from fairkv_eval.prompts.chat_document import MARK
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +27,7 @@ def make_doc(
     directive = prefix + secret
     system, segments = defend(directive, template, assistant_name)
     return {
+        MARK: True,
         "key": row["key"],
         "prompt": row.get("prompt", ""),
         "instruction_id_list": list(row.get("instruction_id_list", [])),

@@ -20,6 +20,7 @@ from fairkv_eval.documents.balanced import block
 from fairkv_eval.documents.design import ORDERS, Design
 from fairkv_eval.documents.metadata import options
 from fairkv_eval.documents.wording import instructions, wording
+from fairkv_eval.prompts.chat_document import MARK
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,6 +114,7 @@ def _doc(
     segments = [*ends["first"], *_padded(body, filler, design.filler_order), *ends["last"]]
     system = "\n".join(segment["text"] for segment in segments)
     return {
+        MARK: True,
         "prompt": f"{user}\n\n{system}",
         "instruction_id_list": list(row),
         "kwargs": [kwargs for _, kwargs in drawn],

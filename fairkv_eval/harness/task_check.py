@@ -14,6 +14,7 @@ from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.task_files import Finding, TaskFile
 from fairkv_eval.harness.task_library import TaskLibrary, quiet
 from fairkv_eval.metrics.instructions import check_instructions
+from fairkv_eval.prompts.chat_document import MARK, ChatDocument, lacks_mark
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
 
@@ -75,6 +76,9 @@ def check_task(task: Any, again: Any, prompter: Prompter, docs: int = 8) -> Task
     first_requests = {request.doc_id: request for request in reversed(task.instances)}
     for doc_id in sorted(first_requests):
         _check_prompt(first_requests[doc_id], prompter, report)
+    if any(lacks_mark(doc) for doc in documents):
+        what = f"documents have messages and segments, which are ignored without the field {MARK}"
+        report.findings.append(Finding(report.name, what, wrong=False))
     _check_instructions(documents, report)
     if callable(task.config.process_results):
         _check_scores(task, documents, docs, report)
@@ -119,7 +123,7 @@ def _check_scores(task: Any, documents: Iterable[Any], docs: int, report: TaskRe
 
 def _made_up(task: Any, doc: Mapping[str, Any]) -> list[Any]:
     """Results as the harness passes them to process_results, with all telemetry of a compressed model."""
-    keep_rates = {segment["name"]: 0.5 for segment in doc.get("segments") or ()}
+    keep_rates = {segment["name"]: 0.5 for segment in ChatDocument.of(doc).segments}
     telemetry = {"keep_rate": 0.5, "segments": keep_rates, "kv_bytes_full": 2, "kv_bytes_kept": 1}
     scored = {**telemetry, "continuation_tokens": 3, "choice_tokens": 2, "choice_logprob": -1.0}
     if task.OUTPUT_TYPE == "multiple_choice":

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import jinja2
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompts.segments import Segment, search
+from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.prompts.turns import MARK, common_prefix, find_turns
 
 Message = Mapping[str, str]
 # (messages, add_generation_prompt) -> text. None instead of a boolean: closed turns and nothing after them. False may
@@ -20,9 +22,10 @@ Template = Callable[[Sequence[Message], bool | None], str]
 class Chat:
     """Messages rendered by a chat template.
 
-    context_end: characters before the last user turn; with a folded system prompt, before the question. system:
-    whether a system message has words. folded: whether it had to move into the first user turn. turns: where the words
-    of each message are, named by its role and number; empty if the template changes words.
+    context_end: characters before the last user turn; if that turn holds words of earlier messages too (a system prompt
+    in most cases), those before the question. system: whether a system message has words. folded: whether it had to
+    move into the first user turn. turns: where the words of each message are, named by its role and number; empty for a
+    message without words and for words that the template does not show. plain: rendered without a template.
     """
 
     text: str
@@ -30,12 +33,34 @@ class Chat:
     context_end: int
     system: bool
     folded: bool
-    turns: tuple[Segment, ...] = ()
+    turns: tuple[Segment, ...]
+    plain: bool = False
 
-    def located_turns(self) -> Sequence[Segment]:
-        """The words of each message; searched one after the other if the template changes some of them."""
-        contents = [m["content"] for m in self.messages]
-        return self.turns or list(search(self.text, zip(_turn_names(self.messages), contents, strict=True)))
+    def shown_turns(self) -> list[tuple[str, Segment]]:
+        """Role and words of each message that has some, in the order of the text.
+
+        Raises UsageError for words that the template does not show.
+        """
+        for message, turn in zip(self.messages, self.turns, strict=True):
+            if message["content"].strip() and turn.stop == turn.start:
+                words = message["content"].strip()[:60]
+                raise UsageError(f"the chat template does not show the words of turn {turn.name!r}: {words!r}")
+        pairs = ((m["role"], turn) for m, turn in zip(self.messages, self.turns, strict=True) if turn.stop > turn.start)
+        return sorted(pairs, key=lambda pair: pair[1].start)
+
+
+class ChatText(str):
+    """The text of a chat, which carries the chat through the harness and its request cache, into other processes."""
+
+    chat: Chat
+
+    def __new__(cls, chat: Chat) -> ChatText:
+        made = super().__new__(cls, chat.text)
+        made.chat = chat
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return (self.chat,)
 
 
 def render(messages: Sequence[Message], template: Template, add_generation_prompt: bool = True) -> Chat:
@@ -45,48 +70,51 @@ def render(messages: Sequence[Message], template: Template, add_generation_promp
     """
     system = any(m["role"] == "system" and m["content"].strip() for m in messages)
     folded = system and not _has_system_role(messages, template, add_generation_prompt)
-    shown = _fold(messages) if folded else list(messages)
-    text = template(shown, add_generation_prompt)
-    context_end = _end_before_last_user(messages, shown, folded, text, template, add_generation_prompt)
-    turns = _turn_ranges(shown, text, template, add_generation_prompt)
-    return Chat(text, tuple(shown), context_end, system, folded, turns)
+    if folded:
+        template = _folding(template)
+    text = template(messages, add_generation_prompt)
+    turns = find_turns(messages, text, lambda others: template(others, add_generation_prompt))
+    end = _context_end(messages, turns, text, template, add_generation_prompt)
+    return Chat(text, tuple(messages), end, system, folded, turns)
 
 
-def _turn_ranges(
-    messages: Sequence[Message], text: str, template: Template, add_generation_prompt: bool
-) -> tuple[Segment, ...]:
-    """Where the words of each message are in ``text``, without white space around them; () if it cannot be found out.
+def render_plain(messages: Sequence[Message]) -> Chat:
+    """Render messages as plain text, for models without a chat template. The context ends before the last user turn."""
+    chat = render(messages, lambda others, _: plain_text(others))
+    last = _last_user(messages)
+    end = len(plain_text([*messages[:last], {"content": ""}])) if last else 0
+    return replace(chat, context_end=end, plain=True)
 
-    The same chat with a mark instead of the words of each message shows what the template puts between them. So words
-    that stand elsewhere too, in the template's own text or in another message, are not taken for the message's.
+
+def plain_text(messages: Iterable[Message]) -> str:
+    """Messages as plain text, one paragraph per turn."""
+    return "\n\n".join(message["content"] for message in messages)
+
+
+def user_turn(template: Template) -> tuple[str, str] | None:
+    """The texts before and after the words of a user turn that follows an answer; the second opens the next answer.
+
+    What follows an answer that is the last and what follows one that another turn follows differ by that turn. The
+    answers themselves cannot be compared: some templates show a past answer in another form than the last one. None
+    if the template shows no such form.
     """
-    marks = [f"\x00{i}\x00" for i in range(len(messages))]
-    marked = [{**m, "content": mark} for m, mark in zip(messages, marks, strict=True)]
+    answer, question = MARK.format(0), MARK.format(1)
+    exchange = [{"role": "user", "content": "?"}, {"role": "assistant", "content": answer}]
+    turn = {"role": "user", "content": question}
     try:
-        rest = template(marked, add_generation_prompt)
-    except (jinja2.exceptions.TemplateError, ValueError):
-        return ()
-    between = []
-    for mark in marks:
-        piece, separator, rest = rest.partition(mark)
-        if not separator:
-            return ()
-        between.append(piece)
-    between.append(rest)
-
-    at = len(between[0])
-    turns = []
-    for name, message, after in zip(_turn_names(messages), messages, between[1:], strict=True):
-        content = message["content"]
-        # Templates that trim do it on both sides or on one.
-        variants = (content, content.strip(), content.lstrip(), content.rstrip())
-        words = next((w for w in variants if text.startswith(w + after, at)), None)
-        if words is None:
-            return ()
-        start = at + len(words) - len(words.lstrip())
-        turns.append(Segment(name, start, start + len(words.strip())))
-        at += len(words) + len(after)
-    return tuple(turns) if text.startswith(between[0]) and at == len(text) else ()
+        longer, alone = template([*exchange, turn], True), template([turn], True)
+        between, marked, after = longer.rpartition(answer)[2].partition(question)
+        closing = template(exchange, None).rpartition(answer)[2]
+    except (jinja2.exceptions.TemplateError, IndexError, ValueError):
+        return None
+    if not marked:
+        return None
+    if between.startswith(closing):
+        return between[len(closing) :], after
+    # A chat that ends may be closed in another way than a turn: then what stands before a first turn too.
+    header = alone.partition(question)[0]
+    shared = common_prefix(between[::-1], header[::-1])
+    return (between[len(between) - shared :], after) if shared else None
 
 
 def _has_system_role(messages: Sequence[Message], template: Template, add_generation_prompt: bool) -> bool:
@@ -107,6 +135,10 @@ def _with_content(messages: Sequence[Message], index: int, content: str) -> list
     return [*messages[:index], {**messages[index], "content": content}, *messages[index + 1 :]]
 
 
+def _folding(template: Template) -> Template:
+    return lambda messages, add_generation_prompt: template(_fold(messages), add_generation_prompt)
+
+
 def _fold(messages: Sequence[Message]) -> Sequence[Message]:
     """The same messages with the system prompt at the head of the first user turn."""
     system = "\n\n".join(m["content"] for m in messages if m["role"] == "system")
@@ -118,35 +150,24 @@ def _fold(messages: Sequence[Message]) -> Sequence[Message]:
     raise UsageError("the chat template has no system role, and there is no user turn to fold the system prompt into")
 
 
-def _end_before_last_user(
-    messages: Sequence[Message], shown: Sequence[Message], folded: bool, text: str, template: Template, generation: bool
+def _context_end(
+    messages: Sequence[Message], turns: Sequence[Segment], text: str, template: Template, generation: bool
 ) -> int:
-    """Characters of ``text`` before the last user turn, or before its question if the system prompt is in that turn.
+    """Characters of ``text`` before the last user turn, or before its question if it holds earlier words too.
 
-    ``shown`` are the messages as rendered.
+    The messages before that turn, rendered alone, end where it begins; but only if all their words are there: many
+    templates put a system prompt into a user turn, some into the last one, and show nothing of it without that turn.
     """
-    users = [i for i, m in enumerate(messages) if m["role"] == "user"]
-    if not folded or len(users) > 1:
-        last = max((i for i, m in enumerate(shown) if m["role"] == "user"), default=0)
-        try:
-            before = template(shown[:last], None) if last else ""
-            if before and text.startswith(before):
-                return len(before)
-        except (jinja2.exceptions.TemplateError, IndexError):
-            pass  # a template that renders whole chats only
-    # What two chats that differ in that turn's words alone have in common, header of the turn included.
-    other = _with_content(messages, users[-1] if users else 0, "\x00")
-    return _common_prefix(text, template(_fold(other) if folded else other, generation))
+    last = _last_user(messages)
+    try:
+        before = template(messages[:last], None) if last else ""
+    except (jinja2.exceptions.TemplateError, IndexError, ValueError, UsageError):
+        before = ""  # a template that renders whole chats only
+    if before and text.startswith(before) and len(before) >= max(turn.stop for turn in turns[:last]):
+        return len(before)
+    # What two chats that differ in the question's words alone have in common, header of the turn included.
+    return common_prefix(text, template(_with_content(messages, last, MARK.format(last)), generation))
 
 
-def _common_prefix(a: str, b: str) -> int:
-    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-
-
-def _turn_names(messages: Sequence[Message]) -> list[str]:
-    return [f"{m['role']}_{i}" if i else m["role"] for i, m in enumerate(messages)]
-
-
-def plain_text(messages: Sequence[Message]) -> str:
-    """Messages as plain text, one paragraph per turn, for models without a chat template."""
-    return "\n\n".join(message["content"] for message in messages)
+def _last_user(messages: Sequence[Message]) -> int:
+    return max((i for i, m in enumerate(messages) if m["role"] == "user"), default=0)

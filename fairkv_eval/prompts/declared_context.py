@@ -6,7 +6,7 @@ For any other task the model argument ``context_field`` names the field of its d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fairkv_eval.errors import UsageError, unknown
@@ -46,16 +46,16 @@ def declared_context(doc: Mapping[str, Any], task: str, field: str | None, scope
     )
 
 
-def end_of_context(text: str, context: str) -> int:
+def end_of_context(text: str, context: str, turns: Sequence[tuple[int, int]] | None = None) -> int:
     """Where a context ends in a prompt: at its last occurrence, since few-shot examples stand before the document.
 
-    White space around it does not count, since chat templates trim it. Raises UsageError for a context that is empty
-    or not in the prompt.
+    ``turns`` are the ranges of ``text`` to search in, by default the whole text. White space around the context does
+    not count, since chat templates trim it. Raises UsageError for a context that is empty or not in the prompt.
     """
     words = context.strip()
     if not words:
         raise UsageError("the declared context is empty")
-    start = text.rfind(words)
+    start = max(text.rfind(words, a, b) for a, b in (turns or [(0, len(text))]))
     if start < 0:
         raise UsageError(f"the declared context is not in the prompt: {words[:60]!r}")
     return start + len(words)

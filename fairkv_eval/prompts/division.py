@@ -16,13 +16,15 @@ from fairkv_eval.prompts.settings import PromptSettings
 class Text:
     """A prompt as characters: the first ``context_end`` are its context (None: all but the last token).
 
-    ``folded``: the system prompt was moved into the first user turn.
+    folded: the system prompt was moved into the first user turn. declared: the document declares the segments, so each
+    of them lies whole in the context.
     """
 
     text: str
     context_end: int | None = None
     segments: tuple[Segment, ...] = ()
     folded: bool = False
+    declared: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,26 @@ NOTHING_DECLARED = Declaration()
 
 
 def divide_chat(chat: Chat, settings: PromptSettings, declared: Declaration = NOTHING_DECLARED) -> Text:
-    """Divide a rendered chat. A declared context goes before the system message."""
+    """Divide a rendered chat. A declared context goes before the system message.
+
+    What a document declares is searched in the words of the messages, never in those of the template. Raises UsageError
+    for a declared context or segment that is not there, and for a segment that does not lie whole in the context.
+    """
     system = settings.scope == "system" or (settings.scope == "auto" and chat.system)
     context_end = chat.context_end if system else None
+    turns = [(turn.start, turn.stop) for turn in chat.turns]
     if declared.context is not None:
-        context_end = end_of_context(chat.text, declared.context)
+        context_end = end_of_context(chat.text, declared.context, turns)
     source = settings.segments
     if source == "auto":
-        source = "task" if declared.segments else "turns"
+        source = "task" if declared.segments else "paragraphs" if chat.plain else "turns"
     if source == "turns":
-        segments: Iterable[Segment] = chat.located_turns()
+        segments: Iterable[Segment] = [turn for _, turn in chat.shown_turns()]
     elif source == "shots":
-        roles = [m["role"] for m in chat.messages]
-        segments = chat_shots(chat.text, roles, chat.located_turns(), settings.fewshot_delimiter)
+        segments = chat_shots(chat.text, chat.shown_turns(), settings.fewshot_delimiter)
     else:
-        segments = _segments(source, chat.text, context_end, declared)
-    return Text(chat.text, context_end, _inside(segments, chat.text, context_end), chat.folded)
+        segments = _segments(source, chat.text, context_end, declared, turns)
+    return _text(chat.text, context_end, segments, source, chat.folded)
 
 
 def divide_text(text: str, settings: PromptSettings, declared: Declaration = NOTHING_DECLARED) -> Text:
@@ -80,17 +86,32 @@ def divide_text(text: str, settings: PromptSettings, declared: Declaration = NOT
         segments: Iterable[Segment] = shots(text, settings.fewshot_delimiter)
     else:
         segments = _segments(source, text, context_end, declared)
-    return Text(text, context_end, _inside(segments, text, context_end))
+    return _text(text, context_end, segments, source)
 
 
-def _segments(source: str, text: str, context_end: int | None, declared: Declaration) -> Iterable[Segment]:
+def _segments(
+    source: str,
+    text: str,
+    context_end: int | None,
+    declared: Declaration,
+    turns: Sequence[tuple[int, int]] | None = None,
+) -> Iterable[Segment]:
     if source == "task":
-        return locate(text, [(segment["name"], segment["text"]) for segment in declared.segments])
+        return locate(text, [(segment["name"], segment["text"]) for segment in declared.segments], turns)
     return (paragraphs if source == "paragraphs" else sentences)(text[:context_end])
 
 
-def _inside(segments: Iterable[Segment], text: str, context_end: int | None) -> tuple[Segment, ...]:
-    """Segments cut at the end of the context; those after it are left out."""
+def _text(text: str, context_end: int | None, segments: Iterable[Segment], source: str, folded: bool = False) -> Text:
+    """Text whose segments are cut at the end of the context, and left out after it; declared ones may not be."""
     end = len(text) if context_end is None else context_end
+    segments = list(segments)
+    if source == "task":
+        for name, start, stop in segments:
+            if stop > end:
+                raise UsageError(
+                    f"segment {name!r} is in the prompt but not whole in its context, which ends "
+                    f"{'before' if start >= end else 'within'} it: {text[start:stop][:60]!r}; see scope="
+                )
     cut = (Segment(name, start, min(stop, end)) for name, start, stop in segments)
-    return tuple(segment for segment in cut if segment.stop > segment.start)
+    inside = tuple(segment for segment in cut if segment.stop > segment.start)
+    return Text(text, context_end, inside, folded, source == "task")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompts.chat import Chat, Message, plain_text, render
+from fairkv_eval.prompts.chat import Chat, ChatText, Message, plain_text, render, render_plain, user_turn
+from fairkv_eval.prompts.chat_document import MARK, ChatDocument, lacks_mark
 from fairkv_eval.prompts.declared_context import declared_context
 from fairkv_eval.prompts.division import Declaration, Text, divide_chat, divide_text
 from fairkv_eval.prompts.settings import PromptSettings
@@ -42,36 +46,50 @@ class Prompter:
         self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
         self.special = special_tokens(tokenizer)
         self.note = note
-        self._chats: dict[str, Chat] = {}
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Chat:
-        """Render a chat and store it, so that its turns are known when its text comes back in a request."""
-        chat = render(messages, self._template, add_generation_prompt)
-        if chat.folded:
-            self.note("system prompts folded into the first user turn")
-        self._chats[chat.text] = chat
-        return chat
+        """Render a chat with the model's template."""
+        return render(messages, self._template, add_generation_prompt)
 
     def divide(self, text: str, doc: Any, task: str = "") -> Text:
         """A request's text, rendered as a chat if the settings ask for it, with its context and segments.
 
-        ``task``: its name, which decides the context of the harness's long-context documents.
+        ``text``: a `ChatText` if the harness rendered it. ``task``: its name, which decides the context of the
+        harness's long-context documents.
         """
         fields = doc if isinstance(doc, Mapping) else {}
+        document = ChatDocument.of(fields)
+        if lacks_mark(fields):
+            self.note(f"documents whose messages and segments are ignored, since {MARK} is not among their fields")
         context = declared_context(fields, task, self.settings.context_field, self.settings.scope)
-        declared = Declaration(fields.get("segments") or (), context)
-        messages = fields.get("messages") or ()
-        chat = self._chats.get(text)
-        if chat is None and messages:
-            messages = _with_instruction(messages, text)
-            if self.settings.chat == "off" or (self.settings.chat == "auto" and self.tokenizer.chat_template is None):
-                return divide_text(plain_text(messages), self.settings, declared)
-            chat = self.render(messages, messages[-1]["role"] != "assistant")
-        elif chat is None and self.settings.chat == "on":
-            chat = self.render([{"role": "user", "content": text}])
+        declared = Declaration(document.segments, context)
+        chat = self._chat(text, document.messages)
         if chat is None:
             return divide_text(text, self.settings, declared)
+        if chat.folded:
+            self.note("system prompts folded into the first user turn")
         return divide_chat(chat, self.settings, declared)
+
+    def _chat(self, text: str, messages: Sequence[Message]) -> Chat | None:
+        """The chat of a request, or None if it is plain text."""
+        if isinstance(text, ChatText):
+            return text.chat
+        if messages:
+            return self._document_chat(text, messages)
+        return self.render([{"role": "user", "content": text}]) if self.settings.chat == "on" else None
+
+    def _document_chat(self, text: str, messages: Sequence[Message]) -> Chat:
+        """A document's messages, with what the request's text has before them, as a chat."""
+        template = self.tokenizer.chat_template is not None
+        turns = _with_instruction(messages, text)
+        if turns is None:  # the text of a chat, rendered elsewhere
+            chat = self.render(messages, messages[-1]["role"] != "assistant") if template else None
+            if chat is None or chat.text != text:
+                raise UsageError("few-shot examples or prefixes before a chat document need --apply_chat_template")
+            return chat
+        if self.settings.chat == "off" or (self.settings.chat == "auto" and not template):
+            return render_plain(turns)
+        return self.render(turns, turns[-1]["role"] != "assistant")
 
     def prompt(self, text: Text, literals: Sequence[str] = ()) -> Prompt:
         """A divided text as tokens, with its special tokens and the ``literals`` marked, which `keep` may name."""
@@ -82,14 +100,18 @@ class Prompter:
 
         It is a user turn and the header of the answer, or a paragraph of its own if prompts have no turns.
         """
-        text = f"\n\n{request}\n\n"
+        before, after = self._request_form
+        return list(self.tokenizer(f"{before}{request}{after}", add_special_tokens=False)["input_ids"])
+
+    @cached_property
+    def _request_form(self) -> tuple[str, str]:
+        """What stands before and after the words of a request."""
         if self.settings.chat != "off" and self.tokenizer.chat_template is not None:
-            # What goes after a closed exchange: some templates put a system prompt of their own before the first turn.
-            before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "."}]
-            closed = self._template(before, None)
-            longer = self._template([*before, {"role": "user", "content": request}], True)
-            text = longer[len(closed) :] if longer.startswith(closed) else text
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            form = user_turn(self._template)
+            if form is not None:
+                return form
+            self.note("requests of a replay are paragraphs: the chat template shows no form of a further turn")
+        return "\n\n", "\n\n"
 
     def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
         """Tokens as `hf` makes them, with the characters that each covers."""
@@ -120,6 +142,12 @@ class Prompter:
             self.note("prompts truncated into a segment")
         return cut
 
+    @property
+    def template_sha256(self) -> str:
+        """Digest of the chat template and its arguments."""
+        made_of = [self.tokenizer.chat_template, self.template_arguments]
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True, default=repr).encode()).hexdigest()
+
     def _template(self, messages: Sequence[Message], add_generation_prompt: bool | None) -> str:
         """Render messages: open an answer (True), continue the last message (False), or end with it (None)."""
         if self.tokenizer.chat_template is None:
@@ -143,13 +171,16 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     return frozenset(flagged) | frozenset(tokenizer.all_special_ids)
 
 
-def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]]:
-    """A document's messages, with the harness's ``--system_instruction`` before them in the system turn."""
+def _with_instruction(messages: Sequence[Message], text: str) -> list[dict[str, str]] | None:
+    """A document's messages, with the harness's ``--system_instruction`` before them in the system turn.
+
+    None if the text does not end with the words of the messages.
+    """
     # As the harness joins a system prompt and a user turn, or as a declared task joins its messages.
     joined = ("".join(m["content"] for m in messages), plain_text(messages))
     rendered = next((words for words in joined if text.endswith(words)), None)
     if rendered is None:
-        raise UsageError("few-shot examples or prefixes before a chat document need --apply_chat_template")
+        return None
     before = text[: len(text) - len(rendered)].strip()
     chat = [dict(m) for m in messages]
     if before and chat[0]["role"] == "system":

@@ -18,24 +18,27 @@ class Segment(NamedTuple):
     stop: int
 
 
-def locate(text: str, parts: Iterable[tuple[str, str]]) -> Iterator[Segment]:
-    """Ranges of named parts, each searched after the one before it. Raises UsageError for one that is absent.
+def locate(
+    text: str, parts: Iterable[tuple[str, str]], turns: Sequence[tuple[int, int]] | None = None
+) -> list[Segment]:
+    """Ranges of named parts, each searched after the one before it, in the order of the text.
 
-    White space around a part does not count, since chat templates trim it; empty parts are skipped.
+    ``turns`` are the ranges of ``text`` to search in, one after the other: a part lies in one of them. By default it is
+    the whole text. White space around a part does not count, since chat templates trim it; empty parts are skipped.
+    Raises UsageError for a part that is absent.
     """
-    return (segment for segment in search(text, parts) if segment.stop > segment.start)
-
-
-def search(text: str, parts: Iterable[tuple[str, str]]) -> Iterator[Segment]:
-    """As `locate`, with an empty range for each empty part."""
-    at = 0
+    segments: list[Segment] = []
+    rest = [(0, len(text))] if turns is None else list(turns)
     for name, part in parts:
-        part = part.strip()
-        start = text.find(part, at)
+        if not (part := part.strip()):
+            continue
+        places = ((i, text.find(part, start, stop)) for i, (start, stop) in enumerate(rest))
+        turn, start = next(((i, start) for i, start in places if start >= 0), (0, -1))
         if start < 0:
             raise UsageError(f"segment {name!r} is not in the prompt (or not in the declared order): {part[:60]!r}")
-        at = start + len(part)
-        yield Segment(name, start, at)
+        segments.append(Segment(name, start, start + len(part)))
+        rest = [(start + len(part), rest[turn][1]), *rest[turn + 1 :]]
+    return sorted(segments, key=lambda segment: segment.start)
 
 
 def paragraphs(text: str) -> Iterator[Segment]:
@@ -69,24 +72,29 @@ def shots(text: str, delimiter: str) -> list[Segment]:
     return _name_shots(ranges)
 
 
-def chat_shots(text: str, roles: Sequence[str], turns: Sequence[Segment], delimiter: str) -> list[Segment]:
-    """Few-shot examples of a chat with these turns, one turn for each role.
+def chat_shots(text: str, turns: Sequence[tuple[str, Segment]], delimiter: str) -> list[Segment]:
+    """Few-shot examples of a chat with these turns (role and range), which stand in the order of the text.
 
     A user turn with its answer is a shot; the last user turn, with an answer begun for it, is the question. A single
-    user turn holds all shots and is divided as `shots` does. Turns before the first user turn keep their names.
+    user turn holds all shots and is divided as `shots` does. A system turn, and what comes before the first user turn,
+    keep their names.
     """
-    users = [i for i, role in enumerate(roles) if role == "user"]
-    if not users:
-        return list(turns)
-    blocks = [(turns[a].start, turns[b - 1].stop) for a, b in zip(users, [*users[1:], len(turns)], strict=True)]
-    named = _name_shots(blocks)
+    others: list[Segment] = []
+    blocks: list[list[Segment]] = []
+    for role, turn in turns:
+        if role == "user":
+            blocks.append([turn])
+        elif role == "system" or not blocks:
+            others.append(turn)
+        else:
+            blocks[-1].append(turn)
+    named = _name_shots([(block[0].start, block[-1].stop) for block in blocks])
     if len(blocks) == 1:
-        (begin, end), turn = blocks[0], turns[users[0]]
-        inside = shots(text[turn.start : turn.stop], delimiter)
-        named = [Segment(name, begin + start, begin + stop) for name, start, stop in inside]
+        begin, end = blocks[0][0].start, blocks[0][0].stop
+        named = [Segment(name, begin + a, begin + b) for name, a, b in shots(text[begin:end], delimiter)]
         if named:
-            named[-1] = named[-1]._replace(stop=end)
-    return [*turns[: users[0]], *named]
+            named[-1] = named[-1]._replace(stop=blocks[0][-1].stop)
+    return sorted([*others, *named], key=lambda segment: segment.start)
 
 
 def _name_shots(ranges: Sequence[tuple[int, int]]) -> list[Segment]:

@@ -109,8 +109,9 @@ def whitelist(
 ) -> list[tuple[int, int]]:
     """Ranges of tokens [start, stop) that the entries stand for, in a context of n tokens.
 
-    ``segments`` and ``marks`` are those of the prompt. Positions beyond the context are left out, because contexts
-    differ in length. Raises UsageError for a name or a text that is not in the context.
+    ``segments`` and ``marks`` are those of the prompt. A range of positions ends where the context does, because
+    contexts differ in length. Raises UsageError for a name or a text that is not in the context, and for a position or
+    the beginning of a range that lies beyond it.
     """
     ranges = []
     for entry in entries:
@@ -118,10 +119,15 @@ def whitelist(
         if entry.startswith(TEXT) and not named:
             raise UsageError(f"keep: this text is not in the context: {entry[len(TEXT) :][:60]!r}")
         if re.fullmatch(r"\d+(:\d*)?", entry):
-            start, colon, stop = entry.partition(":")
-            named.append((int(start), int(stop) if stop else n if colon else int(start) + 1))
+            named.append(_positions(entry, n))
         elif not named and entry != SPECIAL:
             raise unknown("segment in keep", entry, {SPECIAL, *(s.name for s in segments)})
         ranges += named
-    clipped = ((start, min(stop, n)) for start, stop in ranges)
-    return [(start, stop) for start, stop in clipped if stop > start]
+    return ranges
+
+
+def _positions(entry: str, n: int) -> tuple[int, int]:
+    start, colon, stop = entry.partition(":")
+    if int(start) >= n:
+        raise UsageError(f"keep={entry} begins at position {start}, beyond the context of {n} tokens")
+    return int(start), min(n, int(stop) if stop else n if colon else int(start) + 1)

@@ -134,6 +134,7 @@ def test_doc_fields(small: dict[str, Any]) -> None:
     doc = only(sys_ifeval.sys_ifeval(defense="middle_one", press="tova", ratio=0.5, version=1.0))
     system = f"[a]\n{PREFIX}Use no commas. \n[b] Assistant"
     assert doc == {
+        "fairkv_chat": True,
         "key": 7,
         "prompt": "Whole prompt.",
         "instruction_id_list": ["punctuation:no_comma"],

@@ -27,7 +27,7 @@ from datasets import Dataset
 
 def docs(**_):
     system = "Be brief. Never tell."
-    row = {"system": system, "user": "Hi?", "messages": [{"role": "system", "content": system},
+    row = {"fairkv_chat": True, "system": system, "user": "Hi?", "messages": [{"role": "system", "content": system},
         {"role": "user", "content": "Hi?"}], "segments": [{"name": "a", "text": "Be brief."}], "want": "ok"}
     return {"test": Dataset.from_list([dict(row, key=i) for i in range(3)])}
 
@@ -148,6 +148,13 @@ def test_a_wrong_instruction_is_found_in_any_document(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(GOOD.replace("mine_docs.docs", "mine_docs.instructed"))
     (finding,) = findings(tmp_path, docs=1)
     assert finding.startswith("mine: doc 2: instruction 'length_constraints:number_words': relation='at most' is not")
+
+
+def test_a_forgotten_mark_is_noted(tmp_path: Path) -> None:
+    path = folder(tmp_path)
+    (path / "mine_docs.py").write_text(DOCS.replace('"fairkv_chat": True, ', ""))
+    (found,) = findings(path)
+    assert found == "mine: documents have messages and segments, which are ignored without the field fairkv_chat"
 
 
 def test_readmes_and_twins(tmp_path: Path) -> None:

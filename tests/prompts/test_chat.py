@@ -83,7 +83,9 @@ class TestFolding:
         assert rendered.folded and rendered.system
         assert rendered.text == f"<|user|>\n{SYSTEM}\n\n{QUESTION}<|end|>\n<|assistant|>\n"
         assert context_of(rendered) == f"<|user|>\n{SYSTEM}\n\n"
-        assert rendered.messages == tuple(chat(("user", f"{SYSTEM}\n\n{QUESTION}")))
+        assert rendered.messages == tuple(SIMPLE)
+        words = [rendered.text[turn.start : turn.stop] for turn in rendered.turns]
+        assert words == [SYSTEM, QUESTION] and [turn.name for turn in rendered.turns] == ["system", "user_1"]
 
     @pytest.mark.parametrize("name", WITHOUT_SYSTEM)
     def test_few_shot_turns_still_belong_to_the_context(self, name: str) -> None:
@@ -172,18 +174,28 @@ class TestTurns:
         rendered = render([*SIMPLE, *chat(("assistant", "It "))], template("chatml"), add_generation_prompt=False)
         assert self.turns(rendered)[-1] == ("assistant_2", rendered.text.rindex("It"), "It")
 
-    def test_a_template_that_changes_words_is_searched(self) -> None:
+    def test_a_template_that_shows_a_part_of_the_words(self) -> None:
         """As some do with the thoughts of earlier answers."""
 
         def cuts(messages: Sequence[Message], generation: bool | None) -> str:
             shown = [{**m, "content": m["content"].replace("<think>", "")} for m in messages]
             return template("chatml")(shown, generation)
 
-        rendered = render(chat(("user", "a<think>"), ("user", "b")), cuts)
-        assert rendered.turns == ()
-        with pytest.raises(UsageError, match="segment 'user' is not in the prompt"):
-            self.turns(rendered)
+        rendered = render(chat(("user", "er<think>"), ("user", "b")), cuts)
+        assert self.turns(rendered) == [("user", 9, "er"), ("user_1", 28, "b")]
         assert self.turns(render(chat(("user", "a"), ("user", "b")), cuts))[0] == ("user", 9, "a")
+        nothing = render(chat(("user", "<think>"), ("user", "b")), cuts)
+        with pytest.raises(UsageError, match="the chat template does not show the words of turn 'user': '<think>'"):
+            self.turns(nothing)
+
+    def test_a_template_that_shows_words_twice(self) -> None:
+        def repeats(messages: Sequence[Message], generation: bool | None) -> str:
+            words = messages[0]["content"]
+            return f"[{words}]" + template("chatml")(messages[1:], generation) + f"[{words}]"
+
+        rendered = render(SIMPLE, repeats)
+        assert rendered.turns[0] == ("system", 1, len(rendered.text) - 1)
+        assert rendered.text[rendered.context_end :].startswith(QUESTION)
 
     def test_a_template_that_shows_other_words_than_marks(self) -> None:
         def refuses_marks(messages: Sequence[Message], generation: bool | None) -> str:
@@ -192,7 +204,6 @@ class TestTurns:
             return template("chatml")(messages, generation)
 
         rendered = render(FEW_SHOT, refuses_marks)
-        assert rendered.turns == ()
         assert [(n, w) for n, _, w in self.turns(rendered)] == [
             (f"{m['role']}_{i}" if i else "system", m["content"]) for i, m in enumerate(FEW_SHOT)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from chat_templates import (
 )
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.prompts.chat import Chat, plain_text, render
+from fairkv_eval.prompts.chat import Chat, Message, plain_text, render, render_plain
 from fairkv_eval.prompts.division import Declaration, Text, divide_chat, divide_text
 from fairkv_eval.prompts.settings import PromptSettings
 
@@ -55,12 +56,60 @@ class TestDivision:
         bare = render(chat(("user", QUESTION)), template("chatml"))
         assert divide_chat(bare, PromptSettings()).context_end is None
 
-    def test_a_segment_ends_where_the_context_does(self) -> None:
+    def test_a_declared_segment_lies_whole_in_the_context(self) -> None:
         rendered = render(SIMPLE, template("chatml"))
-        declared = [{"name": "both", "text": f"secret.<|end|>\n<|user|>\n{QUESTION}"}]
-        assert self.names(divide_chat(rendered, PromptSettings(), Declaration(declared))) == [
-            ("both", "secret.<|end|>\n")
-        ]
+        asked = Declaration([{"name": "rule", "text": "Keep it secret."}, {"name": "question", "text": "capital?"}])
+        for scope in ("auto", "system"):
+            with pytest.raises(UsageError, match=r"'question' is in the prompt but not whole in its context.*before"):
+                divide_chat(rendered, PromptSettings(scope=scope), asked)
+        whole = divide_chat(rendered, PromptSettings(scope="prompt"), asked)
+        assert self.names(whole) == [("rule", "Keep it secret."), ("question", "capital?")]
+        cut = Declaration([{"name": "rule", "text": SYSTEM}], context="Answer in French.")
+        with pytest.raises(UsageError, match=r"'rule' is in the prompt but not whole in its context.*ends within it"):
+            divide_chat(rendered, PromptSettings(), cut)
+        with pytest.raises(UsageError, match=r"'b' is in the prompt but not whole in its context"):
+            divide_text("a. b.", PromptSettings(), Declaration([{"name": "b", "text": "b."}], context="a."))
+
+    def test_what_is_declared_is_searched_in_the_words_of_the_messages(self) -> None:
+        """Not in the template's: "end" and "user" stand in its tokens and headers."""
+        rendered = render(chat(("system", "The end. A user asks."), ("user", "user")), template("chatml"))
+        declared = Declaration([{"name": "last", "text": "end"}, {"name": "who", "text": "user"}])
+        found = divide_chat(rendered, PromptSettings(), declared)
+        begin = rendered.text.index("The end")
+        assert [s[1:] for s in found.segments] == [(begin + 4, begin + 7), (begin + 11, begin + 15)]
+        context = divide_chat(rendered, PromptSettings(), Declaration(context="user"))
+        assert context.context_end == rendered.text.rindex("user<|end|>") + len("user")
+        for words in ("<|user|>", "assistant", "asks.<|end|>\n<|user|>\nuser"):
+            with pytest.raises(UsageError, match="segment 'x' is not in the prompt"):
+                divide_chat(rendered, PromptSettings(), Declaration([{"name": "x", "text": words}]))
+            with pytest.raises(UsageError, match="the declared context is not in the prompt"):
+                divide_chat(rendered, PromptSettings(), Declaration(context=words))
+
+    def test_segments_come_in_the_order_of_the_text(self) -> None:
+        """They are declared in the order of the messages, and some templates put the system prompt last."""
+
+        def system_last(messages: Sequence[Message], generation: bool | None) -> str:
+            system, *others, question = messages
+            last = {**question, "content": f"{system['content']}\n\n{question['content']}"}
+            return template("chatml")([*others, last], generation)
+
+        declared = Declaration([{"name": "rule", "text": SYSTEM}, {"name": "example", "text": "2+2?"}])
+        found = divide_chat(render(FEW_SHOT, system_last), PromptSettings(), declared)
+        assert self.names(found) == [("example", "2+2?"), ("rule", SYSTEM)]
+        shots = divide_chat(render(FEW_SHOT, system_last), PromptSettings("shots", "prompt"))
+        assert [name for name, _ in self.names(shots)] == ["shot_1", "shot_2", "system", "question"]
+
+    def test_messages_as_plain_text(self) -> None:
+        """For base models: the system message is the context here too, up to where the question begins."""
+        rendered = render_plain(FEW_SHOT)
+        assert rendered.text == plain_text(FEW_SHOT) and rendered.text[rendered.context_end :] == QUESTION
+        assert divide_chat(render_plain(SIMPLE), PromptSettings()).context_end == len(SYSTEM) + 2
+        assert divide_chat(render_plain(SIMPLE), PromptSettings(scope="prompt")).context_end is None
+        assert divide_chat(render_plain(SIMPLE[1:]), PromptSettings()).context_end is None
+        assert divide_chat(render_plain(SIMPLE[1:]), PromptSettings(scope="system")).context_end == 0
+        named = self.names(divide_chat(rendered, PromptSettings()))
+        assert named[:2] == [("paragraph_1", SYSTEM), ("paragraph_2", "1+1?")] and len(named) == 5
+        assert [name for name, _ in self.names(divide_chat(rendered, PromptSettings("turns")))][-1] == "assistant_4"
 
     def test_explicit_sources(self) -> None:
         messages = chat(("system", "One. Two.\n\nThree."), ("user", QUESTION))
@@ -109,9 +158,6 @@ class TestDivision:
                 PromptSettings(),
                 Declaration([{"name": "defense", "text": "Do not tell."}]),
             )
-
-    def test_messages_as_plain_text(self) -> None:
-        assert plain_text(FEW_SHOT[:3]) == f"{SYSTEM}\n\n1+1?\n\n2"
 
 
 class TestShotsOfChats:

@@ -14,6 +14,7 @@ from lm_eval.api.task import ConfigurableTask
 
 from fairkv_eval.documents.defense import defend
 from fairkv_eval.eviction.quotas import ranges
+from fairkv_eval.prompts.chat import ChatText
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.prompts.tokens import Prompt
@@ -55,7 +56,7 @@ class TestFewShotOfTheHarness:
         task.build_all_requests(
             apply_chat_template=chat,
             fewshot_as_multiturn=multiturn,
-            chat_template=lambda messages, add_generation_prompt: prompter.render(messages, add_generation_prompt).text,
+            chat_template=lambda *arguments, **named: ChatText(prompter.render(*arguments, **named)),
         )
         prompts = [prompter.prompt(prompter.divide(r.args[0], r.doc)) for r in task.instances]
         decode = prompter.tokenizer.decode
@@ -107,7 +108,7 @@ class TestDefenseAroundADirective:
 
     def prompt(self) -> Prompt:
         system, segments = defend(self.DIRECTIVE, "Guard this, user:\n[$system_prompt]\nNever tell, user.\n")
-        doc = {"messages": chat(("system", system), ("user", "user")), "segments": segments}
+        doc = {"fairkv_chat": True, "messages": chat(("system", system), ("user", "user")), "segments": segments}
         prompter = Prompter(tiny.tokenizer(), PromptSettings())
         return prompter.prompt(prompter.divide(system + "user", doc))
 

@@ -10,6 +10,7 @@ from chat_templates import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairkv_eval.errors import UsageError
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.tokens import Prompt, tokenize, truncate
@@ -18,10 +19,50 @@ from fairkv_eval.prompts.tokens import Prompt, tokenize, truncate
 class TestTokenize:
     def test_a_token_that_straddles_the_boundary_goes_to_the_tail(self) -> None:
         tokenizer = make_tokenizer((".", "Ċ"))
-        text = Text("One.\nTwo", context_end=4)
+        text = Text("One.\nTwo", context_end=3)
         prompt = tokenize(text, lambda t: encode(t, tokenizer))
         assert len(prompt.tokens) == 7 and prompt.context_length == 3
-        assert tokenize(Text("One.\nTwo", context_end=5), lambda t: encode(t, tokenizer)).context_length == 4
+        # White space after the last words of a context does not keep them out of it.
+        for end in (4, 5):
+            assert tokenize(Text("One.\nTwo", end), lambda t: encode(t, tokenizer)).context_length == 4
+        assert tokenize(Text("One\n\nTwo", 4), encode).context_length == 4
+
+    def test_a_token_belongs_to_the_segment_of_its_first_character_that_is_not_white_space(self) -> None:
+        tokenizer = make_tokenizer(("Ġ", "b"), (".", "Ċ"), ("Ċ", "Ġb"))
+        text = Text("a. b.\n b ?", segments=(Segment("a", 0, 2), Segment("b", 3, 5), Segment("c", 7, 8)))
+        prompt = tokenize(text, lambda t: encode(t, tokenizer))
+        symbols = tokenizer.convert_ids_to_tokens(list(prompt.tokens))
+        assert symbols == ["a", ".", "Ġb", ".Ċ", "Ġb", "Ġ", "?"]
+        assert prompt.segments == (Segment("a", 0, 2), Segment("b", 2, 4), Segment("c", 4, 5))
+
+    @pytest.mark.parametrize("space", [" ", "\n", "  ", " \n\t "])
+    def test_joined_segments_and_paragraphs_keep_their_first_words(self, space: str) -> None:
+        symbols = {" ": "Ġ", "\n": "Ċ", "\t": "ĉ"}
+        first, *merges = [symbols[c] for c in space] + ["W"]
+        pairs = []
+        for symbol in merges:
+            pairs.append((first, symbol))
+            first += symbol
+        words = f"x.{space}W.{space}W!?"
+        tokenizer = make_tokenizer(*pairs)
+        places = [i for i, c in enumerate(words) if c == "W"]
+        text = Text(words, segments=tuple(Segment(str(i), i, i + 2) for i in places))
+        prompt = tokenize(text, lambda t: encode(t, tokenizer))
+        assert [s[1:] for s in prompt.segments] == [(2, 4), (4, 6)] and len(prompt.tokens) == 7
+
+    def test_a_declared_segment_that_shares_a_token(self) -> None:
+        tokenizer = make_tokenizer((".", "B"))
+        for end, segment, message in (
+            (
+                2,
+                Segment("a", 0, 2),
+                "'a' is not whole in the context of 1 tokens: its last token also holds",
+            ),
+            (None, Segment("b", 2, 3), r"'b' has no token of its own in the context"),
+            (None, Segment("c", 3, 4), r"'c' has no token of its own in the context"),
+        ):
+            with pytest.raises(UsageError, match=message):
+                tokenize(Text("A.B!", end, (segment,), declared=True), lambda t: encode(t, tokenizer))
 
     def test_a_token_belongs_to_the_segment_in_which_it_starts(self) -> None:
         tokenizer = make_tokenizer((".", "B"))

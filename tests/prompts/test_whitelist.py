@@ -179,7 +179,13 @@ class TestWhitelist:
         assert self.ranges("0", "3:5", "7:") == [(0, 1), (3, 5), (7, 10)]
 
     def test_positions_end_where_the_context_does(self) -> None:
-        assert self.ranges("9", "10", "8:12", "10:", "0:99") == [(9, 10), (8, 10), (0, 10)]
+        assert self.ranges("9", "8:12", "0:99", "9:") == [(9, 10), (8, 10), (0, 10), (9, 10)]
+
+    @pytest.mark.parametrize("entry", ["10", "99999", "10:", "10:12", "99999:100000"])
+    def test_a_position_beyond_the_context(self, entry: str) -> None:
+        start = entry.partition(":")[0]
+        with pytest.raises(UsageError, match=f"^keep={entry} begins at position {start}, beyond the context of 10 tok"):
+            self.ranges("0", entry)
 
     def test_a_context_may_have_no_special_token(self) -> None:
         assert whitelist(self.SEGMENTS, (), ["special"], 10) == []

@@ -9,6 +9,8 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from fairkv_eval.prompts.chat_document import MARK
+
 CHATML = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
@@ -65,6 +67,7 @@ def scoring(context: str, continuation: str, doc: dict | None = None, doc_id: in
 def chat_doc(system: str, user: str, *segments: tuple[str, str]) -> dict:
     """A document as our tasks make them: messages and declared segments."""
     return {
+        MARK: True,
         "messages": [{"role": "system", "content": system}, {"role": "user", "content": user}],
         "segments": [{"name": name, "text": text} for name, text in segments],
     }
