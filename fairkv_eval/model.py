@@ -26,6 +26,7 @@ from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import UsageError, interruptible
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.harness.context_check import ContextCheck, check_layers, warn_if_nothing_was_evicted
 from fairkv_eval.harness.job_builder import JobBuilder, label_of
 from fairkv_eval.harness.model_identity import check_identified, identity_sha256, model_identity
 from fairkv_eval.harness.one_line import end_with_one_line
@@ -35,6 +36,7 @@ from fairkv_eval.harness.response_cache import ResponseCache, key_of, key_of_rol
 from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.model_sources import weights_sha256
 from fairkv_eval.pretrained import default_pretrained
+from fairkv_eval.prompts.chat import ChatText
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.tokens import Prompt
 
@@ -43,8 +45,7 @@ class FairKV(Processes):
     """A causal language model whose contexts are compressed: prefill, evict, then answer from what is left.
 
     pretrained: as for `hf`; the default model if absent. arguments: those of the policy (`policy_arguments`) and of its
-    press (``window=16``), of `PromptSettings`, of `Settings` and of `hf`. UsageError names a wrong name or value and
-    what is allowed.
+    press (``window=16``), of `PromptSettings`, of `Settings` and of `hf`. UsageError: a wrong name or value.
     """
 
     @shows_settings
@@ -68,13 +69,14 @@ class FairKV(Processes):
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
         self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
-        _check_evictable(self.windows, settings.policy)
+        check_layers(self.windows, settings.policy)
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
         self.arguments = {**hf, "pretrained": pretrained}
         self.weights_sha256 = weights_sha256(hf, pretrained)
         self.response_cache = ResponseCache()
+        self.context_check = ContextCheck(self.run_log.note)
 
     @property
     def policy(self) -> Policy:
@@ -138,6 +140,7 @@ class FairKV(Processes):
             for request in requests:
                 jobs.append(self.job(request, repeats[id(request)]))
                 repeats[id(request)] += 1
+        self.context_check.check(jobs, self.world_size == 1)
 
         def computed(missing: Sequence[int]) -> Iterator[tuple[int, Any]]:
             for place, result in self._run_with_bar([jobs[i] for i in missing], kind, disable_tqdm):
@@ -212,8 +215,13 @@ class FairKV(Processes):
     # --- the harness's view of the model
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Render a chat and store it, so that a request's parts are known when its text comes back."""
-        return self.prompter.render(chat_history, add_generation_prompt).text
+        """Render a chat. The text carries its turns, also through the harness's request cache."""
+        return ChatText(self.prompter.render(chat_history, add_generation_prompt))
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness's request cache: texts that another model or template rendered are not the same requests."""
+        return f"{super().tokenizer_name}-fairkv-{self.prompter.template_sha256[:12]}"
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         """Accept a response cache only if a model of the same identity and policy wrote it (see `ResponseCache`)."""
@@ -222,6 +230,7 @@ class FairKV(Processes):
 
     def get_model_info(self) -> dict[str, Any]:
         """The harness's model information, and under `fairkv` everything that produced the numbers."""
+        warn_if_nothing_was_evicted(self.policy, self.totals)
         return {
             **super().get_model_info(),
             "fairkv": {
@@ -282,15 +291,6 @@ class FairKV(Processes):
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def _check_evictable(windows: Sequence[int | None], policy: Policy) -> None:
-    """UsageError if the policy would evict, and every layer keeps a sliding window, which is not compressed."""
-    if None not in windows and (policy.evicts or policy.decode_budget is not None):
-        raise UsageError(
-            f"{policy.label} evicts nothing in this model: all of its {len(windows)} layers attend within a sliding "
-            "window, which keeps its pairs"
-        )
 
 
 def _interruption(answered: int, total: int, kind: str) -> str:

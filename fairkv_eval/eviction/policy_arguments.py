@@ -68,7 +68,8 @@ class PolicyArguments:
         unchecked,
         {
             "keep": "what must survive, inside the budget: segment names, `special` (the model's special tokens), "
-            "positions `5`, `0:12`, `12:`, or several joined by `+`",
+            "positions `5`, `0:12`, `12:`, or several joined by `+`. A range ends with the context; a position beyond "
+            "it is an error",
             "keep_text": "a text of the context that must survive, every time it occurs",
         },
         read=parse_keep,

@@ -12,7 +12,9 @@ from tqdm import tqdm
 from fairkv_eval.engine.fidelity import Lead
 from fairkv_eval.engine.jobs import Fidelity, Job
 from fairkv_eval.engine.result import Result
+from fairkv_eval.errors import naming
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.harness.context_check import check_evictable
 from fairkv_eval.sweep.cell import Cell, cells_of, digest
 from fairkv_eval.sweep.cell_files import CellWriter
 from fairkv_eval.sweep.config import Sweep
@@ -52,6 +54,9 @@ class TaskRun:
         unfinished += [cell for cell in compared if any(cell.key(slot) not in self.answers for slot in self.slots)]
         self.unfinished = [cell for cell in self.cells if cell in unfinished]
         self.todo = list(self._missing())
+        if not self.answers:
+            with naming(f"task {task.task_name}"):
+                check_evictable([job for _, job in self.todo])
         self.began = time.time()
 
     @property

@@ -186,3 +186,17 @@ def test_the_journal_of_a_cell_holds_its_answers(unbroken: Path) -> None:
     cell = cell_files(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
     answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [cell])
     assert sorted((key.request, key.repeat) for key in answers) == [(i, r) for i in range(7) for r in range(2)]
+
+
+def test_a_task_with_nothing_to_evict_is_refused_by_name(task_folder: Path, tmp_path: Path) -> None:
+    """All its cells would be the same; tasks with contexts beside it do not change that."""
+    (tmp_path / "short.jsonl").write_text('{"text": "a"}\n{"text": "bc"}')
+    (tmp_path / "short.yaml").write_text(
+        f"task: short\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path / 'short.jsonl'}}}}}\n"
+        "test_split: test\noutput_type: generate_until\ndoc_to_text: text\ndoc_to_target: text\n"
+        "generation_kwargs: {until: [], max_gen_toks: 1}\nmetric_list: [{metric: exact_match}]\n"
+    )
+    keys = {"include_path": [str(task_folder), str(tmp_path)], "presses": ["tova"], "limit": 2}
+    with pytest.raises(UsageError, match=r"task short: press=tova has nothing to evict: no context has more"):
+        run_sweep(tiny_sweep(task_folder, tmp_path / "out", tasks=["some", "short"], **keys))
+    assert not list((tmp_path / "out").glob("**/results_*"))
