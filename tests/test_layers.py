@@ -15,7 +15,7 @@ cli > commands > sweep view > model > harness > engine > eviction > prompts atte
 commands > leaderboard figures > analysis > results > eviction
 figures > metrics
 declared > metrics prompts
-metrics > documents
+metrics > documents > prompts
 sweep > plugin > harness > metrics
 scores > eviction
 """
