@@ -1,6 +1,6 @@
 """What a policy keeps of a context, in loops and fractions: budgets of layers and heads, quotas, the top of the scores.
 
-Scores come from the presses' own rules (`test_scores` has those in loops).
+Scores come from the presses' own rules (`scores_by_loops` has those in loops).
 """
 
 from __future__ import annotations
