@@ -11,6 +11,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import yaml
+
 from fairkv_eval import strict_yaml
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.kvpress_bridge import bridged_press
@@ -77,21 +79,27 @@ def _apart(press: Press, path: Path) -> Press:
     return press
 
 
+class _FunctionName(str):
+    """What stands after `!function`."""
+
+
 def read_press(path: Path) -> Press:
     """Read a press file; UsageError names the file and what is wrong with it."""
-    # The harness's own lookup, so a press names its code exactly as a task does.
-    from lm_eval.tasks._yaml_loader import _import_func_in_yml
+    # The harness's own loader resolves `!function`, so a press names its code exactly as a task does.
+    from lm_eval.tasks._yaml_loader import load_yaml
 
     if not path.is_file():
         raise UsageError(f"press file {str(path)!r} does not exist")
     try:
-        config = strict_yaml.load(path, {"!function": lambda name: _import_func_in_yml(name, path.resolve().parent)})
+        config = strict_yaml.load(path, {"!function": _FunctionName})
+        resolved = load_yaml(path)
     except UsageError as error:
         raise UsageError(f"press file cannot be read: {error}") from error
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+    except (yaml.YAMLError, ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise UsageError(f"press file {str(path)!r} cannot be read: {error}") from error
     except (Exception, SystemExit) as error:  # a module may raise anything as it is imported, or exit
         raise UsageError(f"press file {str(path)!r} cannot be read: its code raises {error!r:.200}") from error
+    config = {key: resolved.get(key) if isinstance(value, _FunctionName) else value for key, value in config.items()}
     with naming(f"press file {str(path)!r}"):
         _check_keys(config)
         press = _press(config)

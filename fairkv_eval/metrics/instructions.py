@@ -92,8 +92,9 @@ def _checkers() -> Mapping[str, Any]:
 @functools.cache
 def _languages() -> Sequence[str]:
     """The codes that langdetect can give an answer."""
-    from langdetect import detector_factory
+    from langdetect import PROFILES_DIRECTORY, DetectorFactory
 
-    detector_factory.init_factory()
-    languages: Sequence[str] = detector_factory._factory.get_lang_list()
+    factory = DetectorFactory()
+    factory.load_profile(PROFILES_DIRECTORY)
+    languages: Sequence[str] = factory.get_lang_list()
     return languages
