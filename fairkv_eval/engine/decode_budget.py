@@ -15,6 +15,7 @@ from fairkv_eval.eviction.layer import Layer, Span, attention_weights
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import accepted
 from fairkv_eval.eviction.quotas import rank
+from fairkv_eval.eviction.read_only import read_only
 
 
 class DecodeBudget:
@@ -121,7 +122,8 @@ class DecodeBudget:
         assert self.press.decode is not None
         history, span = self._history[layer.index], Span(0, layer.k.shape[1], budget=self.budget)
         newest = replace(layer, q=layer.q[:, -1:], received=history.received / history.n_queries)
-        scores = self.press.decode(newest, span, **accepted(self.press.decode, self.parameters))
+        with read_only(self.press.name):
+            scores = self.press.decode(newest, span, **accepted(self.press.decode, self.parameters))
         # The whitelist goes before what the press protects.
         scores = scores.float().clamp(max=torch.finfo(torch.float32).max)
         scores = scores.masked_fill(history.whitelisted, float("inf"))

@@ -16,6 +16,7 @@ from fairkv_eval.eviction.policy_arguments import ARGUMENTS, DEFAULTS, NAMES, Po
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
+from fairkv_eval.eviction.read_only import read_only
 
 
 @dataclass(frozen=True)
@@ -127,4 +128,10 @@ class Policy(PolicyArguments):
     def scorer(self, layer: Layer) -> Callable[[Span], Tensor]:
         """The press's rule on one layer, a function of the span."""
         assert self.press is not None
-        return self.press.scorer(layer, self.parameters)
+        name, score = self.press.name, self.press.scorer(layer, self.parameters)
+
+        def guarded(span: Span) -> Tensor:
+            with read_only(name):
+                return score(span)
+
+        return guarded

