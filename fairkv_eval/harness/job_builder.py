@@ -104,7 +104,7 @@ class JobBuilder:
                 f"the context {text.text[-20:]!r}, so there is nothing to score"
             )
         # The harness moves white space at the end of a context into the continuation.
-        prompt = self.prompter.prompt(replace(text, text=text.text.rstrip()), texts)
+        prompt = self.prompter.prompt(replace(text, text=text.text.rstrip()), texts, self.prompter.prefix)
         if list(prompt.tokens) != head:
             raise UsageError("the tokenizer reads the context differently with offsets than without")
         return prompt, LogLikelihood(tuple(tokens), blanks=self._blanks(text.text, continuation, len(head)))
@@ -121,7 +121,7 @@ class JobBuilder:
         """The number of tokens behind the head that hold nothing but white space from the end of the context."""
         if context == context.rstrip():
             return 0
-        _, offsets = self.prompter.encode(context + continuation)
+        _, offsets = self.prompter.encode(context + continuation, self.prompter.prefix)
         return sum(1 for _ in takewhile(lambda offset: offset[1] <= len(context), offsets[head_tokens:]))
 
     def _fitting(self, prompt: Prompt, following: int, label: str, policy: Policy) -> Prompt:

@@ -7,7 +7,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -91,9 +91,12 @@ class Prompter:
             return render_plain(turns)
         return self.render(turns, turns[-1]["role"] != "assistant")
 
-    def prompt(self, text: Text, literals: Sequence[str] = ()) -> Prompt:
-        """A divided text as tokens, with its special tokens and the ``literals`` marked, which `keep` may name."""
-        return tokenize(text, self.encode, literals, self.special)
+    def prompt(self, text: Text, literals: Sequence[str] = (), beginning: str | None = None) -> Prompt:
+        """A divided text as tokens, with its special tokens and the ``literals`` marked, which `keep` may name.
+
+        beginning: see `encode`.
+        """
+        return tokenize(text, partial(self.encode, beginning=beginning), literals, self.special)
 
     def ask(self, request: str) -> list[int]:
         """Tokens of a request to the model that follows a context.
@@ -113,12 +116,17 @@ class Prompter:
             self.note("requests of a replay are paragraphs: the chat template shows no form of a further turn")
         return "\n\n", "\n\n"
 
-    def encode(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Tokens as `hf` makes them, with the characters that each covers."""
+    def encode(self, text: str, beginning: str | None = None) -> tuple[list[int], list[tuple[int, int]]]:
+        """Tokens as `hf` makes them, with the characters that each covers.
+
+        beginning: a text that begins so gets no special tokens. BOS by default, as in `hf`'s generation; its scoring
+        looks for the prefix token instead, which may be another.
+        """
         if not self.tokenizer.is_fast:
             raise UsageError("the model's tokenizer gives no character offsets; use a fast tokenizer")
         special: dict[str, bool] = {} if self.add_bos_token is None else {"add_special_tokens": self.add_bos_token}
-        if self.prefix and text.startswith(self.prefix):
+        beginning = self.tokenizer.bos_token if beginning is None else beginning
+        if beginning and text.startswith(beginning):
             special = {"add_special_tokens": False}
         encoding = self.tokenizer(text, return_offsets_mapping=True, **special)
         return encoding["input_ids"], encoding["offset_mapping"]

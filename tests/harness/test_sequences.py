@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import tiny
 from lm_eval.models.huggingface import HFLM
+from tokenizers import processors
 
 from fairkv_eval.engine.jobs import Job, LogLikelihood
 from fairkv_eval.errors import UsageError
@@ -68,3 +69,17 @@ def test_a_log_likelihood_cannot_follow_a_decode_budget() -> None:
     lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), device="cpu", press="knorm", decode_budget=8)
     with pytest.raises(UsageError, match="decode_budget=8 evicts while an answer is generated"):
         score(lm, BESIDE)
+
+
+def test_a_custom_prefix_token_does_not_double_bos_in_generation() -> None:
+    """A tokenizer that adds BOS, as Llama's does, and a prompt that begins with it, as its chat template renders it."""
+    tokenizer = tiny.tokenizer()
+    bos = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, bos)]
+    )
+    lm = FairKV(tiny.model(), tokenizer=tokenizer, device="cpu", prefix_token_id=5)
+    for text in ("Words.", f"{tokenizer.bos_token}Words."):
+        tokens = lm.job(tiny.generation(text)).prompt.tokens
+        assert tokens == (bos, *tokenizer("Words.", add_special_tokens=False)["input_ids"])
+        assert list(tokens) == lm.tok_batch_encode([text])[0][0].tolist()
