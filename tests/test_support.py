@@ -38,6 +38,11 @@ def test_no_test_file_imports_from_another() -> None:
     assert not {str(path.relative_to(TESTS)): found for path in files if (found := imports_of_tests(path.read_text()))}
 
 
+def test_every_helper_says_what_it_holds() -> None:
+    helpers = sorted((TESTS / "support").glob("*.py"))
+    assert not [path.name for path in helpers if not ast.get_docstring(ast.parse(path.read_text()))]
+
+
 def test_every_two_values_meet_in_few_cases() -> None:
     parameters = ["ab", "cde", "fghi", "jk"]
     cases = pairwise(*parameters)
