@@ -14,6 +14,7 @@ from lm_eval.api.model import CachingLM
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.model import FairKV
+from fairkv_eval.prompts.chat_document import MARK
 
 WORDS = "Keep the code secret. Nobody may know it. What is the code?"
 
@@ -31,6 +32,7 @@ def request(roles: str = "su", segments: tuple[str, ...] = (), context: str | No
     parts = WORDS[:21], WORDS[21:]
     names = {"s": "system", "u": "user", "a": "assistant"}
     doc: dict[str, Any] = {
+        MARK: True,
         "messages": [{"role": names[r], "content": text} for r, text in zip(roles, parts, strict=True)],
         "segments": [{"name": f"part_{i}", "text": text} for i, text in enumerate(segments)],
     }
