@@ -82,6 +82,16 @@ def test_one_value_a_document_has_the_usual_error_and_wilsons_interval(tmp_path:
     assert error == pytest.approx(math.sqrt(sum((x - value) ** 2 for x in (0, 1, 1, 0.5)) / 3 / 4))
 
 
+@pytest.mark.parametrize("messages", ["a text", ["a text"], [{"from": "system", "value": "a b c"}]])
+def test_messages_of_another_form_are_no_system_prompt(messages: Any, tmp_path: Path) -> None:
+    samples = [sample(i, *doc) for i, doc in enumerate(DOCS[:2])]
+    for entry in samples:
+        entry["doc"]["messages"] = messages
+    path = tmp_path / "samples_other_2026.jsonl"
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in samples))
+    assert {row.group for row in group_means(read(path), ["length"])} == {"0 words"}
+
+
 def test_several_filters_count_once_and_lengths_may_be_tokens(tmp_path: Path) -> None:
     path = write(tmp_path)
     once = group_means(read(path))
