@@ -80,11 +80,9 @@ class TestKeep:
         assert all({3, 4, 11, 12, 13} <= set(row) for row in kept)
         assert [len(row) for row in kept] == [5, 15]  # the weaker head is left with the whitelist
 
-    def test_positions_the_context_does_not_have_are_nothing(self) -> None:
-        kept = [
-            Plan(policy(ratio=0.5, keep=keep), SEGMENTS, N, [0]).choose(make_layer()) for keep in ((), ("500:600",))
-        ]
-        assert rows(kept[0]) == rows(kept[1])
+    def test_positions_the_context_does_not_have_are_an_error_that_names_both_numbers(self) -> None:
+        with pytest.raises(UsageError, match=r"500.* 20 tokens"):
+            Plan(policy(ratio=0.5, keep=("500:600",)), SEGMENTS, N, [0])
 
     def test_more_than_the_budget_is_an_error_that_names_both(self) -> None:
         with pytest.raises(UsageError, match=r"keep holds 8 tokens.*of 20 tokens is 6: a ratio of at most 0\.6 would"):
