@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,11 @@ def of_run(path: Path, task: str | None = None) -> Source:
         results = path.with_name(f"results_{date}.json")
         if not results.is_file():
             raise UsageError(f"{path.name}: its run's {results.name} is not beside it, so its policy is not known")
-    result = _read(results)
+    with _as_the_harness_writes(results):
+        return _source(results, _read(results), task)
+
+
+def _source(results: Path, result: dict[str, Any], task: str | None) -> Source:
     config = result.get("config")
     if not isinstance(config, dict) or "configs" not in result:
         raise UsageError(f"{results.name} is not the result of a run: it has no config and configs")
@@ -93,11 +98,15 @@ def request_of(
     """
     if source.samples is None:
         return _built(source, doc_id, lm, include_path), None
-    sample = _sample(source.samples, doc_id)
-    answer = next((a for answers in sample["resps"] for a in answers if isinstance(a, str)), None)
-    arguments = tuple(next(iter(sample["arguments"].values())).values())
+    with _as_the_harness_writes(source.samples):
+        sample = _sample(source.samples, doc_id)
+        doc = dict(sample["doc"])
+        answer = next((a for answers in sample["resps"] for a in answers if isinstance(a, str)), None)
+        arguments = tuple(next(iter(sample["arguments"].values())).values())
+        if not (arguments and all(isinstance(text, str) for text in arguments[:1])):
+            raise UsageError(f"{source.samples.name}, doc {doc_id}: its prompt is not text")
     if not source.chat:
-        return _instance(source.task, doc_id, sample["doc"], arguments), answer
+        return _instance(source.task, doc_id, doc, arguments), answer
     request = _built(source, doc_id, lm, include_path)
     if request.args[0] != arguments[0]:
         raise UsageError(f"task {source.task}, doc {doc_id}: its prompt is no longer the one of {source.samples.name}")
@@ -135,6 +144,19 @@ def _built(source: Source, doc_id: int, lm: FairKV, include_path: Sequence[Path]
         tokenizer_name=lm.tokenizer_name if source.chat else "",
     )
     return next(request for request in task.instances if request.doc_id == doc_id)
+
+
+@contextmanager
+def _as_the_harness_writes(path: Path) -> Iterator[None]:
+    """Raise UsageError, with the file's name, for whatever is wrong with what a file holds."""
+    try:
+        yield
+    except UsageError:
+        raise
+    # A file that someone else wrote may be wrong in more ways than can be listed.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise UsageError(f"{path.name} is not as the harness writes it ({reason})") from error
 
 
 def _sample(path: Path, doc_id: int) -> dict[str, Any]:
