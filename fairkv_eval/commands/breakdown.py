@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     if args.csv:
         _write(args.csv, means)
     if args.json:
-        print(json.dumps(_flat(means), indent=1, ensure_ascii=False))
+        print(json.dumps(_flat(means), indent=1))
         return
     parts = [part for name, of_file in means.items() for part in ("", *_tables(name, of_file, by))]
     show(console(), parts[1:])

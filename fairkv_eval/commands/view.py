@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
 
         write_whole(args.png, lambda path: draw(view, path))
     if args.json:
-        print(json.dumps(view.describe(), indent=1, ensure_ascii=False))
+        print(json.dumps(view.describe(), indent=1))
     elif args.html or args.png:
         print("\n".join(str(path) for path in (args.html, args.png) if path))
     else:
