@@ -15,6 +15,7 @@ from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError, naming
+from fairkv_eval.eviction.argument import count_or_none
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import accepted
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
@@ -69,7 +70,7 @@ class JobBuilder:
     def _generation_settings(self, request: Instance) -> tuple[dict[str, Any], list[str], int]:
         """A request's generation arguments, the strings that end its answer, and the most tokens of that."""
         for name in MAX_TOKENS:
-            _check_max_tokens(name, request.args[1].get(name))
+            count_or_none(name, request.args[1].get(name))
         settings: dict[str, Any] = dict(normalize_gen_kwargs(request.args[1], self.lm.max_gen_toks))
         end_of_text = self.lm.tok_decode([self.lm.eot_token_id], False)
         until = handle_stop_sequences(settings.pop("until", None), eos=end_of_text)
@@ -157,12 +158,6 @@ class JobBuilder:
 
 def label_of(request: Instance) -> str:
     return f"task {request.task_name}, doc {request.doc_id}"
-
-
-def _check_max_tokens(name: str, value: Any) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    if value is not None and not whole:
-        raise UsageError(f"{name}={value!r} is not allowed; it takes a whole number from 1")
 
 
 def _check_scored(policy: Policy) -> None:

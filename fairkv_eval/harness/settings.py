@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction import policy_arguments
+from fairkv_eval.eviction.argument import count
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.harness.hf_values import check_values
@@ -63,9 +64,7 @@ class Settings:
     attn_implementation: str = "auto"
 
     def __post_init__(self) -> None:
-        tokens = self.max_prefill_tokens
-        if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
-            raise UsageError(f"max_prefill_tokens={tokens!r} is not allowed; it takes a whole number from 1")
+        count("max_prefill_tokens", self.max_prefill_tokens)
         memory_budget(self.kv_memory, torch.device("cpu"))  # refuses a wrong value
 
     @classmethod
