@@ -1,0 +1,17 @@
+"""Rules that look at what a replay of the context attended to."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fairkv_eval.eviction.layer import Layer, Span
+
+
+def kvzip(layer: Layer, span: Span) -> Tensor:
+    """The most attention a key got from any query of a replay of the context, in any head (arXiv 2505.23416).
+
+    ValueError if the context was not replayed.
+    """
+    if layer.replayed is None:
+        raise ValueError("kvzip scores what a replay of the context attends to, and this context was not replayed")
+    return layer.replayed[:, span.start : span.stop].float()
