@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
-    from fairkv_eval.eviction.press import Parameter, Press
+    from fairkv_eval.eviction.parameter import Parameter
+    from fairkv_eval.eviction.press import Press
 
 _WIDE = 120  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
@@ -87,7 +88,8 @@ def describe(press: Press) -> dict[str, Any]:
 def _values(parameter: Parameter) -> dict[str, Any]:
     bounds = {"min": parameter.min, "max": parameter.max}
     finite = {name: bound if math.isfinite(bound) else None for name, bound in bounds.items()}
-    return {"default": parameter.default, **finite, "odd": parameter.odd, "help": parameter.help}
+    kind = {"odd": parameter.odd, "choices": list(parameter.choices), "path": parameter.path}
+    return {"default": parameter.default, **finite, **kind, "help": parameter.help}
 
 
 def _usable(press: Press, **policy: Any) -> bool:
@@ -188,7 +190,8 @@ def _setting(parameter: dict[str, Any]) -> str:
 def _bounds(parameter: dict[str, Any]) -> str:
     low, high = parameter["min"], parameter["max"]
     limits = [f"{word} {bound:g}" for word, bound in (("from", low), ("to", high)) if bound is not None]
-    parts = [*(["odd"] if parameter["odd"] else []), *([" ".join(limits)] if limits else [])]
+    kinds = {"odd": parameter["odd"], "a file": parameter["path"], " or ".join(parameter["choices"]): True}
+    parts = [*(kind for kind, holds in kinds.items() if kind and holds), *([" ".join(limits)] if limits else [])]
     return f" ({', '.join(parts)})" if parts else ""
 
 

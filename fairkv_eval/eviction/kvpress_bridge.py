@@ -27,7 +27,8 @@ from fairkv_eval.attention.seam import NAME
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.kvpress_inputs import MissingInput, scorer_inputs
 from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.press import Parameter, Parameters, Press
+from fairkv_eval.eviction.parameter import Parameter, Value
+from fairkv_eval.eviction.press import Parameters, Press
 
 PREFIX = "kvpress:"
 
@@ -136,7 +137,7 @@ class _Rule:
         names += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in parameters]
         self.__signature__ = inspect.Signature(names)
 
-    def make(self, parameters: Mapping[str, float], ratio: float = 0.0) -> Any:
+    def make(self, parameters: Mapping[str, Value], ratio: float = 0.0) -> Any:
         """An instance of the class; UsageError if it refuses its parameters."""
         try:
             return self.scorer(**parameters, compression_ratio=ratio)
@@ -168,7 +169,7 @@ class _Rule:
         except (AssertionError, ValueError, NotImplementedError) as error:
             raise UsageError(f"press {self.press!r}: {failure}: {error}") from error
 
-    def _called(self, parameters: Mapping[str, float]) -> str:
+    def _called(self, parameters: Mapping[str, Value]) -> str:
         return f"{self.scorer.__name__}({', '.join(f'{name}={value!r}' for name, value in parameters.items())})"
 
 

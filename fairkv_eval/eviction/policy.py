@@ -113,9 +113,9 @@ class Policy(PolicyArguments):
     def base_name(self) -> str | None:
         return self.press.base.name if self.press and self.press.base else None
 
-    @property
+    @cached_property
     def press_digest(self) -> str | None:
-        return self.press.sha256 if self.press else None
+        return self.press.digest(self.parameters) if self.press else None
 
     @property
     def parameter_defaults(self) -> Mapping[str, Any]:

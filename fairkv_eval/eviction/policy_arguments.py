@@ -23,6 +23,7 @@ from fairkv_eval.eviction.argument import (
     unchecked,
 )
 from fairkv_eval.prompts.whitelist import TEXT, literals, parse_keep
+from fairkv_eval.provenance import nameless
 
 AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
@@ -104,7 +105,7 @@ class PolicyArguments:
 
     @property
     def press_digest(self) -> str | None:
-        """The press's SHA-256 (see `press_digest`)."""
+        """SHA-256 of the press and of the files among its parameters (see `press_digest`)."""
         raise NotImplementedError
 
     @property
@@ -121,7 +122,7 @@ class PolicyArguments:
             "press": self.press_name,
             "base": self.base_name,
             "press_sha256": self.press_digest,
-            "parameters": dict(self.parameters),
+            "parameters": {name: nameless(value) for name, value in self.parameters},
             **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
         }
 
@@ -142,7 +143,7 @@ class PolicyArguments:
     def name(self) -> str:
         """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
         base = [("base", self.base_name)] * bool(self.base_name)
-        inside = ",".join(f"{name}={value}" for name, value in (*base, *sorted(self.parameters)))
+        inside = ",".join(f"{name}={nameless(value)}" for name, value in (*base, *sorted(self.parameters)))
         return f"{self.press_name}({inside})" if inside else self.press_name
 
     @property

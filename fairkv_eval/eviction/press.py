@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,46 +18,13 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.parameter import Parameter, Value
+from fairkv_eval.files import sha256_of
 
-Parameters = tuple[tuple[str, float], ...]
-
+Parameters = tuple[tuple[str, Value], ...]
 
 # The functions a press may have, each with the number of its positional arguments.
 FUNCTIONS = {"score": 2, "budget": 1, "replay": 2, "decode": 2}
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter of a press: its default, bounds (inclusive; ``odd`` if a center is needed), and its use.
-
-    It takes true or false if the default is one of them, whole numbers if the default is whole.
-    """
-
-    default: float
-    min: float = -math.inf
-    max: float = math.inf
-    odd: bool = False
-    help: str = ""
-
-    def check(self, press: str, name: str, value: object) -> float:
-        """Return the value. UsageError names press, parameter, value and bounds if it is not allowed."""
-        kinds = bool if isinstance(self.default, bool) else int if isinstance(self.default, int) else (int, float)
-        if isinstance(value, kinds) and isinstance(value, bool) == isinstance(self.default, bool) and self._has(value):
-            return value
-        raise UsageError(
-            f"press {press!r}: {name}={value!r} is not allowed; it takes {self._allowed()} (default {self.default})"
-        )
-
-    def _has(self, value: float) -> bool:
-        return self.min <= value <= self.max and not (self.odd and value % 2 == 0)
-
-    def _allowed(self) -> str:
-        if isinstance(self.default, bool):
-            return "true or false"
-        kind = "an odd whole" if self.odd else "a whole" if isinstance(self.default, int) else "a"
-        lowest = f" from {self.min:g}" if self.min > -math.inf else ""
-        highest = f" to {self.max:g}" if self.max < math.inf else ""
-        return f"{kind} number{lowest}{highest}"
 
 
 @dataclass(frozen=True)
@@ -121,13 +87,18 @@ class Press:
         base = self.base.scorer(layer, parameters)
         return base if self.score is None else partial(self.score, layer, base=base, **accepted(self.score, parameters))
 
+    def digest(self, parameters: Parameters) -> str:
+        """Its SHA-256; if parameters name files, theirs are part of it."""
+        files = [sha256_of(str(value)) for name, value in parameters if value and self.parameters[name].path]
+        return hashlib.sha256("".join([self.sha256, *files]).encode()).hexdigest() if files else self.sha256
+
     def division(self, parameters: Parameters) -> Division:
         """How budgets differ by layer and head."""
         division = EVEN if self.base is None else self.base.division(parameters)
         return division if self.budget is None else self.budget(division, **accepted(self.budget, parameters))
 
 
-def accepted(function: Callable[..., Any], parameters: Parameters) -> dict[str, float]:
+def accepted(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any]:
     """Those of a press's parameters that one of its functions has as arguments."""
     names = inspect.signature(function).parameters
     return {name: value for name, value in parameters if name in names}

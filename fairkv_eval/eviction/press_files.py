@@ -16,7 +16,8 @@ import yaml
 from fairkv_eval import strict_yaml
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.kvpress_bridge import bridged_press
-from fairkv_eval.eviction.press import FUNCTIONS, Parameter, Press, accepted
+from fairkv_eval.eviction.parameter import Parameter
+from fairkv_eval.eviction.press import FUNCTIONS, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
@@ -133,9 +134,25 @@ def _parameter(name: str, entry: object) -> Parameter:
             raise UsageError(f"{key} of parameter {name!r} must be a number, not {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{key} of parameter {name!r} must be a finite number, not {value!r}")
-    if not isinstance(entry.get("odd", False), bool) or not isinstance(entry.get("help", ""), str):
-        raise UsageError(f"parameter {name!r} is {entry!r}; odd takes true or false, and help a text")
-    return Parameter(**entry)
+    for key in ("odd", "path"):
+        if not isinstance(entry.get(key, False), bool):
+            raise UsageError(f"{key} of parameter {name!r} takes true or false, not {entry[key]!r}")
+    if not isinstance(entry.get("help", ""), str):
+        raise UsageError(f"help of parameter {name!r} takes a text, not {entry['help']!r}")
+    _check_kind(name, entry)
+    return Parameter(**{**entry, "choices": tuple(entry.get("choices", ()))})
+
+
+def _check_kind(name: str, entry: Mapping[str, Any]) -> None:
+    """UsageError for what numbers have and texts do not, or the other way round."""
+    text = isinstance(entry["default"], str)
+    for key in ("min", "max", "odd") if text else ("choices", "path"):
+        if key in entry:
+            kind = "texts" if text else "numbers"
+            raise UsageError(f"parameter {name!r} has the default {entry['default']!r}, and {kind} have no {key}")
+    choices = entry.get("choices", [entry["default"]])
+    if text and not (isinstance(choices, list) and choices and all(isinstance(choice, str) for choice in choices)):
+        raise UsageError(f"choices of parameter {name!r} must be a list of texts, not {choices!r}")
 
 
 def _check_keys(config: Mapping[str, Any]) -> None:

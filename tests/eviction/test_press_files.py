@@ -94,7 +94,13 @@ class TestFiles:
             ("press: mine\nscore: knorm\n", "score must name a function"),
             (GOOD + "parameters:\n  size: {default: 0, min: 1}\n", "size=0 is not allowed"),
             (GOOD + "parameters:\n  size: {default: 2, odd: true}\n", "size=2 is not allowed"),
-            (GOOD + "parameters:\n  size: {default: many}\n", "size='many' is not allowed"),
+            (GOOD + "parameters:\n  size: {default: [1]}\n", "size=[1] is not allowed"),
+            (GOOD + "parameters:\n  size: {default: many}\n", "no function of the press takes the parameter 'size'"),
+            (GOOD + "parameters:\n  size: {default: many, min: 1}\n", "'many', and texts have no min"),
+            (GOOD + "parameters:\n  size: {default: 3, path: true}\n", "3, and numbers have no path"),
+            (GOOD + "parameters:\n  size: {default: a, choices: b}\n", "choices of parameter 'size' must be a list"),
+            (GOOD + "parameters:\n  size: {default: a, choices: [b]}\n", "unknown size of press 'mine' 'a'"),
+            (GOOD + "parameters:\n  size: {default: a, path: 3}\n", "path of parameter 'size' takes true or false"),
             (GOOD + "parameters:\n  size: {min: 1}\n", "default"),
             (GOOD + "parameters:\n  size: {default: 1, minimum: 1}\n", "minimum"),
             (GOOD + "parameters:\n  size: 3\n", "mine.yaml"),
@@ -156,7 +162,7 @@ class TestFiles:
                 GOOD + "parameters:\n  size: {default: 1, min: true}\n",
                 "min of parameter 'size' must be a number, not True",
             ),
-            (GOOD + "parameters:\n  size: {default: 1, odd: 3}\n", "odd takes true or false"),
+            (GOOD + "parameters:\n  size: {default: 1, odd: 3}\n", "odd of parameter 'size' takes true or false"),
         ],
     )
     def test_a_name_or_value_with_another_meaning_is_refused(self, text: str, message: str, tmp_path: Path) -> None:
