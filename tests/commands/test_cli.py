@@ -144,7 +144,8 @@ class TestJson:
         assert [entry["press"] for entry in entries] == NAMES
         assert all(list(entry) == KEYS for entry in entries)
         parameters = [parameter for entry in entries for parameter in entry["parameters"]]
-        assert all(list(p) == ["name", "of", "default", "min", "max", "odd", "help"] for p in parameters)
+        keys = ["name", "of", "default", "min", "max", "odd", "choices", "path", "help"]
+        assert all(list(p) == keys for p in parameters)
 
     def test_of_a_wrapper(self, capsys: pytest.CaptureFixture[str]) -> None:
         (entry,) = json.loads(piped(capsys, "presses", "--json", "adakv"))
@@ -155,7 +156,8 @@ class TestJson:
             ("kernel", "snapkv"),
         ]
         assert entry["parameters"][0] | {"help": ""} == {
-            **{"name": "safeguard", "of": "adakv", "default": 0.2, "min": 0, "max": 1, "odd": False, "help": ""}
+            **{"name": "safeguard", "of": "adakv", "default": 0.2, "min": 0, "max": 1, "odd": False, "help": ""},
+            **{"choices": [], "path": False},
         }
         assert entry["sha256"] == press("adakv").sha256
 
@@ -165,6 +167,20 @@ class TestJson:
         assert (part["default"], part["min"], part["max"], part["odd"]) == (0.5, None, 1, False)
         assert (size["default"], size["min"], size["max"], size["odd"]) == (3, 1, None, True)
         assert entry["paper"] is None and entry["base"] is None
+
+    def test_of_texts_and_files(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (tmp_path / "texts.yaml").write_text(
+            "press: texts\nscore: !function rules.rule\nparameters:\n"
+            "  variant: {default: plain, choices: [plain, plus]}\n  table: {default: '', path: true}\n"
+        )
+        (tmp_path / "rules.py").write_text("def rule(layer, span, *, variant, table):\n    ...\n")
+        path = str(tmp_path / "texts.yaml")
+        variant, table = json.loads(piped(capsys, "presses", path, "--json"))[0]["parameters"]
+        assert variant["choices"] == ["plain", "plus"] and table["path"] is True
+        text = piped(capsys, "presses", path)
+        assert "variant=plain (plain or plus)" in text and "table= (a file)" in text
 
     @pytest.mark.parametrize("name", NAMES)
     def test_where_it_can_be_used_is_what_a_policy_accepts(self, name: str) -> None:
