@@ -6,99 +6,36 @@ layer and head by head, and where a definition differs on purpose, how.
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
 import pytest
 import torch
-from layer_recorder import Recorder
-from numpy_weights import KV_HEADS, LAYERS, fingerprint, numbered_model, numbered_tokens
-from torch import Tensor
+from kvpress_reference import KvpressReference, marked
+from numpy_weights import KV_HEADS, LAYERS
 
-from fairkv_eval.attention.rotation import find_rotations
-from fairkv_eval.attention.seam import attach
-from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.plan import Plan
-from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press_files import load_press
+from fairkv_eval.eviction.layer import Span
 from fairkv_eval.eviction.quotas import choose
 
-REFERENCE = dict(np.load(Path(__file__).parents[1] / "golden" / "kvpress_reference.npz"))
-ABOUT = json.loads(str(REFERENCE["about"]))
-MODELS, CASES, N = ABOUT["models"], ABOUT["cases"], ABOUT["n"]
-RATIOS = ABOUT["exact_ratios"]
+REFERENCE = KvpressReference("reference")
+CASES, N = REFERENCE.cases, REFERENCE.n
+RATIOS, INEXACT_RATIO = [0.25, 0.5, 0.75], 0.8
+policy, run, theirs, ours = REFERENCE.policy, REFERENCE.run, REFERENCE.theirs, REFERENCE.ours
 
 # Ties, layer budgets and whole runs are decided otherwise here.
 OTHERWISE = [name for name in CASES if name.startswith(("lagkv-32", "lagkv-128", "pyramidkv", "chunkkv"))]
 SAME = [name for name in CASES if name not in OTHERWISE]
 
-each_model = pytest.mark.parametrize("kind", MODELS)
+each_model = pytest.mark.parametrize("kind", REFERENCE.models)
 each_ratio = pytest.mark.parametrize("ratio", RATIOS)
 
 
-class Pass(NamedTuple):
-    fingerprint: str
-    logits: Tensor  # [vocabulary], of the last token
-    layers: list[Layer]
-
-
-@cache
-def run(kind: str) -> Pass:
-    seed = MODELS[kind]["seed"]
-    model = numbered_model(kind, seed)
-    attach(model)
-    phase = Recorder(list(find_rotations(model)))
-    with torch.inference_mode():
-        ids, places = torch.tensor([numbered_tokens(N, seed)]), torch.arange(N)[None]
-        logits = model(input_ids=ids, position_ids=places, use_cache=False, kv=phase).logits[0, -1]
-    return Pass(fingerprint(model), logits, phase.layers)
-
-
-def theirs(kind: str, case: str, ratio: float) -> Tensor:
-    """Boolean ``[layers, kv_heads, n]``."""
-    return torch.from_numpy(REFERENCE[f"kept/{kind}/{case}/{ratio}"])
-
-
-def policy(case: str, ratio: float) -> Policy:
-    press = load_press(CASES[case]["press"], CASES[case]["base"])
-    assert press is not None
-    return Policy(press, press.configure(CASES[case]["parameters"]), ratio)
-
-
-def ours(kind: str, case: str, ratio: float) -> Tensor:
-    """Boolean ``[layers, kv_heads, n]``."""
-    plan = Plan(policy(case, ratio), (), N, range(LAYERS))
-    return torch.stack([marked(plan.choose(layer)) for layer in run(kind).layers])
-
-
-def marked(chosen: list[Tensor]) -> Tensor:
-    """Positions head by head as boolean ``[kv_heads, n]``."""
-    rows = [head for index in chosen for head in index]
-    mask = torch.zeros(len(rows), N, dtype=torch.bool)
-    for row, positions in zip(mask, rows, strict=True):
-        row[positions] = True
-    return mask
-
-
-def test_the_reference_is_complete() -> None:
-    wanted = {f"kept/{kind}/{case}/{ratio}" for kind in MODELS for case in CASES for ratio in RATIOS}
-    assert wanted <= REFERENCE.keys()
-    assert all(REFERENCE[name].shape == (LAYERS, KV_HEADS, N) for name in wanted)
+def test_the_reference_is_whole_and_its_models_are_ours() -> None:
+    REFERENCE.check_whole()
+    assert all({*RATIOS} <= {*case["ratios"]} for case in CASES.values())
     presses = {entry["press"] for entry in CASES.values()}
     assert presses == {
         *("streaming_llm", "snapkv", "tova", "knorm", "h2o", "keydiff"),
         *("pyramidkv", "lagkv", "expected_attention", "adakv", "chunkkv"),
     }
-    assert ABOUT["versions"]["kvpress"] == "0.5.5"
-
-
-@each_model
-def test_the_model_is_the_one_kvpress_ran(kind: str) -> None:
-    assert run(kind).fingerprint == MODELS[kind]["fingerprint"]
-    assert (run(kind).logits - torch.from_numpy(REFERENCE[f"logits/{kind}"])).abs().max() < 1e-3
+    assert REFERENCE.about["versions"]["kvpress"] == "0.5.5"
 
 
 @each_model
@@ -112,8 +49,7 @@ def test_the_same_positions(kind: str, case: str, ratio: float) -> None:
 @pytest.mark.parametrize("case", ["knorm", "streaming_llm"])
 def test_binary_fractions_do_not_cost_a_pair(kind: str, case: str) -> None:
     """300·(1−0.8) is 60 here, but 59.999… rounded down in kvpress: theirs, and one pair more."""
-    ratio = ABOUT["inexact_ratio"]
-    mine, other = ours(kind, case, ratio), theirs(kind, case, ratio)
+    mine, other = ours(kind, case, INEXACT_RATIO), theirs(kind, case, INEXACT_RATIO)
     assert (mine.sum(-1) == 60).all() and (other.sum(-1) == 59).all()
     assert not (other & ~mine).any()
 
@@ -162,7 +98,7 @@ def test_pyramidkv_apart_from_budgets(kind: str, case: str, ratio: float) -> Non
     assert sum(own) == LAYERS * policy(case, ratio).n_kept(N)
     for layer, budget, positions in zip(run(kind).layers, budgets, other, strict=True):
         at_theirs = choose(policy(case, ratio).scorer(layer), [Span(0, N)], budget, 0, None)
-        assert torch.equal(marked([at_theirs]), positions)
+        assert torch.equal(marked([at_theirs], N), positions)
 
 
 @each_model
@@ -181,7 +117,7 @@ def test_chunkkv_apart_from_the_run_that_is_cut(kind: str, case: str, ratio: flo
         assert torch.equal(b, torch.isin(runs, whole).expand(KV_HEADS, -1))
         count = int(b[0].sum())
         at_theirs = choose(policy(case, ratio).scorer(layer), [Span(0, N, budget=count)], count, 0, None)
-        assert torch.equal(marked([at_theirs]), b)
+        assert torch.equal(marked([at_theirs], N), b)
 
         more = a & ~b
         assert a.sum(-1).tolist() == [budget] * KV_HEADS and not (b & ~a).any()
