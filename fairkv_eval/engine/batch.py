@@ -13,7 +13,7 @@ from typing import Any
 from fairkv_eval.engine.cache import BLOCK, LayerPairs, RowCache
 from fairkv_eval.engine.decode_budget import DecodeBudget
 from fairkv_eval.engine.jobs import Generation
-from fairkv_eval.engine.result import Result
+from fairkv_eval.engine.result import Result, merge_rate
 from fairkv_eval.engine.sampling import Sampler
 
 RowPairs = Sequence[LayerPairs]  # of one row, layer by layer
@@ -43,6 +43,8 @@ class Row:
         telemetry = {**self.telemetry, "generated_tokens": len(self.tokens)}
         if self.want.entropy:
             telemetry["response_entropy"] = self.entropy / len(self.tokens)
+        if self.budget and self.budget.merge != "none":
+            telemetry |= merge_rate("decode_merge_rate", self.budget.merged_pairs, self.budget.evicted_pairs)
         return Result(telemetry, tokens=tuple(self.tokens))
 
 

@@ -51,7 +51,8 @@ class ContextCache:
     ``n_tokens`` is the context's length and ``position`` that of the token after it: the same, unless the kept keys
     moved up to consecutive positions. ``full_bytes`` and ``full_pairs`` are what the same layers hold without eviction.
     ``keep_rates`` is the part of each segment's pairs that was kept, over the layers and heads that evict. ``received``
-    is filled, by layer index, for rows with a decode budget.
+    is filled, by layer index, for rows with a decode budget. ``merged_pairs``: evicted pairs that were merged into kept
+    ones; ``thresholds``: from which similarity, by layer index (see `Merged`).
     """
 
     n_tokens: int
@@ -61,6 +62,8 @@ class ContextCache:
     full_pairs: int = 0
     keep_rates: dict[str, float] = field(default_factory=dict)
     received: dict[int, Received] = field(default_factory=dict)
+    merged_pairs: int = 0
+    thresholds: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.position = self.position or self.n_tokens

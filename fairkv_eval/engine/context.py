@@ -114,7 +114,7 @@ class Context:
             index = self._choose(variant, layer, window)
             if self.watcher:
                 self.watcher.kept(layer, index)
-            cache.layers.append(self._survivors(variant, layer, index))
+            cache.layers.append(self._survivors(variant, self._merged(variant, layer, window, index), index))
             if variant.policy.decode_budget is not None and window is None:
                 cache.received[layer.index] = _received(variant.policy, layer, torch.cat(index))
         held = _held(layer, window)
@@ -132,6 +132,16 @@ class Context:
         n, held = layer.k.shape[1], _held(layer, window)
         return [torch.arange(n - held, n, device=layer.k.device).expand(layer.kv_heads, -1)]
 
+    def _merged(self, variant: Variant, layer: Layer, window: int | None, index: Sequence[Tensor]) -> Layer:
+        """The layer with what is evicted merged into what is kept; a sliding window only forgets."""
+        if window is not None or variant not in self._plans:
+            return layer
+        merged, cache = self._plans[variant].merge(layer, index), self.caches[variant]
+        cache.merged_pairs += merged.n_pairs
+        if merged.thresholds is not None:
+            cache.thresholds[layer.index] = merged.thresholds
+        return merged.layer
+
     def _survivors(self, variant: Variant, layer: Layer, index: Sequence[Tensor]) -> LayerPairs:
         pairs = survivors(layer, index)
         if variant not in self._plans or variant.policy.positions != "contiguous":
@@ -141,8 +151,8 @@ class Context:
 
 
 def _received(policy: Policy, layer: Layer, index: Tensor) -> Received:
-    """What the kept pairs ``[kv_heads, m]`` of a layer received, if the policy's press collects that; else zeros."""
-    if policy.press is None or not policy.press.collects:
+    """What the kept pairs ``[kv_heads, m]`` of a layer received, if the policy collects that; else zeros."""
+    if not policy.collects:
         return Received(index, torch.zeros(index.shape, device=index.device))
     return Received(index, layer.per_kv_head(layer.column_sums(0, layer.k.shape[1])).gather(1, index))
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.engine.cache import ContextCache, Pairs
 from fairkv_eval.engine.survivors import check_rotation, consecutive, survivors
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.layer import Layer, Span, attention_weights
+from fairkv_eval.eviction.merging import Merged, merge, merge_cam
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import accepted
 from fairkv_eval.eviction.quotas import rank
@@ -22,15 +24,23 @@ class DecodeBudget:
     """One row's budget: ``policy.decode_budget`` pairs per layer and head, enforced every ``decode_every`` tokens.
 
     cache: the row's context; whitelist: ranges of its tokens that must stay; ``label`` names the document in errors.
-    ``due`` says whether the running step evicts. Between two such steps a row grows by ``decode_every`` pairs. Layers
-    with a sliding window are cut to it. Rows whose keys move hold a second copy of them, at their first positions.
+    ``seed`` decides its draws. ``due`` says whether the running step evicts. Between two such steps a row grows by
+    ``decode_every`` pairs. Layers with a sliding window are cut to it. Rows whose keys move hold a second copy of them,
+    at their first positions. ``evicted_pairs`` counts what was evicted, ``merged_pairs`` what of that was merged.
     """
 
     def __init__(
-        self, policy: Policy, cache: ContextCache, whitelist: Sequence[tuple[int, int]], label: str = ""
+        self,
+        policy: Policy,
+        cache: ContextCache,
+        whitelist: Sequence[tuple[int, int]],
+        label: str = "",
+        seed: int = 0,
     ) -> None:
         assert policy.press is not None and policy.decode_budget is not None
         self.press, self.parameters = policy.press, policy.parameters
+        self.merge, self.collects, self.seed = policy.merge, policy.collects, seed
+        self.evicted_pairs = self.merged_pairs = 0
         self.budget, self.every = policy.decode_budget, policy.decode_every
         self.moves = policy.positions == "contiguous"
         self.label = label
@@ -38,6 +48,7 @@ class DecodeBudget:
         self._n_steps = 0
         self._position = cache.position
         self._first_keys: dict[int, _FirstKeys] = {}
+        self._thresholds = dict(cache.thresholds)
         whitelisted = torch.zeros(cache.n_tokens, dtype=torch.bool)
         for start, stop in whitelist:
             whitelisted[start:stop] = True
@@ -83,7 +94,7 @@ class DecodeBudget:
     def _add_history(self, layer: Layer) -> None:
         n, m = layer.k.shape[1], layer.q.shape[1]
         history = (self._history.get(layer.index) or _History.empty(layer)).extended(n)
-        if self.press.collects:
+        if self.collects:
             weights = attention_weights(layer.q, layer.k, layer.scaling, layer.softcap)
             history.received = history.received + layer.per_kv_head(weights.sum(1))
         first_query = torch.arange(n, device=layer.k.device).clamp(min=n - m)  # a new key's own query is its first
@@ -98,27 +109,29 @@ class DecodeBudget:
             return self._evict(layer, window)
 
     def _evict(self, layer: Layer, window: int | None) -> Pairs | None:
-        m = layer.k.shape[1]
+        m, merged = layer.k.shape[1], layer
         moved = self.moves and self._position > self.budget
         if window is not None:
             index = torch.arange(max(0, m - window), m, device=layer.k.device).repeat(layer.kv_heads, 1)
         elif m > self.budget:
-            index = self._choose(layer)
+            index, merged = self._choose(layer)
         else:
             return None
         if index.shape[1] == m and not moved:
             return None
-        (pairs,) = survivors(layer, [index])
+        (pairs,) = survivors(merged, [index])
         if not self.moves:
             return pairs
         first_keys = self._first_keys[layer.index]
+        if merged.k is not layer.k:
+            first_keys.take_in(merged.k, layer.k, self._position, check_rotation(layer))
         first_keys.pick(index)
         if not moved:
             return pairs
         return consecutive(layer, Pairs(first_keys.keys, pairs.values), first_keys.positions, self.budget)
 
-    def _choose(self, layer: Layer) -> Tensor:
-        """Entries that stay, ascending: ``[kv_heads, budget]``."""
+    def _choose(self, layer: Layer) -> tuple[Tensor, Layer]:
+        """Entries that stay, ascending: ``[kv_heads, budget]``; and the layer with the others merged into them."""
         assert self.press.decode is not None
         history, span = self._history[layer.index], Span(0, layer.k.shape[1], budget=self.budget)
         newest = replace(layer, q=layer.q[:, -1:], received=history.received / history.n_queries)
@@ -127,9 +140,32 @@ class DecodeBudget:
         # The whitelist goes before what the press protects.
         scores = scores.float().clamp(max=torch.finfo(torch.float32).max)
         scores = scores.masked_fill(history.whitelisted, float("inf"))
-        index = rank(scores, span, None)[:, : self.budget].sort(-1).values
+        ranking = rank(scores, span, None)
+        index = ranking[:, : self.budget].sort(-1).values
+        merged = self._merged(layer, index, ranking[:, self.budget :][:, : self.every])
+        self.evicted_pairs += layer.kv_heads * (len(span) - self.budget)
+        self.merged_pairs += merged.n_pairs
         self._history[layer.index] = history.picked(index)
-        return index
+        return index, merged.layer
+
+    def _merged(self, layer: Layer, index: Tensor, best_evicted: Tensor) -> Merged:
+        """The layer with what is evicted merged into what stays, as the policy says. best_evicted: what cam may merge,
+        as many as tokens come between two evictions."""
+        history = self._history[layer.index]
+        if self.merge == "cam":
+            noise = self._noise(layer, best_evicted.shape)
+            candidates = best_evicted.sort(-1).values
+            return merge_cam(layer, index, history.whitelisted, candidates, history.received, noise)
+        span, before = Span(0, layer.k.shape[1]), self._thresholds.get(layer.index)
+        merged = merge(self.merge, layer, [index], [span], history.whitelisted, before)
+        if merged.thresholds is not None:
+            self._thresholds[layer.index] = merged.thresholds
+        return merged
+
+    def _noise(self, layer: Layer, shape: torch.Size) -> Tensor:
+        """Uniform noise in [0, 1): a function of the seed, the layer and the step."""
+        generator = torch.Generator().manual_seed(hash((self.seed, layer.index, self._n_steps)) & (2**63 - 1))
+        return torch.rand(shape, generator=generator).to(layer.k.device)
 
 
 @dataclass
@@ -174,6 +210,12 @@ class _FirstKeys:
         newer = _FirstKeys(keys, stop)
         self.keys = torch.cat([self.keys, newer.keys], 1)
         self.positions = torch.cat([self.positions, newer.positions], 1)
+
+    def take_in(self, merged: Tensor, before: Tensor, stop: int, rotation: Rotation) -> None:
+        """Replace the keys that a merge has changed: both ``[kv_heads, m, dim]`` as they stand now, up to stop − 1."""
+        now = torch.arange(stop - merged.shape[1], stop, device=merged.device)
+        changed = (merged != before).any(-1, keepdim=True)
+        self.keys = rotation.rotate(merged, self.positions - now).where(changed, self.keys)
 
     def pick(self, index: Tensor) -> None:
         self.keys = self.keys.gather(1, index[:, :, None].expand(-1, -1, self.keys.shape[2]))

@@ -27,7 +27,7 @@ from fairkv_eval.engine.phases import Decode, Extend, Prefill, Rotations, Tail
 from fairkv_eval.engine.replay import Replay, Replays
 from fairkv_eval.engine.result import Result, telemetry
 from fairkv_eval.engine.runner import Runner
-from fairkv_eval.engine.sampling import Sampler
+from fairkv_eval.engine.sampling import Sampler, request_seed
 from fairkv_eval.engine.scheduler import Group, Member, Scheduler
 from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import naming
@@ -172,7 +172,7 @@ class Engine:
     def _outcome(self, member: Member, tail: Tail, logits: Tensor) -> Result | Row:
         """The result of a job that is done with its tail; else its row, which has its first token."""
         prompt, want = member.job.prompt, member.job.want
-        figures = telemetry(prompt, member.cache)
+        figures = telemetry(prompt, member.job.policy, member.cache)
         if isinstance(want, LogLikelihood):
             return self.reader.scored(want, logits, figures)
         sampler, position = Sampler(want.sampling, prompt.tokens), member.cache.position + len(tail.tokens)
@@ -188,11 +188,12 @@ class Engine:
 def _tail(member: Member) -> Tail:
     job = member.job
     tail = Tail(job.tail, member.cache, continues=isinstance(job.want, Generation))
-    if tail.continues and job.policy.decode_budget is not None:
+    if isinstance(job.want, Generation) and job.policy.decode_budget is not None:
         with naming(job.label):
             prompt = job.prompt
             must_stay = whitelist(prompt.segments, prompt.marks, job.policy.keep, prompt.context_length)
-            tail.budget = DecodeBudget(job.policy, member.cache, must_stay, job.label)
+            seed = request_seed("merge", job.want.sampling.seed, prompt.tokens)
+            tail.budget = DecodeBudget(job.policy, member.cache, must_stay, job.label, seed)
     return tail
 
 

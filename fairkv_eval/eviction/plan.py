@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.merging import Merged, merge
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.quotas import (
     ScoreSpan,
@@ -57,6 +58,11 @@ class Plan:
             return [choose(score, self.spans, self._budgets[layer.index], self.policy.fair, whitelisted)]
         budgets = self._budgets_by_head(layer, score)
         return _merged(choose_by_head(score, self.spans, budgets, self.policy.fair, whitelisted))
+
+    def merge(self, layer: Layer, index: Sequence[Tensor]) -> Merged:
+        """The layer with the pairs that `choose` evicts merged into those at ``index``, as the policy says."""
+        spans = self.spans if self.policy.fair else [Span(0, self.n)]
+        return merge(self.policy.merge, layer, index, spans, self._whitelisted_on(layer))
 
     def divide(self, layers: Sequence[Layer]) -> None:
         """Let all heads of these layers compete for the model's budget, if the policy pools it over the model."""

@@ -26,8 +26,9 @@ class Policy(PolicyArguments):
     ``ratio`` in [0, 1) is the fraction of a context's pairs that is evicted; ``budget``, in its place, the number of
     pairs that a layer and head keeps (the mean, if the press divides budgets unevenly). ``fair`` in [0, 1] is the
     degree to which every segment gets its proportional share; ``keep`` names what must survive (see `whitelist`).
-    ``positions``: kept keys stay at their positions, or are turned to consecutive ones. ``decode_budget``: pairs that a
-    layer and head holds while decoding, context, tail and answer together, enforced every ``decode_every`` tokens.
+    ``positions``: kept keys stay at their positions, or are turned to consecutive ones. ``merge``: what becomes of
+    evicted pairs (see `merging`). ``decode_budget``: pairs that a layer and head holds while decoding, context, tail
+    and answer together, enforced every ``decode_every`` tokens.
     """
 
     press: Press | None = None
@@ -64,9 +65,9 @@ class Policy(PolicyArguments):
             if value and self.press is None:
                 presses = ", ".join(sorted({press.name for press in built_in_presses().values()}))
                 raise UsageError(f"{name}={value:g} needs a press to choose what is evicted. Presses: {presses}.")
-        for name in ("fair", "keep"):
+        for name in ("fair", "keep", "merge"):
             value = getattr(self, name)
-            if value and self.press is None:
+            if value != getattr(Policy, name) and self.press is None:
                 raise UsageError(f"{name}={shown(value)} has no effect on the full cache; it needs a press")
 
     def _check_division(self) -> None:
@@ -81,6 +82,11 @@ class Policy(PolicyArguments):
     def _check_decoding(self) -> None:
         if self.decode_budget is None and self.decode_every != DEFAULTS["decode_every"]:
             raise UsageError(f"decode_every={self.decode_every} has no effect without decode_budget")
+        if self.decode_budget is None and self.merge == "cam":
+            raise UsageError(
+                "merge=cam merges what is evicted while decoding, so it needs decode_budget; merge=similar and "
+                "merge=d2o merge what is evicted from a context as well"
+            )
         if self.decode_budget is None or self.press is None:
             return
         if self.press.decode is None:
@@ -99,6 +105,11 @@ class Policy(PolicyArguments):
     def evicts(self) -> bool:
         """Whether pairs of a context may be evicted before the tail runs."""
         return self.press is not None and (self.ratio > 0 or self.budget is not None)
+
+    @property
+    def collects(self) -> bool:
+        """Whether it needs the attention that pairs receive while decoding: for its press, or for `merge_cam`."""
+        return self.merge == "cam" or (self.press is not None and self.press.collects)
 
     @cached_property
     def division(self) -> Division:

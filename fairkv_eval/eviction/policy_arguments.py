@@ -27,6 +27,7 @@ from fairkv_eval.provenance import nameless
 
 AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
+MERGES = ("none", "similar", "cam", "d2o")
 
 
 def _degree(fair: Any) -> Any:
@@ -82,6 +83,15 @@ class PolicyArguments:
         one_of(POSITIONS),
         "`contiguous`: kept keys are turned to consecutive positions, and the tail continues from there "
         "(StreamingLLM as published)",
+    )
+    merge: str = argument(
+        "none",
+        one_of(MERGES),
+        "what becomes of evicted pairs: `none` drops them; `similar` averages each value into the kept pair of the "
+        "most similar key (kvpress's MergingPress); `d2o` does so with keys and values, above a threshold only (arXiv "
+        "2406.13035); `cam` adds values to the kept pairs that follow, while decoding (CaM, ICML 2024). Merging stays "
+        "within a head, and with `fair` within a segment; pairs of a segment that keeps none are dropped. Whitelisted "
+        "pairs take nothing in",
     )
     decode_budget: int | None = argument(
         None,
@@ -179,7 +189,7 @@ class PolicyArguments:
 
 # Folders of finished cells are found by their names, so the order in these stays as it was first: fair before budget,
 # the whitelist last.
-_PLACES = {"budget": 1, "positions": 1, "decode_budget": 1, "decode_every": 1, "keep": 2, "keep_text": 2}
+_PLACES = {"budget": 1, "positions": 1, "merge": 1, "decode_budget": 1, "decode_every": 1, "keep": 2, "keep_text": 2}
 
 ARGUMENTS = table(PolicyArguments)
 # What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.
