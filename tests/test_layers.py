@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fairkv_eval"
 
 # Each room or top-level file imports what stands anywhere to its right. FOUNDATION is to the right of every room.
 LAYERS = """
-cli > commands > sweep view > model > harness > engine > eviction > prompts attention
+cli > commands > sweep view > model > harness > engine > eviction > prompts attention storage
 commands > leaderboard figures > analysis > results > eviction
 figures > metrics
 declared > metrics prompts

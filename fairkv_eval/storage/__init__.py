@@ -1,0 +1,1 @@
+"""How KV pairs are held: plain, or packed into fewer bits."""
