@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 
 def sweep_command(args: argparse.Namespace, output: Path) -> list[str]:
-    press = ["--presses", args.press, "--ratios", *map(str, args.ratios), "--fair", "false", "true"]
+    press = ["--presses", args.press, "--ratios", ",".join(map(str, args.ratios)), "--fair", "false,true"]
     return [*SWEEP, *press, *_shared(args, output), "--model_args", f"dtype={args.dtype}"]
 
 

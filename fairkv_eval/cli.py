@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, NoReturn
 
 from fairkv_eval.commands import SUMMARIES
-from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.commands.parser import Parser, module_of, parser_of
+from fairkv_eval.errors import DataError, RequestError, UsageError, unknown
 from fairkv_eval.escaping import for_terminal
+
+_USAGE = "fairkv <command> [options]; fairkv <command> --help shows its options and examples"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit status.
 
-    Wrong input gives one line on stderr and status 2, a closed pipe status 1.
+    Wrong input or data gives one line on stderr and status 2, a request that failed one and 1, a closed pipe status 1.
     """
     try:
-        args = _parse(sys.argv[1:] if argv is None else argv)
-        status = _module(args.command).run(args)
+        status = _run(list(sys.argv[1:] if argv is None else argv) or ["--help"])
         sys.stdout.flush()
-    except UsageError as error:
+    except (UsageError, DataError, RequestError) as error:
         print("fairkv:", for_terminal(" ".join(str(error).split())), file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, RequestError) else 2
     except BrokenPipeError:
         # The reader of the pipe has seen enough. Without this, Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -33,40 +32,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse without abbreviations, whose errors are UsageErrors that name the nearest option."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        parsed, rest = super().parse_known_args(args, namespace)
-        if rest:
-            raise unknown(f"option of {self.prog!r}", rest[0], self._option_string_actions)
-        return parsed, rest
+def _run(argv: Sequence[str]) -> int | None:
+    name, *words = argv
+    if name.startswith("-"):
+        _overview().read(argv)
+        raise UsageError(f"a command is missing; it takes one of {', '.join(SUMMARIES)}")
+    if name not in SUMMARIES:
+        raise unknown("command", name, SUMMARIES)
+    args = parser_of(name).read(words)
+    return module_of(name).run(args)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def _overview() -> Parser:
+    """The options of ``fairkv`` itself, and the list of its commands."""
     from fairkv_eval import __version__
 
-    parser = _Parser(prog="fairkv", description="fairkv-eval: evaluation under a compressed KV cache.")
+    width = max(map(len, SUMMARIES)) + 2
+    commands = "\n".join(["commands:", *(f"  {name:{width}}{summary}" for name, summary in SUMMARIES.items())])
+    what = "fairkv-eval: evaluation under a compressed KV cache."
+    parser = Parser(prog="fairkv", usage=_USAGE, description=what, epilog=commands)
     parser.add_argument("--version", action="version", version=f"fairkv-eval {__version__}")
-    added = parser.add_subparsers(dest="command", metavar="command")
-    argv = list(argv) or ["--help"]
-    if not argv[0].startswith("-") and argv[0] not in SUMMARIES:
-        raise unknown("command", argv[0], SUMMARIES)
-    for name, summary in SUMMARIES.items():
-        command = added.add_parser(name, help=summary, description=summary)
-        if name == argv[0]:
-            _module(name).add_arguments(command)
-    return parser.parse_args(argv)
-
-
-def _module(command: str) -> Any:
-    return import_module(f"fairkv_eval.commands.{command}")
+    return parser
 
 
 if __name__ == "__main__":

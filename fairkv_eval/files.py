@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import IO
 
 from fairkv_eval.errors import UsageError
 
@@ -68,6 +70,11 @@ def write(path: Path, content: str | bytes) -> Path:
     """Write text (UTF-8) or bytes, whole or not at all."""
     data = content.encode() if isinstance(content, str) else content
     return write_whole(path, lambda draft: draft.write_bytes(data))
+
+
+def open_text(path: Path) -> IO[str]:
+    """Open a text file (UTF-8) to read; one whose name ends with .gz is decompressed."""
+    return gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
 
 
 def _rename(draft: Path, path: Path) -> None:

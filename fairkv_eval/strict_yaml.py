@@ -8,7 +8,7 @@ would read differently.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,24 +69,32 @@ Loader.add_constructor(_TAG + "float", _float)
 Loader.add_constructor(_TAG + "map", _mapping)
 
 
-def load(path: Path, tags: dict[str, Callable[[str], Any]] | None = None) -> dict[Any, Any]:
+def load(
+    path: Path, tags: dict[str, Callable[[str], Any]] | None = None, texts: Collection[str] = ()
+) -> dict[Any, Any]:
     """The mapping in a file. ``tags``: what makes a value of a scalar with such a tag, as ``!function``.
 
+    ``texts``: keys whose plain values are texts whatever they look like, as the number of a paper.
     UsageError in one line, with the line of the file, if it cannot be read, is not YAML or not a mapping.
     """
-    value = loads(_text(path), str(path), tags)
+    value = loads(_text(path), str(path), tags, texts)
     if not isinstance(value, dict):
         raise UsageError(f"{path}: it takes a mapping of keys, not {type(value).__name__}")
     return value
 
 
-def loads(text: str, source: str, tags: dict[str, Callable[[str], Any]] | None = None) -> Any:
-    """The value of a YAML text. ``source`` names it in errors; ``tags`` as for `load`."""
-    loader: Any = type("TaggedLoader", (Loader,), {}) if tags else Loader
+def loads(
+    text: str, source: str, tags: dict[str, Callable[[str], Any]] | None = None, texts: Collection[str] = ()
+) -> Any:
+    """The value of a YAML text. ``source`` names it in errors; ``tags`` and ``texts`` as for `load`."""
+    loader: Any = type("TaggedLoader", (Loader,), {})
     for tag, make in (tags or {}).items():
         loader.add_constructor(tag, lambda this, node, make=make: make(this.construct_scalar(node)))
     try:
-        return yaml.load(text, loader)  # a SafeLoader
+        document = loader(text)  # a SafeLoader
+        root = document.get_single_node()
+        _keep_as_texts(root, texts)
+        return None if root is None else document.construct_document(root)
     except yaml.YAMLError as error:
         raise UsageError(f"{source}{_what(error)}") from error
     except RecursionError as error:
@@ -122,6 +130,12 @@ def repeated(node: yaml.MappingNode) -> Iterator[tuple[str, Any]]:
             if (key.tag, key.value) in seen:
                 yield key.value, key.start_mark
             seen.add((key.tag, key.value))
+
+
+def _keep_as_texts(root: yaml.Node | None, keys: Collection[str]) -> None:
+    for key, value in root.value if keys and isinstance(root, yaml.MappingNode) else ():
+        if key.value in keys and isinstance(value, yaml.ScalarNode):
+            value.tag = _TAG + "str"
 
 
 def _tag(loader: Any, node: yaml.ScalarNode) -> str:

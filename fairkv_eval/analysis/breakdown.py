@@ -6,7 +6,9 @@ cluster-robust covariance). If every document counts once, they are the usual on
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -19,6 +21,7 @@ import statsmodels.api as sm
 from statsmodels.stats.proportion import proportion_confint
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.files import open_text
 from fairkv_eval.instruction_classes import class_of
 
 BY = ("class", "id", "pair", "number", "length")
@@ -60,11 +63,16 @@ class SampleTables:
 
 
 def read(path: Path, length: Length = lambda text: len(text.split())) -> SampleTables:
-    """Read a samples_*.jsonl. ``length``: of a system prompt. Raise UsageError with the line that is not a sample."""
+    """Read a samples_*.jsonl or .jsonl.gz. ``length``: of a system prompt.
+
+    Raise UsageError with the line that is not a sample.
+    """
     documents, instructions, pairs = [], [], []
     seen: set[Any] = set()
     for number, sample in _lines(path):
         try:
+            if "doc_hash" in sample and "doc" not in sample:
+                raise UsageError(f"{path.name} is published without documents; this needs the run's own samples")
             key, doc = sample["doc_id"], sample["doc"]
             if key in seen:  # several filters of one answer
                 continue
@@ -187,11 +195,11 @@ def _numbers(sample: dict[str, Any]) -> dict[str, float]:
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with open_text(path) as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     yield number, json.loads(line)
+    except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise UsageError(f"{path.name}: not a samples file of the harness ({error})") from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError(f"{path.name}: not a samples file of the harness ({error})") from error

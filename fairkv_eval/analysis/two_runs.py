@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from fairkv_eval.analysis.paired import Difference, differences, holm
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
-from fairkv_eval.results.selection import differing
+from fairkv_eval.results.selection import differing, main_metric
 
 ByDocument = Mapping[str, Mapping[str, float]]  # {document: {metric: value}}
 Pair = tuple[Record, str, list[float], list[float]]  # a's record, a metric, and both runs' values of it
@@ -37,7 +37,10 @@ class MetricComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs, named by their policies. ``notes``: what was not compared, and what else differs between the runs."""
+    """Two runs, named by their policies. ``rows``: each task's main metric first.
+
+    ``notes``: what was not compared, and what else differs between the runs.
+    """
 
     a: str
     b: str
@@ -67,7 +70,8 @@ def compare(a: Path, b: Path) -> Comparison:
         pairs += of_task
         notes += [f"{task}: {remark}" for remark in remarks]
     labels = [next(iter(records.values())).policy.label for records in (first, second)]
-    return Comparison(labels[0], labels[1], _rows(pairs), notes)
+    foremost = {(task, main_metric(first[task])) for task in shared}
+    return Comparison(labels[0], labels[1], _main_first(_rows(pairs), foremost), notes)
 
 
 def plain(comparison: Comparison) -> dict[str, Any]:
@@ -152,6 +156,15 @@ def _rows(pairs: list[Pair]) -> list[MetricComparison]:
         )
         for i, (record, metric, a, b) in enumerate(pairs)
     ]
+
+
+def _main_first(rows: list[MetricComparison], foremost: Collection[tuple[str, str | None]]) -> list[MetricComparison]:
+    """The rows with each task's main metric first, then the others that have a direction."""
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    return sorted(
+        rows,
+        key=lambda row: (tasks.index(row.task), (row.task, row.metric) not in foremost, row.higher_is_better is None),
+    )
 
 
 def _finite(value: float) -> float | None:

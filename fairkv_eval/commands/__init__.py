@@ -1,13 +1,14 @@
 """The sub-commands of ``fairkv``, one module each.
 
-A module has ``add_arguments(parser)``, which adds its options, and ``run(args)``, which does the work and returns the
-exit status (None is 0). ``run`` raises UsageError if it cannot do the work. Heavy packages are imported only there, so
-help and errors are quick.
+A module has ``add_arguments(parser)``, which adds its options, ``EXAMPLES``, which end its help, and ``run(args)``,
+which does the work and returns the exit status (None is 0). ``run`` raises UsageError if it cannot do the work. Heavy
+packages are imported only there, so help and errors are quick.
 """
 
 SUMMARIES = {
     "breakdown": "report accuracy and leakage of a run by class, pair, number and prompt length",
     "compare": "compare two runs over the same documents: differences, intervals, p-values",
+    "completion": "print a script that lets a shell complete this command",
     "figures": "draw results over the ratio, as PNG and SVG",
     "leaderboard": "make a leaderboard of results: JSON, CSV, Markdown and a page, with paired differences",
     "presses": "list presses: what they keep, their parameters, what they can be combined with",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.parser import names
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
 from fairkv_eval.escaping import for_spreadsheet
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
     from fairkv_eval.analysis.breakdown import GroupMean, Length
 
+EXAMPLES = (
+    "fairkv breakdown runs/mine/*/samples_sys_ifeval_*.jsonl",
+    "fairkv breakdown samples.jsonl.gz --by class,pair --metrics prompt_level_strict_acc --csv means.csv",
+)
 _TITLES = {
     "class": "by class of instruction",
     "id": "by instruction",
@@ -29,10 +34,16 @@ _TITLES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("samples", nargs="+", type=Path, help="samples_*.jsonl of runs with --log_samples")
-    parser.add_argument("--by", help=f"tables to print, joined by commas (default: {','.join(_TITLES)})")
+    parser.add_argument("samples", nargs="+", type=Path, help="samples_*.jsonl or .jsonl.gz of runs with --log_samples")
     parser.add_argument(
-        "--metric", action="append", default=[], help="metric of documents in place of the usual ones; may be repeated"
+        "--by", type=names, action="extend", help=f"tables to print, joined by commas (default: {','.join(_TITLES)})"
+    )
+    parser.add_argument(
+        "--metrics",
+        type=names,
+        action="extend",
+        default=[],
+        help="metrics of documents in place of the usual ones, joined by commas",
     )
     parser.add_argument("--bins", type=int, default=4, help="number of bins of prompt length (default: 4)")
     parser.add_argument(
@@ -50,12 +61,12 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.csv}: there is no folder {str(args.csv.parent)!r} to write it into")
     from fairkv_eval.analysis.breakdown import group_means, read
 
-    by = args.by.split(",") if args.by else list(_TITLES)
+    by = args.by or list(_TITLES)
     length = _length(args)
     means: dict[str, list[GroupMean]] = {}
     for path, name in zip(args.samples, _names(args.samples), strict=True):
         samples = read(path, length) if length else read(path)
-        means[name] = group_means(samples, by, args.metric, args.bins, args.length)
+        means[name] = group_means(samples, by, args.metrics, args.bins, args.length)
     if args.csv:
         _write(args.csv, means)
     if args.json:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from fairkv_eval.analysis.two_runs import Comparison, MetricComparison
 
+EXAMPLES = (
+    "fairkv compare runs/full/results_a.json runs/tova/results_b.json",
+    "fairkv compare a.json b.json --json",
+)
 _SIGNIFICANT = 0.05  # a corrected p-value below it is marked
 
 

@@ -6,7 +6,13 @@ import argparse
 import re
 from pathlib import Path
 
+from fairkv_eval.commands.parser import names
 from fairkv_eval.commands.terminal import console, show
+
+EXAMPLES = (
+    "fairkv figures results/baseline --output_path figures",
+    "fairkv figures runs/mine --tasks raccoon_plain,sys_ifeval",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,9 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "results", nargs="+", help="folders or files of results; runs with --log_samples give more intervals"
     )
     parser.add_argument(
-        "--output", type=Path, help="folder to draw into (default: figures/ in the first folder of results)"
+        "--output_path", type=Path, help="folder to draw into (default: figures/ in the first folder of results)"
     )
-    parser.add_argument("--task", action="append", default=[], help="only this task; may be repeated")
+    parser.add_argument(
+        "--tasks", type=names, action="extend", default=[], help="only these tasks, joined by commas (default: all)"
+    )
     parser.add_argument("--model", help="only this model")
 
 
@@ -27,12 +35,12 @@ def run(args: argparse.Namespace) -> None:
     from fairkv_eval.figures.plotting import save
     from fairkv_eval.results.selection import selected
 
-    selection = selected(args.results, args.model, args.task)
+    selection = selected(args.results, args.model, args.tasks)
     models, left_out = arrange(selection.records)
     first = Path(args.results[0])
-    output = args.output or (first if first.is_dir() else first.parent) / "figures"
+    output = args.output_path or (first if first.is_dir() else first.parent) / "figures"
     if output.exists() and not output.is_dir():
-        raise UsageError(f"--output {output} is a file; it takes a folder")
+        raise UsageError(f"--output_path {output} is a file; it takes a folder")
     total = 0
     lines: list[str] = []
     for results in models:

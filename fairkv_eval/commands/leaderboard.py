@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fairkv_eval.leaderboard.board import Board
 
+EXAMPLES = ("fairkv leaderboard results/baseline", "fairkv leaderboard runs/a runs/b --output_path page")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("results", nargs="+", type=Path, help="result files of the harness, or folders of them")
     parser.add_argument(
-        "--output",
+        "--output_path",
         type=Path,
         help="folder to write leaderboard.{json,csv,md,html} to (default: the first folder named)",
     )
@@ -28,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
 
     first = args.results[0]
     top = first if first.is_dir() else first.parent
-    into = folder(args.output or top)
+    into = folder(args.output_path or top)
     board = build(read(args.results), top)
     formats = {"json": dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
     written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]

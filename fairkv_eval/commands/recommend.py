@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.parser import names
 from fairkv_eval.commands.terminal import console, show
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from fairkv_eval.analysis.recommend import Candidate, Recommendation
+
+EXAMPLES = (
+    "fairkv recommend results/baseline --tasks sys_ifeval_defended",
+    "fairkv recommend results/baseline --tasks raccoon_plain,sys_ifeval_defended --max_drop 0.05 --alpha 0.05",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--metric", help="metric to bound (default: the task's main one, e.g. prompt_level_strict_acc)")
     parser.add_argument(
-        "--task",
-        action="append",
+        "--tasks",
+        type=names,
+        action="extend",
         default=[],
-        help="task to test; may be repeated (default: all). A policy must hold on each",
+        help="tasks to test, joined by commas (default: all). A policy must hold on each",
     )
     parser.add_argument("--model", help="model to test; needed if the results are of several")
     parser.add_argument(
@@ -50,7 +58,7 @@ def run(args: argparse.Namespace) -> None:
         max_drop=args.max_drop,
         alpha=args.alpha,
         metric=args.metric,
-        tasks=args.task,
+        tasks=args.tasks,
         model=args.model,
         value_range=tuple(args.range),
     )
@@ -58,8 +66,8 @@ def run(args: argparse.Namespace) -> None:
         print(json.dumps(_plain(advice), indent=2, allow_nan=False))
         return
     low, high = args.range
-    left_out = [f"Left out: {reason}." for reason in advice.left_out]
-    show(console(), [_headline(advice) + "\n", _table(advice), "\n" + _assumptions(advice, low, high), *left_out])
+    parts: list[Any] = [_headline(advice) + "\n", _table(advice), "\n" + _assumptions(advice, low, high)]
+    show(console(), [*parts, *_folded(advice.left_out)])
 
 
 def _headline(advice: Recommendation) -> str:
@@ -130,6 +138,16 @@ def _assumptions(advice: Recommendation, low: float, high: float) -> str:
         f"the first that fails, at level {advice.level:.2g} for each of {len(advice.families)} presses and settings "
         "(Bonferroni; learn then test, arXiv 2110.01052). Bound: the loss stays below it at that level."
     )
+
+
+def _folded(left_out: Sequence[str]) -> Iterator[str]:
+    """One line per reason, with the number of results and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, _, reason in (entry.partition(": ") for entry in left_out):
+        by_reason.setdefault(reason, []).append(name)
+    for reason, entries in by_reason.items():
+        more = f" and {len(entries) - 1} more (--json lists them)" if entries[1:] else ""
+        yield f"Left out: {entries[0]}{more}: {reason}."
 
 
 def _plain(advice: Recommendation) -> dict[str, Any]:

@@ -7,9 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.parser import names
+from fairkv_eval.errors import UsageError
+
 if TYPE_CHECKING:
     from fairkv_eval.sweep.estimate import Estimate
 
+EXAMPLES = (
+    "fairkv sweep results/baseline.yaml --dry_run",
+    "fairkv sweep --presses tova,snapkv,window=16 --ratios 0:0.9:0.3 --fair false,true --tasks sys_ifeval_demo "
+    "--output_path runs/mine",
+    "fairkv sweep --ratios 0,0.5 --limit 8 results/baseline.yaml",
+)
 # Flags with the name of a key in the YAML: type and help.
 _FLAGS: dict[str, tuple[Any, str]] = {
     "model_args": (str, "fairkv's model arguments, without those of a policy: pretrained=…,dtype=bfloat16"),
@@ -19,38 +28,43 @@ _FLAGS: dict[str, tuple[Any, str]] = {
     "num_fewshot": (int, "number of few-shot examples"),
     "gen_kwargs": (str, "generation arguments: max_gen_toks=64"),
     "metadata": (str, "options of the tasks: defense=…"),
-    "include_path": (str, "folder of more tasks"),
+    "include_path": (str, "folders of more tasks, joined by commas"),
     "system_instruction": (str, "text before every prompt"),
     "batch_size": (str, "rows that decode together, or auto"),
     "device": (str, "cuda:0, cpu, …"),
-    "seed": (int, "seed of everything that is drawn"),
+    "seed": (names, "seed of everything that is drawn, or four, joined by commas (as lm_eval)"),
     "bootstrap_iters": (int, "resamples of bootstrapped standard errors"),
     "wandb_args": (str, "log each cell as a W&B run: project=… (as lm_eval)"),
     "wandb_config_args": (str, "more of the W&B run's configuration (as lm_eval)"),
     "hf_hub_log_args": (str, "push each cell to the Hub: push_results_to_hub=True,… (as lm_eval)"),
 }
-_NOT_KEYS = ("sweep", "command", "dry_run", "launcher")
+_LISTS = {
+    "presses": "names with their parameters, joined by commas: tova,snapkv,window=16",
+    "ratios": "fractions to evict, joined by commas, or a range that includes its end: 0:0.9:0.1",
+    "budgets": "pairs to keep per layer and head, joined by commas, instead of ratios",
+    "fair": "false, true or degrees between 0 and 1, joined by commas",
+}
+_SWITCHES = {
+    "fidelity": "compare each policy's distributions with the full cache's",
+    "confirm_run_unsafe_code": "run tasks that execute code which the model wrote (as lm_eval)",
+}
+_NOT_KEYS = ("sweep", "dry_run", "launcher")
 _COUNTS = ("documents", "cells", "finished", "answers", "prefill_tokens", "tail_tokens", "max_decode_tokens")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("sweep", nargs="?", help="a YAML, which flags of the same names override")
-    parser.add_argument("--presses", nargs="+", help="tova snapkv,window=16 …")
-    parser.add_argument("--ratios", nargs="+", help="0:0.9:0.1, or numbers")
-    parser.add_argument("--fair", nargs="+", help="false true, or degrees between 0 and 1")
+    parser.add_argument("sweep", nargs="*", metavar="yaml", help="a YAML, which flags of the same names override")
+    for name, text in _LISTS.items():
+        parser.add_argument(f"--{name}", type=names, action="extend", help=text)
     for name, (kind, text) in _FLAGS.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
     parser.add_argument("--apply_chat_template", nargs="?", const=True, help="as lm_eval")
+    for name, text in _SWITCHES.items():
+        parser.add_argument(f"--{name}", action="store_true", default=None, help=text)
     parser.add_argument(
         "--dry_run", action="store_true", help="only print the cells, their tokens and an estimated time"
     )
     parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="where cells run (default: here)")
-    parser.add_argument(
-        "--fidelity",
-        action="store_true",
-        default=None,
-        help="compare each policy's distributions with the full cache's",
-    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -64,7 +78,8 @@ def run(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
     from fairkv_eval.sweep.config import read_keys, read_sweep
 
-    sweep = read_sweep(args.sweep, _flags(args))
+    path, flags = _path(args), _flags(args)
+    sweep = read_sweep(path, flags)
     if args.dry_run:
         from fairkv_eval.sweep.estimate import dry_run
 
@@ -73,7 +88,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.launcher == "ray":
         from fairkv_eval.sweep.on_ray import run_on_ray
 
-        folders = run_on_ray(sweep, read_keys(args.sweep, _flags(args)))
+        folders = run_on_ray(sweep, read_keys(path, flags))
     else:
         from fairkv_eval.sweep.run import run_sweep
 
@@ -106,14 +121,46 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
+def _path(args: argparse.Namespace) -> str | None:
+    """The YAML, also if it stands where --apply_chat_template would take it for the name of a template."""
+    if isinstance(args.apply_chat_template, str) and _is_yaml(args.apply_chat_template):
+        args.sweep.append(args.apply_chat_template)
+        args.apply_chat_template = True
+    for word in args.sweep[1:] if args.sweep and _is_yaml(args.sweep[0]) else args.sweep:
+        raise UsageError(
+            f"{word!r} is one word too many: a sweep takes one .yaml file, and lists are joined by commas, as "
+            "--ratios 0,0.3 and --presses tova,snapkv,window=16"
+        )
+    return args.sweep[0] if args.sweep else None
+
+
+def _is_yaml(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
+
+
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the command line, as the YAML would have them."""
     from fairkv_eval import strict_yaml
 
     flags = {name: value for name, value in vars(args).items() if value is not None and name not in _NOT_KEYS}
-    for name in ("fair", "ratios"):
+    if "presses" in flags:
+        flags["presses"] = _presses(flags["presses"])
+    for name in ("fair", "ratios", "budgets", "seed"):
         if name in flags:
             flags[name] = [strict_yaml.loads(text, f"--{name}") for text in flags[name]]
+    if len(flags.get("seed", ())) == 1:
+        (flags["seed"],) = flags["seed"]
     if str(flags.get("batch_size", "")).isdigit():
         flags["batch_size"] = int(flags["batch_size"])
     return flags
+
+
+def _presses(parts: Sequence[str]) -> list[str]:
+    """The presses of a list: name=value belongs to the press before it."""
+    presses: list[str] = []
+    for part in parts:
+        if "=" in part and not part.startswith("press=") and presses:
+            presses[-1] += f",{part}"
+        else:
+            presses.append(part)
+    return presses

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.parser import names
 from fairkv_eval.commands.terminal import console, plain_table, show
 from fairkv_eval.errors import UsageError
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from fairkv_eval.harness.task_check import TaskReport
     from fairkv_eval.harness.task_library import TaskLibrary
 
+EXAMPLES = (
+    "fairkv tasks",
+    "fairkv tasks raccoon_demo --check",
+    "fairkv tasks --check --include_path my_tasks",
+)
 _LONGEST = 1200  # characters shown of one stretch of a prompt
 
 
@@ -26,22 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="report what is wrong with them; exit status 1 if anything is"
     )
-    parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
+    parser.add_argument(
+        "--include_path", type=names, action="extend", default=[], help="folders of tasks of your own, joined by commas"
+    )
     parser.add_argument(
         "--pretrained", help="model whose tokenizer and chat template render prompts (default: fairkv's)"
     )
-    parser.add_argument("--docs", type=int, default=8, help="prompts to check per task (default: 8)")
+    parser.add_argument("--limit", type=int, default=8, help="prompts to check per task (default: 8)")
     parser.add_argument("--show", type=int, default=1, help="prompts to show per task (default: 1)")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
 
 
 def run(args: argparse.Namespace) -> int:
-    for name, least in (("docs", 1), ("show", 0)):
+    for name, least in (("limit", 1), ("show", 0)):
         if getattr(args, name) < least:
             raise UsageError(f"--{name} {getattr(args, name)} is not allowed; it takes a whole number from {least}")
     from fairkv_eval.harness.task_library import TaskLibrary
 
-    library = TaskLibrary(args.task, args.include_path)
+    wanted = [name for word in args.task for name in names(word)]
+    library = TaskLibrary(wanted, [Path(folder) for folder in args.include_path])
     return _check(library, args) if args.check else _list(library, args.json)
 
 
@@ -82,7 +91,7 @@ def _check(library: TaskLibrary, args: argparse.Namespace) -> int:
 
     prompter = Prompter(load_tokenizer(args.pretrained), PromptSettings())
     screen, results = console(), []
-    for result in check(library, prompter, args.docs):
+    for result in check(library, prompter, args.limit):
         results.append(result)
         if not args.json and (result.name or result.findings):
             show(screen, _report(result, args.show, screen))

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.commands.parser import names
 from fairkv_eval.commands.terminal import console, show
 from fairkv_eval.errors import UsageError
 from fairkv_eval.files import write, write_whole
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from fairkv_eval.model import FairKV
     from fairkv_eval.view.source import Source
 
+EXAMPLES = (
+    "fairkv view sys_ifeval_demo --doc 3 --model_args press=snapkv,ratio=0.5 --html view.html",
+    "fairkv view runs/mine/samples_raccoon_plain_2026-01-01T00-00-00.jsonl --doc 7",
+)
 _PIPED = 140  # columns of the output in a pipe
 
 
@@ -22,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a task, or a finished run: its results_*.json or a samples_*.jsonl")
     parser.add_argument("--doc", type=int, default=0, help="the document's number (default: 0)")
     parser.add_argument("--model_args", help="for a task, as for lm_eval: press=snapkv,ratio=0.5,…")
-    parser.add_argument("--task", help="the task to view, if the run had several")
+    parser.add_argument("--tasks", help="the task to view, if the run had several")
     parser.add_argument("--num_fewshot", type=int, help="few-shot examples before the question")
     parser.add_argument("--apply_chat_template", action="store_true", help="as for lm_eval")
     parser.add_argument("--metadata", help="options of the task, in JSON, as for lm_eval")
-    parser.add_argument("--include_path", action="append", default=[], type=Path, help="a folder of tasks of your own")
+    parser.add_argument(
+        "--include_path", type=names, action="extend", default=[], help="folders of tasks of your own, joined by commas"
+    )
     parser.add_argument("--html", type=Path, help="write one self-contained page")
     parser.add_argument("--png", type=Path, help="write a picture (needs matplotlib)")
     parser.add_argument("--json", action="store_true", help="machine-readable output")
@@ -42,7 +49,7 @@ def run(args: argparse.Namespace) -> None:
     lm = load_model(dict(source.model_args))
     from fairkv_eval.view.view import look
 
-    request, answer = request_of(source, args.doc, lm, args.include_path)
+    request, answer = request_of(source, args.doc, lm, [Path(folder) for folder in args.include_path])
     view = look(lm, request, answer)
     if args.html:
         from fairkv_eval.view.html import render as page
@@ -67,21 +74,21 @@ def _source(args: argparse.Namespace) -> Source:
     from fairkv_eval.view.source import of_run
 
     path = Path(args.source)
-    if path.suffix not in (".json", ".jsonl"):
+    if not path.name.endswith((".json", ".jsonl", ".jsonl.gz")):
         return _of_task(args)
     for name in ("model_args", "metadata", "num_fewshot", "apply_chat_template"):
         if getattr(args, name):
             raise UsageError(f"--{name} is for a task; a run's files hold its own")
     if not path.is_file():
         raise UsageError(f"{args.source} does not exist")
-    return of_run(path, args.task)
+    return of_run(path, args.tasks)
 
 
 def _of_task(args: argparse.Namespace) -> Source:
     from fairkv_eval.view.source import Source, read_arguments
 
-    if args.task:
-        raise UsageError(f"--task {args.task} is for the files of a run; {args.source!r} is a task")
+    if args.tasks:
+        raise UsageError(f"--tasks {args.tasks} is for the files of a run; {args.source!r} is a task")
     try:
         metadata = json.loads(args.metadata or "{}")
     except ValueError as error:

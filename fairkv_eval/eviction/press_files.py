@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cache
@@ -23,6 +24,7 @@ from fairkv_eval.files import resource_dir
 
 _TEXTS = ("summary", "paper", "observes")
 _KEYS = {"press", "base", "aliases", "parameters", "collects", *_TEXTS, *FUNCTIONS}
+_ARXIV_NUMBER = re.compile(r"[0-9]{4}\.[0-9]{4,5}(v[0-9]+)?")
 _BRIDGE = "kvpress:"
 
 
@@ -92,7 +94,7 @@ def read_press(path: Path) -> Press:
     if not path.is_file():
         raise UsageError(f"press file {str(path)!r} does not exist")
     try:
-        config = strict_yaml.load(path, {"!function": _FunctionName})
+        config = strict_yaml.load(path, {"!function": _FunctionName}, texts=_TEXTS)
         resolved = load_yaml(path)
     except UsageError as error:
         raise UsageError(f"press file cannot be read: {error}") from error
@@ -109,13 +111,16 @@ def read_press(path: Path) -> Press:
 
 
 def _press(config: Mapping[str, Any]) -> Press:
+    texts = {key: config[key] for key in (*_TEXTS, *FUNCTIONS) if key in config}
+    if _ARXIV_NUMBER.fullmatch(texts.get("paper", "")):
+        texts["paper"] = f"https://arxiv.org/abs/{texts['paper']}"
     return Press(
         name=config["press"],
         parameters={name: _parameter(name, entry) for name, entry in (config.get("parameters") or {}).items()},
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
         collects=config.get("collects", False),
-        **{key: config[key] for key in (*_TEXTS, *FUNCTIONS) if key in config},
+        **texts,
     )
 
 

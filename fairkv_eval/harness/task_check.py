@@ -51,7 +51,8 @@ def check(library: TaskLibrary, prompter: Prompter, docs: int = 8) -> Iterator[T
             fresh = [member for member in tasks if member not in reports]
             again = library.load(name) if fresh else {}
         except Exception as error:  # whatever a data set, a template or a builder can raise
-            yield TaskReport(name, findings=[Finding(name, f"cannot be built: {_message(error)}")])
+            cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            yield TaskReport(name, findings=[Finding(name, f"cannot be built: {_message(cause)}")])
             continue
         for member in fresh:
             with quiet():

@@ -9,7 +9,7 @@ from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.errors import DataError, UsageError, unknown
 from fairkv_eval.files import resource_dir
 from fairkv_eval.harness.task_files import read_folder
 
@@ -49,7 +49,18 @@ class TaskLibrary:
     def load(self, name: str) -> Mapping[str, Any]:
         """The task of this name, or all tasks of the group, each by its name."""
         with quiet():
-            return self.manager.load([name])["tasks"]
+            return load_named(self.manager, name)
+
+
+def load_named(manager: Any, name: str) -> dict[str, Any]:
+    """The task of this name, or all tasks of the group, each by its name. UsageError for one that cannot be loaded."""
+    try:
+        return dict(manager.load([name])["tasks"])
+    except (UsageError, DataError):
+        raise
+    # The code that a task's files name may raise anything, and a module may exit as it is imported.
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"task {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 @contextmanager

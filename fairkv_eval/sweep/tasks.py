@@ -12,6 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from fairkv_eval import plugin
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.harness.task_library import load_named
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
 
@@ -23,7 +24,7 @@ def load_tasks(sweep: Sweep) -> dict[str, Task]:
     for name in sweep.tasks:
         if name not in manager.task_index:
             raise unknown("task", name, manager.all_tasks, listed_by="lm_eval ls tasks")
-    tasks = manager.load(list(sweep.tasks))["tasks"]
+    tasks = {key: task for name in sweep.tasks for key, task in load_named(manager, name).items()}
     for name, task in tasks.items():
         _check_name(name)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
@@ -31,7 +32,7 @@ def load_tasks(sweep: Sweep) -> dict[str, Task]:
                 f"task {name} scores rolling windows, whose contexts of one token leave nothing to compress: every "
                 "cell would be the same. Leave it out"
             )
-    return dict(tasks)
+    return tasks
 
 
 def _check_name(name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.files import open_text
 from fairkv_eval.harness.task_library import TaskLibrary
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ class Source:
 def of_run(path: Path, task: str | None = None) -> Source:
     """The source of a finished run, from its results_*.json or one of the samples_*.jsonl beside it."""
     results = path
-    if path.suffix == ".jsonl":
-        stem, _, date = path.stem.removeprefix("samples_").rpartition("_")
+    if ".jsonl" in path.suffixes:
+        stem, _, date = path.name.removeprefix("samples_").partition(".jsonl")[0].rpartition("_")
         task = task or stem
         results = path.with_name(f"results_{date}.json")
         if not results.is_file():
@@ -58,11 +59,13 @@ def _source(results: Path, result: dict[str, Any], task: str | None) -> Source:
         )
     names = sorted(result["configs"])
     if task is None and len(names) > 1:
-        raise UsageError(f"{results.name} is a run of {', '.join(names)}: name one with --task")
+        raise UsageError(f"{results.name} is a run of {', '.join(names)}: name one with --tasks")
     task = task or names[0]
     if task not in names:
         raise unknown(f"task of {results.name}", task, names)
     samples = results.with_name(results.name.replace("results_", f"samples_{task}_")).with_suffix(".jsonl")
+    if not samples.is_file():
+        samples = samples.with_suffix(".jsonl.gz")
     metadata = result["configs"][task].get("metadata") or {}
     return Source(
         task,
@@ -161,10 +164,12 @@ def _as_the_harness_writes(path: Path) -> Iterator[None]:
 
 def _sample(path: Path, doc_id: int) -> dict[str, Any]:
     ids = []
-    with path.open(encoding="utf-8") as lines:
+    with open_text(path) as lines:
         for number, line in enumerate(lines, 1):
             try:
                 sample = json.loads(line)
+                if "doc" not in sample:
+                    raise UsageError(f"{path.name} is published without documents; this needs the run's own samples")
                 if sample["doc_id"] == doc_id:
                     return sample
                 ids.append(sample["doc_id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fairkv_eval.analysis.breakdown import GroupMean, estimate, group_means, read
 from fairkv_eval.cli import main
+from fairkv_eval.errors import UsageError
 
 # (instructions, which of them were followed, words of the system prompt, leaked)
 DOCS: list[tuple[list[str], list[bool], int, float]] = [
@@ -115,7 +117,7 @@ def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixt
     printed = json.loads(capsys.readouterr().out)
     assert len(printed) == len(pd.read_csv(table)) and printed[0]["samples"] == path.name
     assert list(printed[0]) == list(pd.read_csv(table).columns)
-    assert main(["breakdown", str(path), "--by", "class", "--metric", "leak@0.3"]) == 0
+    assert main(["breakdown", str(path), "--by", "class", "--metrics", "leak@0.3"]) == 0
     out = capsys.readouterr().out
     assert "prompt_level_strict_acc" not in out and "leak@0.3" in out and "length" not in out
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", path.name]
@@ -128,7 +130,7 @@ def test_the_command_in_all_its_forms(tmp_path: Path, capsys: pytest.CaptureFixt
         ("{", [], "samples_tiny_2026.jsonl: not a samples file of the harness"),
         ('{"doc_id": 1}', [], "samples_tiny_2026.jsonl, line 1: not a sample of the harness (KeyError('doc'))"),
         (None, ["--by", "clas"], "unknown breakdown 'clas'. Did you mean 'class'?"),
-        (None, ["--metric", "leak@0.5"], "unknown metric of the samples 'leak@0.5'. Did you mean 'leak@0.3'?"),
+        (None, ["--metrics", "leak@0.5"], "unknown metric of the samples 'leak@0.5'. Did you mean 'leak@0.3'?"),
         (None, ["--bins", "0"], "--bins 0 is not allowed"),
         (None, ["--csv", "nowhere/a.csv"], "there is no folder 'nowhere'"),
     ],
@@ -140,3 +142,20 @@ def test_mistakes(text: str | None, argv: list[str], message: str, tmp_path: Pat
     assert main(["breakdown", str(path), *argv]) == 2
     assert message in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_compressed_samples_are_read_as_plain_ones(tmp_path: Path) -> None:
+    path = write(tmp_path)
+    packed = tmp_path / "samples_tiny_2026.jsonl.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    assert group_means(read(packed)) == group_means(read(path))
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(UsageError, match=r"samples_tiny_2026\.jsonl\.gz: not a samples file"):
+        read(packed)
+
+
+def test_published_samples_are_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "samples_tiny_2026.jsonl"
+    path.write_text('{"doc_id": 0, "doc_hash": "x", "metrics": []}\n')
+    with pytest.raises(UsageError, match="published without documents"):
+        read(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -221,3 +222,12 @@ def test_several_responses_to_a_prompt_are_refused(tmp_path, capsys):
         path.write_text(json.dumps(result))
     assert main(["recommend", str(tmp_path)]) == 2
     assert "has num_responses=3 documents of each prompt, which are not independent" in capsys.readouterr().err
+
+
+def test_what_is_left_out_for_one_reason_is_one_line(tmp_path, capsys):
+    ratios = [0.2, 0.3, 0.4, 0.5]
+    results(tmp_path / "a", {("tova", ratio, 0.0): 0 for ratio in ratios}, task="one")
+    results(tmp_path / "b", {("tova", 0.2, 0.0): 0}, task="two")
+    assert main(["recommend", str(tmp_path)]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("Left out"))
+    assert re.fullmatch(r"Left out: tova ratio=0\.\d and 2 more \(--json lists them\): no result of every task\.", line)

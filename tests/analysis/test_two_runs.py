@@ -106,3 +106,11 @@ def test_one_document_has_no_interval(tmp_path):
     found = compare(*two(tmp_path, {"docs": DOCS[:1], "scores": [1.0]}, {"docs": DOCS[:1], "scores": [0.0]}))
     assert plain(found)["rows"][0]["low"] is None
     json.dumps(plain(found), allow_nan=False)
+
+
+def test_the_main_metric_is_the_first_and_those_without_direction_the_last(tmp_path):
+    more = {"more": {"prompt_level_strict_acc": [1.0] * 20}}
+    rows = compare(*two(tmp_path, a=more, b=more)).rows
+    assert rows[0].metric == "prompt_level_strict_acc" and rows[1].metric == "acc"
+    undirected = [row.higher_is_better is None for row in rows]
+    assert undirected == sorted(undirected) and any(undirected)

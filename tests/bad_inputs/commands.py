@@ -7,8 +7,8 @@ from bad_input import Case, command
 SWEEP = ("--tasks", "sys_ifeval_demo", "--output_path", "{folder}/out")
 
 
-def sweep(*flags: str, words: tuple[str, ...]) -> Case:
-    return command("sweep", *SWEEP, *flags, words=words)
+def sweep(*flags: str, words: tuple[str, ...], files: dict[str, str] | None = None) -> Case:
+    return command("sweep", *SWEEP, *flags, words=words, files=files)
 
 
 CASES = [
@@ -17,12 +17,20 @@ CASES = [
     command("leaderboard", words=("results",)),
     command("leaderboard", "{folder}/nowhere", words=("nowhere",)),
     command("leaderboard", "{folder}/a.json", files={"a.json": "{"}, words=("a.json",)),
-    command("leaderboard", "--otput", "x", "{folder}", words=("--otput", "--output")),
+    command("leaderboard", "--otput", "x", "{folder}", words=("--otput", "--output_path")),
     command("figures", "{folder}/nowhere", words=("nowhere",)),
     command("recommend", "{folder}/nowhere", words=("nowhere",)),
     command("compare", "{folder}/nowhere", "{folder}/else", words=("nowhere",)),
-    command("publish", "{folder}/nowhere", "--output", "{folder}/out", words=("nowhere",)),
+    command("publish", "{folder}/nowhere", "--output_path", "{folder}/out", words=("nowhere",)),
     command("breakdown", "{folder}/nowhere", words=("nowhere",)),
+    command("view", "x", "--task", "y", words=("--task", "Did you mean '--tasks'?")),
+    command("completion", "fish", words=("fish", "bash")),
+    command("sweep", "--ratios", "0", "0.3", "{folder}/s.yaml", words=("'0.3' is one word too many", "commas")),
+    sweep(
+        *("--presses", "tova", "--ratios", "0.5", "--include_path", "{folder}", "--tasks", "mine", "--dry_run"),
+        words=("task 'mine' cannot be loaded", "nomodule"),
+        files={"mine.yaml": "task: mine\ndataset_path: json\nprocess_results: !function nomodule.f\n"},
+    ),
     command("presses", "--jsn", words=("--jsn", "--json")),
     sweep("--presses", "tovva", "--ratios", "0.5", words=("tovva", "Did you mean 'tova'?")),
     sweep("--presses", "tova", "--ratios", "2", words=("ratio 2",)),

@@ -35,13 +35,18 @@ CASES = [
             ("raise KeyError('a')", "KeyError('a')"),
         )
     ),
-    command("publish", "{folder}/a.json", "--output", "{folder}/out", files={"a.json": "[]"}, words=("a.json",)),
+    command("publish", "{folder}/a.json", "--output_path", "{folder}/out", files={"a.json": "[]"}, words=("a.json",)),
     command("figures", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
     command("recommend", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
     command(
         "compare", "{folder}/a.json", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")
     ),
     command(
-        "leaderboard", "{folder}/a.json", "--output", "{folder}/a.json", files={"a.json": "{}"}, words=("cannot write",)
+        "leaderboard",
+        "{folder}/a.json",
+        "--output_path",
+        "{folder}/a.json",
+        files={"a.json": "{}"},
+        words=("cannot write",),
     ),
 ]

@@ -172,6 +172,11 @@ class TestFiles:
             load_press(str(path))
         assert str(path) in str(error.value) and message in str(error.value)
 
+    @pytest.mark.parametrize("paper", ["2406.12330", "'2406.12330'", "https://arxiv.org/abs/2406.12330"])
+    def test_a_paper_is_a_text_also_without_quotes(self, paper: str, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(f"{GOOD}paper: {paper}\n")
+        assert press(str(tmp_path / "mine.yaml")).paper == "https://arxiv.org/abs/2406.12330"
+
     def test_a_missing_file_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"nowhere\.yaml' does not exist"):
             load_press(str(tmp_path / "nowhere.yaml"))

@@ -173,7 +173,7 @@ def test_budgets_and_other_conditions_are_left_out_by_name(tmp_path):
 
 def test_command_writes_png_and_svg_whole(folder, tmp_path, capsys):
     output = tmp_path / "drawn"
-    assert main(["figures", str(folder), "--output", str(output), "--task", "raccoon_plain"]) == 0
+    assert main(["figures", str(folder), "--output_path", str(output), "--tasks", "raccoon_plain"]) == 0
     out = capsys.readouterr().out
     names = {path.name for path in output.iterdir()}
     assert {"overview.png", "overview.svg", "fair_raccoon_plain.svg", "defense_leakage.png"} <= names
@@ -187,9 +187,9 @@ def test_command_writes_png_and_svg_whole(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     "given, message",
     [
-        (["--task", "raccoon_plane"], "Did you mean 'raccoon_plain'"),
+        (["--tasks", "raccoon_plane"], "Did you mean 'raccoon_plain'"),
         (["--model", "small"], "unknown model with results 'small'"),
-        (["--output", "{folder}/a_file"], "is a file"),
+        (["--output_path", "{folder}/a_file"], "is a file"),
     ],
 )
 def test_wrong_input_is_told(folder, given, message, capsys):

@@ -208,11 +208,11 @@ class TestCommand:
 
     def test_something_wrong(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = folder(tmp_path, GOOD.replace("docs.docs", "docs.elsewhere"))
-        assert main(["tasks", "mine", "--check", "--include_path", str(path), "--docs", "1"]) == 1
+        assert main(["tasks", "mine", "--check", "--include_path", str(path), "--limit", "1"]) == 1
         out = capsys.readouterr().out
         assert "\nwrong  mine: doc 0: segment 'a' is not in the prompt" in out
         assert out.endswith("1 tasks checked: 1 wrong\n")
-        assert main(["tasks", "mine", "--check", "--include_path", str(path), "--docs", "1", "--json"]) == 1
+        assert main(["tasks", "mine", "--check", "--include_path", str(path), "--limit", "1", "--json"]) == 1
         printed = json.loads(capsys.readouterr().out)
         assert printed["wrong"] == 1 and printed["findings"][0]["where"] == "mine"
         assert printed["tasks"] == [{"task": "mine", "documents": 3, "declared": ["acc"], "given": ["acc"]}]
@@ -227,7 +227,7 @@ class TestCommand:
         assert main(["tasks", "--check", "raccoon_preference"]) == 0
         assert "1 tasks checked: nothing wrong" in capsys.readouterr().out
 
-    @pytest.mark.parametrize("option", [["--docs", "0"], ["--show", "-1"]])
+    @pytest.mark.parametrize("option", [["--limit", "0"], ["--show", "-1"]])
     def test_numbers(self, option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["tasks", "--check", *option]) == 2
         assert f"{option[0]} {option[1]} is not allowed" in capsys.readouterr().err

@@ -235,7 +235,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "bad.json: not JSON, or truncated" in out
     names = [f"leaderboard.{ending}" for ending in ("json", "csv", "md", "html")]
     first = [(results / name).read_bytes() for name in names]
-    assert main(["leaderboard", str(results), "--output", str(tmp_path / "else" / "where")]) == 0
+    assert main(["leaderboard", str(results), "--output_path", str(tmp_path / "else" / "where")]) == 0
     assert first == [(tmp_path / "else" / "where" / name).read_bytes() for name in names]
     assert not list(results.glob(".leaderboard*"))
 
@@ -249,7 +249,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert not list(tmp_path.glob("leaderboard*"))
     made.write(tmp_path)
     (tmp_path / "file").write_text("")
-    assert main(["leaderboard", str(tmp_path), "--output", str(tmp_path / "file")]) == 2
+    assert main(["leaderboard", str(tmp_path), "--output_path", str(tmp_path / "file")]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 

@@ -58,7 +58,7 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
 
 def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = synthetic_results.write(tmp_path / "own")
-    assert main(["publish", str(tmp_path / "own"), "--output", str(tmp_path / "out")]) == 0
+    assert main(["publish", str(tmp_path / "own"), "--output_path", str(tmp_path / "out")]) == 0
     with pytest.raises(UsageError, match="exists already; name another folder"):
         publish([tmp_path / "own"], tmp_path / "out")
     path.write_text(path.read_text()[:-50])
@@ -68,7 +68,7 @@ def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path, capsys
     good = synthetic_results.write(tmp_path / "own", number=1)
     (written,), (problem,) = publish([tmp_path / "own"], tmp_path / "new")
     assert (written.name, problem.path) == (good.name, path)
-    assert main(["publish", str(tmp_path / "own"), "--output", str(tmp_path / "newer")]) == 0
+    assert main(["publish", str(tmp_path / "own"), "--output_path", str(tmp_path / "newer")]) == 0
     assert f"  {path.name}: not JSON, or truncated" in capsys.readouterr().out
 
 

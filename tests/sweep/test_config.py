@@ -186,6 +186,6 @@ def test_files_and_flags(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_an_error_in_one_line(capsys: pytest.CaptureFixture) -> None:
-    flags = ["--tasks", "x", "--output_path", "out", "--presses", "tova", "snapkv,window=16", "--fair", "false", "true"]
-    assert main(["sweep", *flags, "--ratios", "0.5", "1.5"]) == 2
+    flags = ["--tasks", "x", "--output_path", "out", "--presses", "tova,snapkv,window=16", "--fair", "false,true"]
+    assert main(["sweep", *flags, "--ratios", "0.5,1.5"]) == 2
     assert capsys.readouterr().err.startswith("fairkv: flags: presses: 'tova': ratio 1.5 is not allowed")

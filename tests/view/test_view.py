@@ -239,7 +239,7 @@ class TestCommand:
             (["sys_ifeval_dem"], "unknown task 'sys_ifeval_dem'. Did you mean 'sys_ifeval_demo'"),
             (["sys_ifeval_demo", "--model_args", "press"], "--model_args 'press' cannot be read"),
             (["sys_ifeval_demo", "--html", "nowhere/a.html"], "there is no folder 'nowhere' to write it into"),
-            (["sys_ifeval_demo", "--task", "x"], "--task x is for the files of a run"),
+            (["sys_ifeval_demo", "--tasks", "x"], "--tasks x is for the files of a run"),
             (["pitfalls"], "'pitfalls' is a group; name one of its tasks"),
             (["none.jsonl"], "none.jsonl does not exist"),
         ],
