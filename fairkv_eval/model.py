@@ -15,6 +15,7 @@ from lm_eval.api.model import CacheHook
 from tqdm import tqdm
 
 from fairkv_eval import provenance
+from fairkv_eval.converted_model import loadable
 from fairkv_eval.engine.attach import attach_chosen, check_name
 from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.check import length_limit
@@ -35,7 +36,7 @@ from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.response_cache import ResponseCache, key_of, key_of_rolling
 from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.model_sources import weights_sha256
-from fairkv_eval.pretrained import default_pretrained
+from fairkv_eval.pretrained import named
 from fairkv_eval.prompts.chat import ChatText
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.tokens import Prompt
@@ -53,11 +54,10 @@ class FairKV(Processes):
         end_with_one_line()
         self.settings = settings = Settings.of(arguments)
         check_name(settings.attn_implementation)
-        hf = dict(settings.hf)
-        if pretrained is None:
-            hf = {**default_pretrained(), **hf}
-            pretrained = hf.pop("pretrained")
-        super().__init__(pretrained, **hf)
+        pretrained, hf = named(pretrained, settings.hf)
+        copy, loaded = loadable(pretrained, hf)
+        super().__init__(copy, **loaded)
+        self.pretrained = pretrained
         self.prompter = Prompter(
             self.tokenizer,
             settings.prompts,

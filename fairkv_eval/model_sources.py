@@ -76,6 +76,19 @@ def weights_sha256(arguments: Mapping[str, Any], pretrained: Any) -> str | None:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
+def tokenizer_state(tokenizer: Any) -> Any:
+    """Everything that decides how a tokenizer reads and writes text."""
+    flags = {name: getattr(tokenizer, name, None) for name in ("clean_up_tokenization_spaces", "add_bos_token")}
+    added = {str(token): repr(entry) for token, entry in tokenizer.added_tokens_decoder.items()}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    core = getattr(tokenizer, "backend_tokenizer", None)
+    if core is None:
+        return [type(tokenizer).__name__, flags, added, special, tokenizer.get_vocab()]
+    # How it last cut and padded is not part of it.
+    state = {k: v for k, v in json.loads(core.to_str()).items() if k not in ("truncation", "padding")}
+    return [flags, added, special, state]
+
+
 def _other_weights(folder: Path) -> list[Path]:
     return [path for path in _read(folder, None) if path.suffix in _WEIGHTS]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from fairkv_eval.converted_model import loadable
 from fairkv_eval.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,14 +35,22 @@ def default_pretrained() -> dict[str, str]:
     )
 
 
+def named(pretrained: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The model and its other `hf` arguments; those of the default model if none is named."""
+    if pretrained is not None:
+        return pretrained, dict(arguments)
+    default = default_pretrained()
+    return default.pop("pretrained"), {**default, **arguments}
+
+
 def load_tokenizer(pretrained: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a model, by default of the default model. UsageError if it cannot be read."""
     from transformers import AutoTokenizer
 
-    arguments = {"pretrained": pretrained} if pretrained else default_pretrained()
-    name = arguments.pop("pretrained")
+    name, arguments = named(pretrained, {})
+    copy, loaded = loadable(name, arguments)
     try:
-        return AutoTokenizer.from_pretrained(name, **arguments)
+        return AutoTokenizer.from_pretrained(copy, **loaded)
     except (OSError, ValueError) as error:
         raise UsageError(f"no tokenizer can be read from {name!r}: {error}") from error
 

@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval import provenance
 from fairkv_eval.errors import UsageError
-from fairkv_eval.model_sources import answering, folder_sha256, source
+from fairkv_eval.model_sources import answering, folder_sha256, source, tokenizer_state
 
 _SOURCES = ("pretrained", "peft", "delta")
 _OF_A_FILE = ("_name_or_path", "transformers_version", "_commit_hash")  # of a config: where it came from
@@ -39,7 +39,7 @@ def model_identity(lm: HFLM, arguments: Mapping[str, Any]) -> dict[str, Any]:
         "prefix_token": lm.prefix_token_id,
         "config": identity_sha256(config),
         "generation_config": identity_sha256(generation),
-        "tokenizer": identity_sha256(_tokenizer_state(lm.tokenizer)),
+        "tokenizer": identity_sha256(tokenizer_state(lm.tokenizer)),
         "chat_template": identity_sha256(lm.tokenizer.chat_template),
         "code": _remote_code(lm.model),
     }
@@ -80,19 +80,6 @@ def _typed(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments that are not the defaults of `hf`."""
     defaults = {name: parameter.default for name, parameter in inspect.signature(HFLM.__init__).parameters.items()}
     return {name: value for name, value in arguments.items() if value != defaults.get(name)}
-
-
-def _tokenizer_state(tokenizer: Any) -> Any:
-    """Everything that decides how a tokenizer reads and writes text."""
-    flags = {name: getattr(tokenizer, name, None) for name in ("clean_up_tokenization_spaces", "add_bos_token")}
-    added = {str(token): repr(entry) for token, entry in tokenizer.added_tokens_decoder.items()}
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    core = getattr(tokenizer, "backend_tokenizer", None)
-    if core is None:
-        return [type(tokenizer).__name__, flags, added, special, tokenizer.get_vocab()]
-    # How it last cut and padded is not part of it.
-    state = {k: v for k, v in json.loads(core.to_str()).items() if k not in ("truncation", "padding")}
-    return [flags, added, special, state]
 
 
 def _remote_code(model: torch.nn.Module) -> str | None:
