@@ -25,6 +25,7 @@ THEIRS = {
     "_api": "lm_eval: its client of the hub, replaced by a test",
     "_iter_yaml_files": "lm_eval: the files of its index, cut down by a test",
     "_params": "nltk: the parameters of a sentence model",
+    "_running_attn_sum": "kvpress: the attention that CAMPress has collected, which a reference sets",
     "_index_put_impl_": "torch: an operator",
     "_fused_sdp_choice": "torch: an operator",
     "_make_wrapper_subclass": "torch: how a tensor subclass is made",

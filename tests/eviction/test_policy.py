@@ -86,6 +86,7 @@ class TestPolicy:
             "fair": 1.0,
             "keep": ["defense"],
             "positions": "original",
+            "merge": "none",
             "decode_budget": None,
             "decode_every": None,
         }
