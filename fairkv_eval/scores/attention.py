@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fairkv_eval.eviction.layer import PROTECTED, Layer, Span
+from fairkv_eval.eviction.layer import PROTECTED, Layer, Span, block_rows
 from fairkv_eval.eviction.quotas import floor_of
 
 
@@ -40,3 +40,26 @@ def tova(layer: Layer, span: Span) -> Tensor:
     weights = layer.attention(span.stop - 1, span.stop)[:, 0, span.start :].mean(0)
     weights[-1] = PROTECTED
     return weights.expand(layer.kv_heads, -1)
+
+
+def noncausal_attention(layer: Layer, span: Span, *, block: int) -> Tensor:
+    """Attention a key gets from all queries of its block of tokens, the later ones and the earlier ones, times the norm
+    of its value, and the mean of this over the pair and its two neighbors (arXiv 2507.08143).
+
+    Blocks follow one another from the span's start; the last may be shorter. The logits are q·k, without the model's
+    scaling and softcap, as published.
+    """
+    edges = range(span.start, span.stop, block)
+    received = torch.cat([_received_in(layer, start, min(start + block, span.stop)) for start in edges], 1)
+    norms = layer.v[:, span.start : span.stop].float().norm(dim=-1)
+    return F.avg_pool1d(layer.per_kv_head(received) * norms, 3, stride=1, padding=1)
+
+
+def _received_in(layer: Layer, start: int, stop: int) -> Tensor:
+    """Sums over the queries of a block of their attention among its keys: ``[heads, stop - start]``."""
+    keys = layer.k[:, start:stop].float().mT[:, None]  # [kv_heads, 1, dim, stop - start]
+    queries = layer.q[:, start:stop].unflatten(0, (layer.kv_heads, -1))
+    total = torch.zeros(layer.q.shape[0], stop - start, device=layer.k.device)
+    for part in queries.split(block_rows(len(total), stop - start), 2):
+        total += (part.float() @ keys).softmax(-1).sum(-2).flatten(0, 1)
+    return total

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import PROTECTED, Layer, Span
+from fairkv_eval.scores.linear_algebra import leverages
+
+_LEAST_WEIGHT = 1e-6  # of any pair in the capacity, as published
 
 
 def expected_attention(layer: Layer, span: Span, *, sinks: int, horizon: int) -> Tensor:
@@ -39,3 +42,36 @@ def expected_attention(layer: Layer, span: Span, *, sinks: int, horizon: int) ->
     logits += (k @ covariance * k).sum(-1, keepdim=True) * (layer.scaling**2 / 2)
     weights = layer.per_kv_head(logits[..., 0].softmax(-1))
     return F.pad(weights * v.norm(dim=-1), (first - span.start, 0), value=PROTECTED)
+
+
+def capkv(layer: Layer, span: Span, *, sinks: int, horizon: int, sharpness: float) -> Tensor:
+    """How much of what the values can convey is lost with a pair: w·v·A⁻¹·vᵀ with A = I + Σ w·vᵀ·v (arXiv 2604.25975).
+
+    A weight w is exp(sharpness · cosine of the key and the query to come), 1 at most, with the largest at 1. The query
+    to come is the mean of the span's queries without their rotation, turned on by the mean rotation of the context's
+    next ``horizon`` positions. A weight and a matrix belong to a query head; scores are averaged over those of a KV
+    head. The context's first ``sinks`` tokens are left out and protected. UsageError if the layer's rotation is not
+    known.
+    """
+    if layer.rotation is None:
+        raise UsageError(
+            "capkv needs to know how the model rotates its queries, and this model's rotation is not known"
+        )
+    first = min(max(sinks, span.start), span.stop)
+    if first == span.stop:
+        return torch.full((layer.kv_heads, len(span)), PROTECTED, device=layer.k.device)
+    n, positions = layer.k.shape[1], torch.arange(first, span.stop, device=layer.k.device)
+    queries = layer.rotation.rotate(layer.q[:, first : span.stop].float(), -positions).mean(1)
+    query = queries @ layer.rotation.mean(n, n + horizon).to(queries.device).T
+    k, v = (states[:, first : span.stop].float() for states in (layer.k, layer.v))
+    cosine = torch.einsum("hgd,hnd->hgn", F.normalize(query, dim=-1).unflatten(0, (len(k), -1)), F.normalize(k, dim=-1))
+    weights = (sharpness * (cosine - cosine.amax(-1, keepdim=True))).exp()  # [kv_heads, group, n]
+    scores = torch.stack([w * _capacity_share(v, w) for w in weights.unbind(1)]).mean(0)
+    return F.pad(scores, (first - span.start, 0), value=PROTECTED)
+
+
+def _capacity_share(v: Tensor, weights: Tensor) -> Tensor:
+    """v·A⁻¹·vᵀ of values ``[kv_heads, n, dim]`` that count with these weights ``[kv_heads, n]`` in A."""
+    exact = v.double()
+    gram = (exact * (weights + _LEAST_WEIGHT)[..., None]).mT @ exact
+    return leverages(v, gram + torch.eye(v.shape[-1], device=v.device))

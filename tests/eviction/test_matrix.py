@@ -31,6 +31,7 @@ CONTEXTS = (1, 2, 5, 17, 300)
 RATIOS = ("0.1", "0.5", "0.9", "0.99")
 FAIR = (0.0, 0.5, 1.0)
 KEPT = "kept"
+BUDGETED = {"h2o", "compactor"}  # presses whose scores depend on the budget
 
 LAYERS, HEADS, KV_HEADS, DIM = 3, 4, 2, 8
 
@@ -74,7 +75,7 @@ def layers_for(press: Press, layers: list[Layer]) -> list[Layer]:
 
 def with_cached_scores(press: Press) -> Press:
     """The press, with each score computed once for all settings."""
-    sees_budget = (press.base or press).name == "h2o"
+    sees_budget = not BUDGETED.isdisjoint((press.name, press.base.name if press.base else ""))
     if press.base is not None:
         press = replace(press, base=_cached(press.base, sees_budget))
     return _cached(press, sees_budget)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -18,17 +19,35 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fairkv_eval import scores
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import layer as layer_module
-from fairkv_eval.scores import Layer, Span
+from fairkv_eval.scores import Layer, Span, linear_algebra
 
-DRAWN: dict[str, dict[str, list[float]]] = {
+DRAWN: dict[str, dict[str, list[Any]]] = {
     "streaming_llm": {"sinks": [0, 1, 4, 99]},
     "snapkv": {"window": [1, 2, 5, 64], "kernel": [1, 3, 7]},
     "h2o": {"recent": [0.0, 0.3, 0.5, 1.0]},
     "lagkv": {"sinks": [0, 1, 4, 99], "lag": [1, 2, 3, 128]},
     "expected_attention": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
+    "leverage": {"sketch": [1, 2, 3, 4, 48]},
+    "noncausal_attention": {"block": [1, 2, 5, 99]},
+    "compactor": {
+        "sinks": [0, 1, 4, 99],
+        "recent": [0, 1, 3, 99],
+        "block": [1, 3, 99],
+        "sketch": [2, 48],
+        "blend": [0.0, 0.35, 1.0],
+        "by_ratio": [True, False],
+    },
+    "cur": {
+        "sinks": [0, 1, 4, 99],
+        "window": [1, 2, 5, 99],
+        "combine": ["product", "mean", "keys", "values"],
+        "sketch": [0, 2, 20],
+    },
+    "capkv": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20], "sharpness": [0.0, 1.0, 5.0]},
 }
 
 
@@ -116,7 +135,7 @@ def test_h2o_never_holds_all_of_the_attention(monkeypatch: pytest.MonkeyPatch) -
     assert largest.elements <= bound < heads * n * n // 50
 
 
-@pytest.mark.parametrize("name", ["snapkv", "h2o", "tova", "keydiff", "lagkv", "chunkkv"])
+@pytest.mark.parametrize("name", ["snapkv", "h2o", "tova", "keydiff", "lagkv", "chunkkv", "noncausal_attention", "cur"])
 def test_no_rule_looks_behind_its_span(name: str) -> None:
     layer, span = make_layer(20), Span(4, 13, 0, 2)
     cut = Layer(layer.q[:, :13], layer.k[:, :13], layer.v[:, :13], layer.scaling)
@@ -218,20 +237,120 @@ class TestLagkv:
         assert found.unflatten(1, (2, 10)).sort(-1).values.tolist() == [[list(range(10))] * 2] * 2
 
 
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("expected_attention", "expected_attention .*rotates its queries"),
+        ("capkv", "capkv .*rotates its queries"),
+        ("leverage", "leverage .*rotates its keys"),
+        ("compactor", "leverage .*rotates its keys"),
+    ],
+)
+def test_a_rule_that_needs_the_rotation_says_so(name: str, wanted: str) -> None:
+    with pytest.raises(UsageError, match=rf"{wanted}.*not known"):
+        rule(name, make_layer(9, rotation=None))(Span(0, 9))
+
+
+@pytest.mark.parametrize("name", ["expected_attention", "capkv", "compactor"])
+def test_sinks_have_no_say(name: str) -> None:
+    layer, span = make_layer(12), Span(0, 12)
+    loud = replace(layer, q=layer.q.clone(), k=layer.k.clone(), v=layer.v.clone())
+    for states in (loud.q, loud.k, loud.v):
+        states[:, :2] *= 100
+    found = rule(name, layer)(span)
+    assert found[:, :2].isinf().all() and not found[:, 2:-1].isinf().any()
+    torch.testing.assert_close(rule(name, loud)(span), found)
+
+
+class TestLeverage:
+    def score(self, n: int = 12, sketch: int = 48, **options: int) -> Tensor:
+        return scores.leverage(make_layer(n, **options), Span(0, n), sketch=sketch)
+
+    def test_adds_up_to_the_number_of_channels(self) -> None:
+        found = self.score(200)
+        assert found.min() >= 0 and found.max() <= 1
+        torch.testing.assert_close(found.sum(-1), torch.full((2,), 4.0), atol=0.01, rtol=0)
+
+    def test_changes_little_with_the_unit_of_any_channel(self) -> None:
+        layer = make_layer(200, rotation=Rotation("none", torch.empty(0), 4))
+        other = replace(layer, k=layer.k * torch.tensor([1.0, 30.0, 0.5, 7.0]) + 5)
+        before, after = (scores.leverage(x, Span(0, 200), sketch=48) for x in (layer, other))
+        torch.testing.assert_close(before, after, atol=1e-3, rtol=0)
+
+    def test_a_sketch_depends_on_context_and_layer_only(self) -> None:
+        found = self.score(sketch=2)
+        torch.manual_seed(12345)
+        assert torch.equal(found, self.score(sketch=2)) and not torch.equal(found, self.score())
+        assert not torch.equal(found, self.score(sketch=2, seed=1))
+        assert not torch.equal(found, self.score(sketch=2, index=1))
+
+    def test_keys_far_apart_in_size_keep_their_order(self) -> None:
+        """In float32 the Gram matrix of such keys would not be positive definite."""
+        layer = make_layer(40)
+        far = replace(layer, k=layer.k * torch.tensor([1e5, 1e5, 1.0, 1.0]))
+        torch.testing.assert_close(scores.leverage(far, Span(0, 40), sketch=48), self.score(40), atol=0.01, rtol=0)
+
+
+def test_noncausal_attention_never_holds_all_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, bound = 2048, 1 << 17
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", bound)
+    layer = make_layer(n, kv_heads=1, group=2, dim=2)
+    with LargestTensor() as largest:
+        found = scores.noncausal_attention(layer, Span(0, n), block=n)
+    assert largest.elements <= bound
+    monkeypatch.undo()
+    torch.testing.assert_close(found, scores.noncausal_attention(layer, Span(0, n), block=n))
+
+
+class TestCompactor:
+    @pytest.mark.parametrize(
+        "span, ends", [(Span(0, 12), [0, 1, 2, 10, 11]), (Span(0, 6, 0, 2), [0, 1, 2]), (Span(6, 12, 1, 2), [4, 5])]
+    )
+    def test_protects_the_ends_of_the_context_and_not_of_a_span(self, span: Span, ends: list[int]) -> None:
+        assert protected(rule("compactor", make_layer(12), sinks=3, recent=2)(span)) == ends
+
+    def test_the_leverage_counts_more_the_less_is_kept(self) -> None:
+        layer, ends = make_layer(40), {"sinks": 0, "recent": 0}
+        all_kept, half, constant = (
+            rule("compactor", layer, **ends, **given)(Span(0, 40, budget=budget))
+            for given, budget in (({"blend": 0.6}, 40), ({"blend": 0.6}, 20), ({"blend": 0.3, "by_ratio": False}, 7))
+        )
+        torch.testing.assert_close(half, constant)
+        torch.testing.assert_close(
+            all_kept, linear_algebra.standardized(rule("noncausal_attention", layer)(Span(0, 40)))
+        )
+
+
+class TestCur:
+    def test_parts_add_up_to_one(self) -> None:
+        for combine in ("product", "mean", "keys", "values"):
+            found = rule("cur", make_layer(30), sinks=0, combine=combine)(Span(0, 30))
+            torch.testing.assert_close(found.sum(-1), torch.ones(2))
+
+    def test_windows_begin_with_the_span(self) -> None:
+        layer, span = make_layer(20), Span(3, 20, 1, 2)
+        cut = Layer(layer.q[:, 3:], layer.k[:, 3:], layer.v[:, 3:], layer.scaling)
+        torch.testing.assert_close(rule("cur", layer, sinks=0)(span), rule("cur", cut, sinks=0)(Span(0, 17)))
+
+
+class TestCapkv:
+    def test_a_value_that_no_other_pair_has_is_worth_most(self) -> None:
+        layer = make_layer(20)
+        values = torch.zeros_like(layer.v)
+        values[..., 0] = 1
+        values[:, 13] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+        found = rule("capkv", replace(layer, v=values), sinks=0, sharpness=0.0)(Span(0, 20))
+        assert found.argmax(-1).tolist() == [13, 13]
+
+    def test_large_values_have_scores(self) -> None:
+        layer = make_layer(50)
+        loud = replace(layer, v=layer.v * 1e5)
+        found = rule("capkv", loud, sharpness=0.0)(Span(0, 50))
+        # All of what a value can convey is a direction then, as in a leverage.
+        torch.testing.assert_close(found[:, 2:].sum(-1), torch.full((2,), 4.0), atol=1e-3, rtol=0)
+
+
 class TestExpectedAttention:
-    def test_needs_the_rotation(self) -> None:
-        with pytest.raises(UsageError, match=r"expected_attention .*rotates its queries.*not known"):
-            rule("expected_attention", make_layer(9, rotation=None))(Span(0, 9))
-
-    def test_sinks_have_no_say(self) -> None:
-        layer, span = make_layer(12), Span(0, 12)
-        loud = replace(layer, q=layer.q.clone(), k=layer.k.clone(), v=layer.v.clone())
-        for states in (loud.q, loud.k, loud.v):
-            states[:, :2] *= 100
-        found = rule("expected_attention", layer)(span)
-        assert protected(found) == [0, 1]
-        assert torch.equal(rule("expected_attention", loud)(span), found)
-
     def test_looks_ahead_of_the_context_and_not_of_the_span(self) -> None:
         layer, span = make_layer(20), Span(4, 13, 0, 2)
         cut = replace(layer, q=layer.q[:, :13], k=layer.k[:, :13], v=layer.v[:, :13])

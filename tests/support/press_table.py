@@ -21,6 +21,11 @@ NAMES = (
     "random",
     "pyramidkv",
     "kvzip",
+    "leverage",
+    "noncausal_attention",
+    "compactor",
+    "cur",
+    "capkv",
     *WRAPPERS,
 )
 
@@ -41,6 +46,14 @@ SMALL: dict[str, dict[str, Any]] = {
     "kvzip": {},
     "kvzip uniform": {"uniform": True},
     "kvzip small": {"chunk": 7},
+    "leverage": {},
+    "leverage small": {"sketch": 2},
+    "noncausal_attention small": {"block": 5},
+    "compactor small": {"sinks": 2, "recent": 1, "block": 5, "sketch": 3},
+    "compactor constant": {"sinks": 1, "recent": 0, "blend": 0.35, "by_ratio": False},
+    "cur small": {"sinks": 1, "window": 4},
+    "cur mean": {"sinks": 0, "combine": "mean", "sketch": 3},
+    "capkv small": {"sinks": 2, "horizon": 20},
     "adakv small": {"window": 3},
     "adakv tova": {"base": "tova", "safeguard": 0},  # one ranking for all heads: they compete with equal scores
     "adakv knorm": {"base": "knorm", "safeguard": 0},

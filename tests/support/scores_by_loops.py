@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from hypothesis import assume, currently_in_test_context
@@ -198,7 +199,153 @@ def kvzip_by_loops(layer: Layer, span: Span) -> list[list[float]]:
     return [row[span.start : span.stop] for row in layer.replayed.tolist()]
 
 
-RULES: dict[str, tuple[Callable, dict[str, float]]] = {
+def solved(matrix: list[list[float]], right: list[float]) -> list[float]:
+    """The solution of a linear system, by elimination."""
+    rows = [[*row, b] for row, b in zip(matrix, right, strict=True)]
+    for i in range(len(rows)):
+        pivot = max(range(i, len(rows)), key=lambda j: abs(rows[j][i]))
+        rows[i], rows[pivot] = rows[pivot], rows[i]
+        for j in range(len(rows)):
+            if j != i:
+                factor = rows[j][i] / rows[i][i]
+                rows[j] = [a - factor * b for a, b in zip(rows[j], rows[i], strict=True)]
+    return [row[-1] / row[i] for i, row in enumerate(rows)]
+
+
+def form(x: list[float], matrix: list[list[float]]) -> float:
+    """x·matrix⁻¹·x"""
+    return dot(x, solved(matrix, x))
+
+
+def gram(vectors: list[list[float]], weights: list[float], ridge: float) -> list[list[float]]:
+    """Σ w·x·xᵀ, and the ridge on its diagonal."""
+    channels = range(len(vectors[0]))
+    return [
+        [
+            sum(w * x[a] * x[b] for x, w in zip(vectors, weights, strict=True)) + (ridge if a == b else 0.0)
+            for b in channels
+        ]
+        for a in channels
+    ]
+
+
+def noise(layer: Layer, dim: int, columns: int) -> list[list[list[float]]]:
+    """The random matrix of each KV head."""
+    generator = torch.Generator().manual_seed(hash((layer.seed, layer.index)) & (2**63 - 1))
+    return (torch.randn(layer.kv_heads, dim, columns, generator=generator) / math.sqrt(columns)).tolist()
+
+
+def times(x: list[float], matrix: list[list[float]]) -> list[float]:
+    return [dot(x, list(column)) for column in zip(*matrix, strict=True)]
+
+
+def mean_of(vectors: list[list[float]]) -> list[float]:
+    return [sum(column) / len(vectors) for column in zip(*vectors, strict=True)]
+
+
+def leverage_by_loops(layer: Layer, span: Span, sketch: int) -> list[list[float]]:
+    rows = []
+    for head, matrix in zip(layer.k.tolist(), noise(layer, layer.k.shape[2], sketch), strict=True):
+        plain = [turned(head[j], [-j * f for f in FREQUENCIES]) for j in range(span.start, span.stop)]
+        mean = mean_of(plain)
+        keys = [[a - b for a, b in zip(key, mean, strict=True)] for key in plain]
+        if sketch < len(mean):
+            keys = [times(key, matrix) for key in keys]
+        together = gram(keys, [1.0] * len(keys), 0.01)
+        rows.append([form(key, together) for key in keys])
+    return rows
+
+
+def noncausal_attention_by_loops(layer: Layer, span: Span, block: int) -> list[list[float]]:
+    q, group = layer.q.tolist(), layer.q.shape[0] // layer.kv_heads
+    rows = []
+    for head, (k, v) in enumerate(zip(layer.k.tolist(), layer.v.tolist(), strict=True)):
+        worth = []
+        for start in range(span.start, span.stop, block):
+            own = range(start, min(start + block, span.stop))
+            total = dict.fromkeys(own, 0.0)
+            for queries in q[head * group : (head + 1) * group]:
+                for i in own:
+                    for j, weight in zip(own, softmax([dot(queries[i], k[j]) for j in own]), strict=True):
+                        total[j] += weight / group
+            worth += [total[j] * math.sqrt(dot(v[j], v[j])) for j in own]
+        padded = [0.0, *worth, 0.0]
+        rows.append([sum(padded[j : j + 3]) / 3 for j in range(len(worth))])
+    return rows
+
+
+def standardized_by_loops(rows: list[list[float]]) -> list[list[float]]:
+    numbers = [x for row in rows for x in row]
+    mean = sum(numbers) / len(numbers)
+    deviation = math.sqrt(sum((x - mean) ** 2 for x in numbers) / max(len(numbers) - 1, 1))
+    alike, nearly = (deviation <= part * max(map(abs, numbers)) for part in (1e-5, 1e-2))
+    if currently_in_test_context():  # what single precision rounds off grows as much as the deviation is small
+        assume(alike or not nearly)
+    return [[0.0 if alike else (x - mean) / deviation for x in row] for row in rows]
+
+
+def compactor_by_loops(
+    layer: Layer, span: Span, sinks: int, recent: int, block: int, sketch: int, blend: float, by_ratio: bool
+) -> list[list[float]]:
+    own = [j for j in range(span.start, span.stop) if sinks <= j < layer.k.shape[1] - recent]
+    if not own:
+        return [[INF] * len(span)] * layer.kv_heads
+    inner = Span(own[0], own[-1] + 1)
+    weight = blend * (1 - span.budget / len(span)) if by_ratio else blend
+    attention = standardized_by_loops(noncausal_attention_by_loops(layer, inner, block))
+    leverages = standardized_by_loops(leverage_by_loops(layer, inner, sketch))
+    before, after = [INF] * (own[0] - span.start), [INF] * (span.stop - 1 - own[-1])
+    return [
+        [*before, *(a + weight * b for a, b in zip(row, other, strict=True)), *after]
+        for row, other in zip(attention, leverages, strict=True)
+    ]
+
+
+def cur_by_loops(layer: Layer, span: Span, sinks: int, window: int, combine: str, sketch: int) -> list[list[float]]:
+    rows = []
+    for head in range(layer.kv_heads):
+        shares = []
+        for states in (layer.k, layer.v):
+            vectors = states[head, span.start : span.stop].tolist()
+            if sketch:
+                vectors = [times(x, noise(layer, states.shape[2], sketch)[head]) for x in vectors]
+            norms = [dot(x, x) for x in vectors]
+            near = [norms[i // window * window : (i // window + 1) * window] for i in range(len(norms))]
+            shares.append([x / sum(others) if x else 0.0 for x, others in zip(norms, near, strict=True)])
+        combined = {
+            "product": [a * b for a, b in zip(*shares, strict=True)],
+            "mean": [(a + b) / 2 for a, b in zip(*shares, strict=True)],
+            "keys": shares[0],
+            "values": shares[1],
+        }[combine]
+        total = sum(combined) or 1.0
+        rows.append([INF if span.start + i < sinks else x / total for i, x in enumerate(combined)])
+    return rows
+
+
+def capkv_by_loops(layer: Layer, span: Span, sinks: int, horizon: int, sharpness: float) -> list[list[float]]:
+    n, group = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads
+    own = [j for j in range(span.start, span.stop) if j >= sinks]
+    if not own:
+        return [[INF] * len(span)] * layer.kv_heads
+    rows = []
+    for k, v, queries in zip(
+        layer.k.tolist(), layer.v.tolist(), layer.q.unflatten(0, (-1, group)).tolist(), strict=True
+    ):
+        total = dict.fromkeys(own, 0.0)
+        for q in queries:
+            plain = mean_of([turned(q[j], [-j * f for f in FREQUENCIES]) for j in own])
+            ahead = mean_of([turned(plain, [p * f for f in FREQUENCIES]) for p in range(n, n + horizon)])
+            cosines = [dot(ahead, k[j]) / math.sqrt(dot(ahead, ahead) * dot(k[j], k[j]) or 1.0) for j in own]
+            weights = [math.exp(sharpness * (x - max(cosines))) for x in cosines]
+            capacity = gram([v[j] for j in own], [w + 1e-6 for w in weights], 1.0)
+            for j, weight in zip(own, weights, strict=True):
+                total[j] += weight * form(v[j], capacity) / group
+        rows.append([INF] * (len(span) - len(own)) + list(total.values()))
+    return rows
+
+
+RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "streaming_llm": (streaming_llm_by_loops, {"sinks": 3}),
     "snapkv": (snapkv_by_loops, {"window": 4, "kernel": 3}),
     "h2o": (h2o_by_loops, {"recent": 0.0}),
@@ -209,4 +356,12 @@ RULES: dict[str, tuple[Callable, dict[str, float]]] = {
     "expected_attention": (expected_attention_by_loops, {"sinks": 2, "horizon": 5}),
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "kvzip": (kvzip_by_loops, {}),
+    "leverage": (leverage_by_loops, {"sketch": 4}),
+    "noncausal_attention": (noncausal_attention_by_loops, {"block": 5}),
+    "compactor": (
+        compactor_by_loops,
+        {"sinks": 2, "recent": 1, "block": 5, "sketch": 3, "blend": 1.0, "by_ratio": True},
+    ),
+    "cur": (cur_by_loops, {"sinks": 2, "window": 4, "combine": "product", "sketch": 0}),
+    "capkv": (capkv_by_loops, {"sinks": 2, "horizon": 5, "sharpness": 5.0}),
 }

@@ -1,0 +1,74 @@
+"""What kvpress's main branch keeps of one context in two tiny models, against what our presses of the same names keep.
+
+Where a definition differs on purpose, the published part is checked on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from kvpress_reference import KvpressReference, marked, overlap
+from numpy_weights import KV_HEADS
+from torch import Tensor
+
+from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.quotas import choose
+from fairkv_eval.scores import keys, noncausal_attention
+
+REFERENCE = KvpressReference("scores")
+N = REFERENCE.n
+
+# The least overlap where kvpress differs: it draws another sketch, or counts padding as tokens of a last part block.
+OVERLAP = {"leverage-6": 0.2, "noncausal_attention-256": 0.5, "compactor-256": 0.7}
+
+SETTINGS = REFERENCE.settings()
+
+
+def of(*names: str) -> pytest.MarkDecorator:
+    chosen = [setting for setting in SETTINGS if setting[1] in names]
+    return pytest.mark.parametrize("kind, case, ratio", chosen)
+
+
+def test_the_reference_is_whole_and_its_models_are_ours() -> None:
+    REFERENCE.check_whole()
+    presses = {case["press"] for case in REFERENCE.cases.values()}
+    assert presses == {"leverage", "noncausal_attention", "compactor", "cur", "capkv"}
+
+
+@of(*REFERENCE.cases.keys() - OVERLAP.keys())
+def test_the_same_positions(kind: str, case: str, ratio: float) -> None:
+    assert torch.equal(REFERENCE.ours(kind, case, ratio), REFERENCE.theirs(kind, case, ratio))
+
+
+@of(*OVERLAP)
+def test_the_overlap_of_the_others(kind: str, case: str, ratio: float) -> None:
+    ours, theirs = REFERENCE.ours(kind, case, ratio), REFERENCE.theirs(kind, case, ratio)
+    assert OVERLAP[case] <= overlap(ours, theirs) < 1
+
+
+@of("leverage-6")
+def test_leverage_with_the_sketch_of_kvpress(
+    kind: str, case: str, ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sketches = [torch.randn(KV_HEADS, 16, 6, generator=generator) for _ in REFERENCE.run(kind).layers]
+
+    def drawn(layer: Layer, vectors: Tensor, columns: int) -> Tensor:
+        return vectors @ sketches[layer.index] * columns**-0.5
+
+    monkeypatch.setattr(keys, "sketched", drawn)
+    assert torch.equal(REFERENCE.ours(kind, case, ratio), REFERENCE.theirs(kind, case, ratio))
+
+
+@of("noncausal_attention-256")
+def test_noncausal_attention_with_the_padding_of_kvpress(kind: str, case: str, ratio: float) -> None:
+    """kvpress fills the last block up with tokens whose queries and keys are 0. They get attention, and pay it to all
+    keys of the block alike; here the last block is shorter."""
+    budget = REFERENCE.policy(case, ratio).n_kept(N)
+    for layer, theirs in zip(REFERENCE.run(kind).layers, REFERENCE.theirs(kind, case, ratio), strict=True):
+        q, k, v = (torch.nn.functional.pad(states, (0, 0, 0, -N % 256)) for states in (layer.q, layer.k, layer.v))
+        padded = noncausal_attention(replace(layer, q=q, k=k, v=v), Span(0, k.shape[1]), block=256)
+        kept = choose(lambda span, scores=padded: scores[:, :N], [Span(0, N)], budget, 0, None)
+        assert torch.equal(marked([kept], N), theirs)
