@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+    from fairkv_eval.eviction.declared_presses import DeclaredPress
     from fairkv_eval.eviction.parameter import Parameter
     from fairkv_eval.eviction.press import Press
 
@@ -37,10 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fairkv_eval.eviction.press_files import built_in_presses
+    from fairkv_eval.eviction.declared_presses import declared_presses
 
-    names = args.press or list(dict.fromkeys(press.name for press in built_in_presses().values()))
-    entries = [describe(_load(name)) for name in names]
+    declared = declared_presses()
+    by_name = {name: press for press in declared.values() for name in (press.name, *press.aliases)}
+    # The digest, which is for programs, is of a press's functions: reading these imports torch.
+    quick = {} if args.json else by_name
+    entries = [describe(quick.get(name) or _load(name)) for name in args.press or declared]
     if args.json:
         print(json.dumps(entries, indent=2, allow_nan=False))
         return
@@ -61,7 +65,7 @@ def _load(name: str) -> Press:
     return press
 
 
-def describe(press: Press) -> dict[str, Any]:
+def describe(press: Press | DeclaredPress) -> dict[str, Any]:
     """A press as plain values, for JSON.
 
     A wrapper's parameters include those of its base; ``of`` names the press that a parameter belongs to.
@@ -93,7 +97,11 @@ def _values(parameter: Parameter) -> dict[str, Any]:
     return {"default": parameter.default, **finite, **kind, "help": parameter.help}
 
 
-def _usable(press: Press, **policy: Any) -> bool:
+def _usable(press: Press | DeclaredPress, **policy: Any) -> bool:
+    from fairkv_eval.eviction.declared_presses import DeclaredPress
+
+    if isinstance(press, DeclaredPress):
+        return press.decodes if "decode_budget" in policy else press.divides_evenly
     from fairkv_eval.eviction.policy import Policy
 
     try:
