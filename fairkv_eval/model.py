@@ -33,8 +33,9 @@ from fairkv_eval.harness.model_identity import check_identified, identity_sha256
 from fairkv_eval.harness.one_line import end_with_one_line
 from fairkv_eval.harness.processes import Processes
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
-from fairkv_eval.harness.response_cache import ResponseCache, key_of, key_of_rolling
+from fairkv_eval.harness.response_cache import ResponseCache, interruption, key_of, key_of_rolling
 from fairkv_eval.harness.settings import Settings, shows_settings
+from fairkv_eval.harness.statistics import Statistics
 from fairkv_eval.model_sources import weights_sha256
 from fairkv_eval.pretrained import named
 from fairkv_eval.prompts.chat import ChatText
@@ -77,6 +78,8 @@ class FairKV(Processes):
         self.weights_sha256 = weights_sha256(hf, pretrained)
         self.response_cache = ResponseCache()
         self.context_check = ContextCheck(self.run_log.note)
+        self.statistics = Statistics(self)
+        self.statistics.bound(settings.policy)
 
     @property
     def policy(self) -> Policy:
@@ -87,7 +90,7 @@ class FairKV(Processes):
 
     def jobs(self, request: Instance, policies: Sequence[Policy], repeat: int = 0) -> list[Job]:
         """A request as one job per policy, for `run`. ``repeat``: how often the same request came before."""
-        return self.job_builder.jobs(request, policies, repeat)
+        return self.job_builder.jobs(request, [*map(self.statistics.bound, policies)], repeat)
 
     def job(self, request: Instance, repeat: int = 0) -> Job:
         """A request as a job under the model's own policy."""
@@ -136,7 +139,7 @@ class FairKV(Processes):
         """Answers in the order of the requests; each goes to the response cache as soon as it is there."""
         repeats: Counter[int] = Counter()
         jobs: list[Job] = []
-        with interruptible(lambda: _interruption(0, len(requests), kind)):
+        with interruptible(lambda: interruption(0, len(requests), kind)):
             for request in requests:
                 jobs.append(self.job(request, repeats[id(request)]))
                 repeats[id(request)] += 1
@@ -181,7 +184,7 @@ class FairKV(Processes):
         answered = 0
 
         with (
-            interruptible(lambda: _interruption(answered, len(jobs), kind)),
+            interruptible(lambda: interruption(answered, len(jobs), kind)),
             tqdm(total=len(jobs), disable=silent, desc=f"Running {kind} requests") as bar,
         ):
             for index, result in self.run(jobs):
@@ -235,6 +238,7 @@ class FairKV(Processes):
             **super().get_model_info(),
             "fairkv": {
                 **self.policy.describe(),
+                **self.statistics.describe(self.policy),
                 **asdict(self.settings.prompts),
                 **self.totals.describe(),
                 "attn_implementation": self.attention.name,
@@ -291,10 +295,3 @@ class FairKV(Processes):
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def _interruption(answered: int, total: int, kind: str) -> str:
-    return (
-        f"\ninterrupted: {answered} of {total} {kind} requests were answered; with --use_cache their answers are kept, "
-        "and the same command continues from there"
-    )

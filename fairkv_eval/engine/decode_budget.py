@@ -134,7 +134,8 @@ class DecodeBudget:
         """Entries that stay, ascending: ``[kv_heads, budget]``; and the layer with the others merged into them."""
         assert self.press.decode is not None
         history, span = self._history[layer.index], Span(0, layer.k.shape[1], budget=self.budget)
-        newest = replace(layer, q=layer.q[:, -1:], received=history.received / history.n_queries)
+        newest = self.press.informed(layer)
+        newest = replace(newest, q=newest.q[:, -1:], received=history.received / history.n_queries)
         with read_only(self.press.name):
             scores = self.press.decode(newest, span, **accepted(self.press.decode, self.parameters))
         # The whitelist goes before what the press protects.

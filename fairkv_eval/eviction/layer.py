@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -46,7 +46,8 @@ class Layer:
     (Gemma 2). ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None if that is not known.
     ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
     ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
-    Both are float32 ``[kv_heads, n]``.
+    Both are float32 ``[kv_heads, n]``. ``statistics``: what a press knows about this layer of the model beforehand, by
+    name (see `statistics`).
     """
 
     q: Tensor
@@ -60,6 +61,7 @@ class Layer:
     rotation: Rotation | None = None
     replayed: Tensor | None = None
     received: Tensor | None = None
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(

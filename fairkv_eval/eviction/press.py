@@ -18,13 +18,18 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.model_statistics import ModelStatistics
 from fairkv_eval.eviction.parameter import Parameter, Value
 from fairkv_eval.files import sha256_of
 
 Parameters = tuple[tuple[str, Value], ...]
 
 # The functions a press may have, each with the number of its positional arguments.
-FUNCTIONS = {"score": 2, "budget": 1, "replay": 2, "decode": 2}
+FUNCTIONS = {"score": 2, "budget": 1, "replay": 2, "decode": 2, "statistics": 1}
+
+# The parameter of each press that needs statistics of the model: their file, unless they are measured.
+STATISTICS = "statistics"
+STATISTICS_FILE = Parameter("", path=True, help="safetensors file of the model's statistics; measured if it is empty")
 
 
 @dataclass(frozen=True)
@@ -35,8 +40,10 @@ class Press:
     rule also gets ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its
     base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
     cache before anything is evicted (see `replays`). decode: the rule for pairs in the cache while decoding;
-    ``collects``: whether it needs the attention they have received so far (see `decode_budget`). ``sha256``: see
-    `press_digest`; an edited rule has another. Presses are equal if their names, bases and digests are.
+    ``collects``: whether it needs the attention they have received so far (see `decode_budget`). statistics: what it
+    needs to know about the model beforehand (see `statistics`); ``known_statistics``: that, once it is `bound` to a
+    model. ``sha256``: see `press_digest`; an edited rule has another. Presses are equal if their names, bases and
+    digests are.
     """
 
     name: str
@@ -53,6 +60,8 @@ class Press:
     replay: Callable[..., list[list[int]]] | None = field(default=None, compare=False)
     decode: Callable[..., Tensor] | None = field(default=None, compare=False)
     collects: bool = field(default=False, compare=False)
+    statistics: Callable[..., Mapping[str, Tensor]] | None = field(default=None, compare=False)
+    known_statistics: ModelStatistics | None = field(default=None, compare=False)
 
     @property
     def functions(self) -> dict[str, Callable[..., Any]]:
@@ -79,8 +88,27 @@ class Press:
         parameters = {**self.parameters, **base.parameters}
         return replace(self, base=base, default_base=None, parameters=parameters, sha256=digest)
 
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it, or what it wraps, must be bound to a model before it scores."""
+        return self.statistics is not None or (self.base is not None and self.base.needs_statistics)
+
+    def bound(self, find: Callable[[Press], ModelStatistics]) -> Press:
+        """This press with the statistics of one model. ``find``: those that a press needs."""
+        base = self.base and self.base.bound(find)
+        return replace(self, base=base, known_statistics=find(self) if self.statistics else None)
+
+    def informed(self, layer: Layer) -> Layer:
+        """The layer with its part of the statistics. ValueError if the press needs some and has none."""
+        if self.statistics is None:
+            return layer
+        if self.known_statistics is None:
+            raise ValueError(f"press {self.name!r} needs statistics of the model, and is not bound to one")
+        return replace(layer, statistics=self.known_statistics.of(layer))
+
     def scorer(self, layer: Layer, parameters: Parameters) -> Callable[[Span], Tensor]:
         """The rule on one layer, a function of the span."""
+        layer = self.informed(layer)
         if self.base is None:
             assert self.score is not None
             return partial(self.score, layer, **accepted(self.score, parameters))

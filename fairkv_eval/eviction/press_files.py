@@ -17,8 +17,9 @@ import yaml
 from fairkv_eval import strict_yaml
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.kvpress_bridge import bridged_press
+from fairkv_eval.eviction.model_statistics import text
 from fairkv_eval.eviction.parameter import Parameter
-from fairkv_eval.eviction.press import FUNCTIONS, Press, accepted
+from fairkv_eval.eviction.press import FUNCTIONS, STATISTICS, STATISTICS_FILE, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
@@ -107,7 +108,9 @@ def read_press(path: Path) -> Press:
         _check_keys(config)
         press = _press(config)
         _check_functions(press)
-        return replace(press, sha256=digest(config, press.functions.values()))
+        # Another text has other statistics, and so other scores.
+        measured = [text] if press.statistics else []
+        return replace(press, sha256=digest(config, [*press.functions.values(), *measured]))
 
 
 def _press(config: Mapping[str, Any]) -> Press:
@@ -116,12 +119,19 @@ def _press(config: Mapping[str, Any]) -> Press:
         texts["paper"] = f"https://arxiv.org/abs/{texts['paper']}"
     return Press(
         name=config["press"],
-        parameters={name: _parameter(name, entry) for name, entry in (config.get("parameters") or {}).items()},
+        parameters=_parameters(config),
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
         collects=config.get("collects", False),
         **texts,
     )
+
+
+def _parameters(config: Mapping[str, Any]) -> dict[str, Parameter]:
+    parameters = {name: _parameter(name, entry) for name, entry in (config.get("parameters") or {}).items()}
+    if STATISTICS in config and STATISTICS in parameters:
+        raise UsageError(f"the parameter {STATISTICS!r} is the file of the press's statistics, and needs no entry")
+    return parameters | ({STATISTICS: STATISTICS_FILE} if STATISTICS in config else {})
 
 
 def _parameter(name: str, entry: object) -> Parameter:
@@ -214,7 +224,7 @@ def _check_functions(press: Press) -> None:
     defaults = press.configure({})
     used = {name for function in press.functions.values() for name in accepted(function, defaults)}
     for name in press.parameters:
-        if name not in used:
+        if name not in used and press.parameters[name] is not STATISTICS_FILE:
             raise UsageError(f"no function of the press takes the parameter {name!r}")
     for key, function in press.functions.items():
         base = {"base": None} if key == "score" and press.default_base else {}

@@ -47,12 +47,19 @@ def model_identity(lm: HFLM, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_identified(identity: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
     """UsageError if a source is unknown: another model's answers could be taken for its own."""
-    for name, found in identity["sources"].items():
-        if found is None or (name == "pretrained" and found.get("base", found) is None):
-            raise UsageError(
-                f"{name}={arguments[name]!r} cannot be identified: it is not a local folder, and has no commit in the "
-                "hub's cache; --use_cache and fairkv sweep need one of these"
-            )
+    if name := unidentified(identity):
+        value = arguments[name] if isinstance(arguments[name], str) else type(arguments[name])
+        raise UsageError(
+            f"{name}={value!r} cannot be identified: it is not a local folder, has no commit in the hub's cache, and "
+            "its tensors are not all in memory; --use_cache and fairkv sweep need one of these"
+        )
+
+
+def unidentified(identity: Mapping[str, Any]) -> str:
+    """The argument whose source is unknown; "" if all are known."""
+    sources = identity["sources"].items()
+    # An adapter whose base model is unknown, or a model object whose tensors are elsewhere, has a None inside.
+    return next((n for n, source in sources if source is None or (n == "pretrained" and None in source.values())), "")
 
 
 def _source(lm: HFLM, name: str, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -46,6 +46,14 @@ class ResponseCache:
         return SqliteDict.__getitem__(self._database, key)
 
 
+def interruption(answered: int, total: int, kind: str) -> str:
+    """What Ctrl-C prints: what was answered, and how to go on."""
+    return (
+        f"\ninterrupted: {answered} of {total} {kind} requests were answered; with --use_cache their answers are kept, "
+        "and the same command continues from there"
+    )
+
+
 class _ClosedToTexts(SqliteDict):
     """The harness's database as the harness sees it: empty, and deaf to what it stores.
 

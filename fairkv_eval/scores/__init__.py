@@ -30,4 +30,6 @@ from fairkv_eval.scores.keys import leverage as leverage
 from fairkv_eval.scores.positions import random as random
 from fairkv_eval.scores.positions import streaming_llm as streaming_llm
 from fairkv_eval.scores.replayed import kvzip as kvzip
+from fairkv_eval.scores.stored import expected_attention_stats as expected_attention_stats
+from fairkv_eval.scores.stored import qfilter as qfilter
 from fairkv_eval.scores.wrappers import chunkkv as chunkkv

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import PROTECTED, Layer, Span
 from fairkv_eval.scores.linear_algebra import leverages
@@ -22,23 +23,26 @@ def expected_attention(layer: Layer, span: Span, *, sinks: int, horizon: int) ->
     first ``sinks`` tokens are left out and protected. A bound on the logits (softcap) is left out: the
     expectation has no closed form under it. UsageError if the layer's rotation is not known.
     """
-    if layer.rotation is None:
-        raise UsageError(
-            "expected_attention needs to know how the model rotates its queries, and this model's rotation is not known"
-        )
-    first = min(max(sinks, span.start), span.stop)
+    rotation, first = _rotation(layer, "expected_attention"), _first(span, sinks)
+    positions = torch.arange(first, span.stop, device=layer.q.device)
+    queries = rotation.rotate(layer.q[:, first : span.stop].float(), -positions)
+    mean = queries.mean(1)
+    deviation = queries - mean[:, None]  # [heads, len(span) - sinks, dim]
+    return expected(layer, span, mean, deviation.mT @ deviation / len(positions), sinks, horizon)
+
+
+def expected(layer: Layer, span: Span, mean: Tensor, covariance: Tensor, sinks: int, horizon: int) -> Tensor:
+    """`expected_attention` of queries with this mean ``[heads, dim]`` and covariance ``[heads, dim, dim]`` before their
+    rotation."""
+    rotation, first = _rotation(layer, "expected_attention"), _first(span, sinks)
     if first == span.stop:
         return torch.full((layer.kv_heads, len(span)), PROTECTED, device=layer.k.device)
     k, v = (states[:, first : span.stop].float() for states in (layer.k, layer.v))
     n = layer.k.shape[1]
-    positions = torch.arange(first, span.stop, device=k.device)
-    queries = layer.rotation.rotate(layer.q[:, first : span.stop].float(), -positions)
-    ahead = layer.rotation.mean(n, n + horizon).to(k.device)
-    mean = queries.mean(1, keepdim=True)
-    deviation = queries - mean  # [heads, len(span) - sinks, dim]
-    covariance = ahead @ (deviation.mT @ deviation / len(positions)) @ ahead.T  # [heads, dim, dim]
-    k = k.repeat_interleave(len(queries) // layer.kv_heads, 0)
-    logits = k @ (mean @ ahead.T).mT * layer.scaling  # [heads, len(span) - sinks, 1]
+    ahead = rotation.mean(n, n + horizon).to(k.device)
+    covariance = ahead @ covariance @ ahead.T
+    k = k.repeat_interleave(len(mean) // layer.kv_heads, 0)
+    logits = k @ (mean[:, None] @ ahead.T).mT * layer.scaling  # [heads, len(span) - sinks, 1]
     logits += (k @ covariance * k).sum(-1, keepdim=True) * (layer.scaling**2 / 2)
     weights = layer.per_kv_head(logits[..., 0].softmax(-1))
     return F.pad(weights * v.norm(dim=-1), (first - span.start, 0), value=PROTECTED)
@@ -53,16 +57,12 @@ def capkv(layer: Layer, span: Span, *, sinks: int, horizon: int, sharpness: floa
     head. The context's first ``sinks`` tokens are left out and protected. UsageError if the layer's rotation is not
     known.
     """
-    if layer.rotation is None:
-        raise UsageError(
-            "capkv needs to know how the model rotates its queries, and this model's rotation is not known"
-        )
-    first = min(max(sinks, span.start), span.stop)
+    rotation, first = _rotation(layer, "capkv"), _first(span, sinks)
     if first == span.stop:
         return torch.full((layer.kv_heads, len(span)), PROTECTED, device=layer.k.device)
     n, positions = layer.k.shape[1], torch.arange(first, span.stop, device=layer.k.device)
-    queries = layer.rotation.rotate(layer.q[:, first : span.stop].float(), -positions).mean(1)
-    query = queries @ layer.rotation.mean(n, n + horizon).to(queries.device).T
+    queries = rotation.rotate(layer.q[:, first : span.stop].float(), -positions).mean(1)
+    query = queries @ rotation.mean(n, n + horizon).to(queries.device).T
     k, v = (states[:, first : span.stop].float() for states in (layer.k, layer.v))
     cosine = torch.einsum("hgd,hnd->hgn", F.normalize(query, dim=-1).unflatten(0, (len(k), -1)), F.normalize(k, dim=-1))
     weights = (sharpness * (cosine - cosine.amax(-1, keepdim=True))).exp()  # [kv_heads, group, n]
@@ -75,3 +75,16 @@ def _capacity_share(v: Tensor, weights: Tensor) -> Tensor:
     exact = v.double()
     gram = (exact * (weights + _LEAST_WEIGHT)[..., None]).mT @ exact
     return leverages(v, gram + torch.eye(v.shape[-1], device=v.device))
+
+
+def _first(span: Span, sinks: int) -> int:
+    """The first position of a span that is no sink."""
+    return min(max(sinks, span.start), span.stop)
+
+
+def _rotation(layer: Layer, rule: str) -> Rotation:
+    if layer.rotation is None:
+        raise UsageError(
+            f"{rule} needs to know how the model rotates its queries, and this model's rotation is not known"
+        )
+    return layer.rotation

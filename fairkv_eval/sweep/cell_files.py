@@ -119,6 +119,7 @@ class CellWriter:
         return {
             **{k: v for k, v in info.items() if k in (*_PROMPTS, "notes")},
             **cell.policy.describe(),
+            **self.model.lm.statistics.describe(cell.policy),
             **cell_totals(answers),
             **speeds,
             **provenance.describe(),

@@ -14,7 +14,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 
-DECODING = ("h2o", "keydiff", "knorm", "streaming_llm", "tova")
+DECODING = ("h2o", "keydiff", "knorm", "qfilter", "streaming_llm", "tova")
 UNEVEN = [("pyramidkv", {}), ("adakv", {}), ("adakv", {"safeguard": 1}), ("kvzip", {}), ("kvzip", {"uniform": True})]
 
 

@@ -52,6 +52,8 @@ class TestBuiltIn:
     def test_these_observe_attention_while_decoding(self) -> None:
         assert {press.name for press in built_in_presses().values() if press.collects} == {"h2o"}
         assert {press.name for press in built_in_presses().values() if press.replay} == {"kvzip"}
+        statistics = {press.name for press in built_in_presses().values() if press.statistics}
+        assert statistics == {"expected_attention_stats", "qfilter"}
 
     def test_aliases(self) -> None:
         assert press("streamingllm") is press("streaming_llm")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
+from any_statistics import AnyStatistics
+
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import Press
+from fairkv_eval.eviction.press import Parameters, Press
 from fairkv_eval.eviction.press_files import load_press
 
 WRAPPERS = ("adakv", "chunkkv")
@@ -18,6 +22,8 @@ NAMES = (
     "keydiff",
     "lagkv",
     "expected_attention",
+    "expected_attention_stats",
+    "qfilter",
     "random",
     "pyramidkv",
     "kvzip",
@@ -41,6 +47,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "keydiff": {},
     "lagkv small": {"sinks": 1, "lag": 3},
     "expected_attention small": {"sinks": 2, "horizon": 20},
+    "expected_attention_stats small": {"sinks": 2, "horizon": 20},
+    "qfilter": {},
     "random": {},
     "pyramidkv small": {"window": 2, "beta": 3},
     "kvzip": {},
@@ -58,6 +66,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "adakv tova": {"base": "tova", "safeguard": 0},  # one ranking for all heads: they compete with equal scores
     "adakv knorm": {"base": "knorm", "safeguard": 0},
     "adakv keydiff": {"base": "keydiff", "safeguard": 1},  # of all that heads could give each other
+    "adakv qfilter": {"base": "qfilter"},
     "adakv h2o": {"base": "h2o", "recent": 0.5, "safeguard": 0.5},
     "adakv pyramidkv": {"base": "pyramidkv", "window": 2, "beta": 3},
     "chunkkv small": {"window": 3, "chunk": 3},
@@ -72,10 +81,16 @@ UNEVEN = [name for name in SMALL if name.startswith(("pyramidkv", "kvzip", "adak
 
 
 def press(name: str, base: str | None = None) -> Press:
-    """The press of this name or file; a name of the table stands for the press, and what it wraps there."""
+    """The press of this name or file; a name of the table stands for the press, and what it wraps there. It is bound to
+    statistics that fit any model."""
     rule = load_press(name.split()[0], base or PRESSES.get(name, {}).get("base"))
     assert rule is not None
-    return rule
+    return bound(rule, rule.configure(parameters(name) if name in PRESSES else {}))
+
+
+def bound(rule: Press, values: Parameters) -> Press:
+    """The press bound to statistics that fit any model, if it needs some."""
+    return rule.bound(partial(AnyStatistics, parameters=values)) if rule.needs_statistics else rule
 
 
 def parameters(name: str) -> dict[str, Any]:
@@ -87,4 +102,5 @@ def policy(name: str = "tova", ratio: float = 0.5, fair: float = 0.0, keep: Any 
     """A policy of a press by its name in the table, or by any name ("none", a file); ``arguments``: parameters of the
     press, and what else a policy takes."""
     given = {"press": name.split()[0], **PRESSES.get(name, {}), "ratio": ratio, "fair": fair, "keep": keep}
-    return Policy.of({**given, **arguments})
+    made = Policy.of({**given, **arguments})
+    return replace(made, press=made.press and bound(made.press, made.parameters))

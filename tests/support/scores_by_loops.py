@@ -33,7 +33,14 @@ def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int
     generator = torch.Generator().manual_seed(rng)
     q, k, v = (torch.randn(h, n, dim, generator=generator) * 2 for h in (kv_heads * group, kv_heads, kv_heads))
     replayed = torch.rand(kv_heads, n, generator=generator)
-    return Layer(q, k, v, scaling=dim**-0.5, **{"rotation": Turn(), "replayed": replayed, **options})
+    heads, scale = kv_heads * group, torch.randn(kv_heads * group, dim, dim, generator=generator) / 4
+    statistics = {
+        "filters": torch.randn(kv_heads, dim, generator=generator),
+        "mean": torch.randn(heads, dim, generator=generator),
+        "covariance": scale @ scale.mT,
+    }
+    known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics}
+    return Layer(q, k, v, scaling=dim**-0.5, **{**known, **options})
 
 
 def attention_by_loops(layer: Layer) -> list[list[list[float]]]:
@@ -182,6 +189,37 @@ def expected_attention_by_loops(layer: Layer, span: Span, sinks: int, horizon: i
         worth = [total[j] * math.sqrt(dot(v[j], v[j])) for j in own]
         rows.append([INF] * (len(span) - len(own)) + worth)
     return rows
+
+
+def expected_attention_stats_by_loops(layer: Layer, span: Span, sinks: int, horizon: int) -> list[list[float]]:
+    """The expectation written out in sums over channels, with the rotation averaged position by position."""
+    n, group, dim = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads, layer.k.shape[2]
+    own = [j for j in range(span.start, span.stop) if j >= sinks]
+    units = [[float(i == j) for j in range(dim)] for i in range(dim)]
+    views = [[turned(unit, [p * f for f in FREQUENCIES]) for unit in units] for p in range(n, n + horizon)]
+    ahead = [[sum(view[i][j] for view in views) / horizon for j in range(dim)] for i in range(dim)]  # of unit i
+    rows = []
+    for h, (keys, values) in enumerate(zip(layer.k.tolist(), layer.v.tolist(), strict=True)):
+        total = dict.fromkeys(own, 0.0)
+        for head in range(h * group, (h + 1) * group):
+            mean = layer.statistics["mean"][head].tolist()
+            covariance = layer.statistics["covariance"][head].tolist()
+            logits = []
+            for j in own:
+                seen = [layer.scaling * dot(ahead[i], keys[j]) for i in range(dim)]  # a query channel's part
+                spread = sum(seen[a] * covariance[a][b] * seen[b] for a in range(dim) for b in range(dim))
+                logits.append(dot(mean, seen) + spread / 2)
+            for j, weight in zip(own, softmax(logits) if own else [], strict=True):
+                total[j] += weight / group
+        worth = [total[j] * math.sqrt(dot(values[j], values[j])) for j in own]
+        rows.append([INF] * (len(span) - len(own)) + worth)
+    return rows
+
+
+def qfilter_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+    filters = layer.statistics["filters"].tolist()
+    heads = zip(layer.k.tolist(), filters, strict=True)
+    return [[dot(key, direction) for key in keys[span.start : span.stop]] for keys, direction in heads]
 
 
 def chunkkv_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], chunk: int) -> list[list[float]]:
@@ -354,6 +392,8 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "keydiff": (keydiff_by_loops, {}),
     "lagkv": (lagkv_by_loops, {"sinks": 2, "lag": 2}),
     "expected_attention": (expected_attention_by_loops, {"sinks": 2, "horizon": 5}),
+    "expected_attention_stats": (expected_attention_stats_by_loops, {"sinks": 2, "horizon": 5}),
+    "qfilter": (qfilter_by_loops, {}),
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "kvzip": (kvzip_by_loops, {}),
     "leverage": (leverage_by_loops, {"sketch": 4}),
