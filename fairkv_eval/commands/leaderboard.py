@@ -1,4 +1,4 @@
-"""``fairkv leaderboard``: rank results with paired differences, in four formats."""
+"""``fairkv leaderboard``: rank results with paired differences, in four formats, or as a Space."""
 
 from __future__ import annotations
 
@@ -19,22 +19,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="folder to write leaderboard.{json,csv,md,html} to (default: the first folder named)",
     )
+    parser.add_argument(
+        "--space",
+        type=Path,
+        metavar="FOLDER",
+        help="write a static Hugging Face Space to this folder: index.html, README.md with its front matter, and the "
+        "data; the four files beside the results are then only written with --output_path",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    from fairkv_eval.files import folder, write
-    from fairkv_eval.leaderboard.board import build, dumped
-    from fairkv_eval.leaderboard.html import as_html
-    from fairkv_eval.leaderboard.tables import as_csv, as_markdown
+    from fairkv_eval.files import folder
+    from fairkv_eval.leaderboard.board import build
     from fairkv_eval.results.reader import read
 
     first = args.results[0]
     top = first if first.is_dir() else first.parent
-    into = folder(args.output_path or top)
+    space = folder(args.space) if args.space else None
+    into = folder(args.output_path or top) if args.output_path or not space else None
     board = build(read(args.results), top)
-    formats = {"json": dumped, "csv": as_csv, "md": as_markdown, "html": as_html}
-    written = [write(into / f"leaderboard.{ending}", text(board)) for ending, text in formats.items()]
+    written = _write(board, into, "leaderboard.html") if into else []
+    written += _write(board, space, "index.html") if space else []
     _report(board, written)
+
+
+def _write(board: Board, into: Path, page: str) -> list[Path]:
+    """Write the formats, and a README if the page is that of a Space."""
+    from fairkv_eval.files import write
+    from fairkv_eval.leaderboard.board import dumped
+    from fairkv_eval.leaderboard.html import as_html
+    from fairkv_eval.leaderboard.space import readme
+    from fairkv_eval.leaderboard.tables import as_csv, as_markdown
+
+    formats = {"leaderboard.json": dumped, "leaderboard.csv": as_csv, "leaderboard.md": as_markdown, page: as_html}
+    if page == "index.html":
+        formats["README.md"] = readme
+    return [write(into / name, text(board)) for name, text in formats.items()]
 
 
 def _report(board: Board, written: list[Path]) -> None:

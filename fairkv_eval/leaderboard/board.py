@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from fairkv_eval.analysis.all_runs import ALPHA, Corrected, Standing, Values, standings
+from fairkv_eval.analysis.all_runs import ALPHA, Corrected, Key, Standing, Values, standings
 from fairkv_eval.errors import UsageError
+from fairkv_eval.leaderboard.aspects import RULE, Aspect, aspects_of, averages
+from fairkv_eval.leaderboard.brackets import Bracket, brackets
+from fairkv_eval.leaderboard.explanations import of_metric, of_task
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Omission, Row, TaskEntry, TaskSummary, plain
 from fairkv_eval.leaderboard.samples import samples_of
 from fairkv_eval.results.reader import Records
@@ -27,8 +31,10 @@ METHOD = (
     "Differences are paired over the same documents: mean, 95 % percentile bootstrap interval over documents, "
     "two-sided sign-flip p-value; p_corrected is Holm's over all rows' differences of that kind on the task and "
     "metric. vs_full: the row minus the full cache; vs_plain: fair minus the same policy with fair=false. A rank is "
-    f"1 + how many policies of the same model are better with a corrected p below {ALPHA:g}; equal ranks are ties. "
-    "stderr is the harness's."
+    f"1 + how many policies of the same model are better with a corrected p below {ALPHA:g}. Policies are placed by "
+    "their value, and a bracket joins the places that this test does not set apart: it ends before the first place "
+    "from which on every rank is higher. stderr is the harness's. Held: measured bytes of the cache as a share of the "
+    "full cache's."
 )
 
 
@@ -38,6 +44,7 @@ class Board:
     the same documents in every row."""
 
     tasks: Mapping[str, TaskSummary]
+    aspects: Mapping[str, Aspect]
     rows: Sequence[Row]
     left_out: Sequence[Omission]
     prompts: Mapping[str, Mapping[str, str]]
@@ -46,8 +53,8 @@ class Board:
     @cached_property
     def data(self) -> dict[str, Any]:
         """What leaderboard.json holds."""
-        parts = {"tasks": self.tasks, "rows": self.rows, "left_out": self.left_out}
-        return {"kind": KIND, "method": METHOD, **plain(parts)}
+        parts = {"tasks": self.tasks, "aspects": self.aspects, "rows": self.rows, "left_out": self.left_out}
+        return {"kind": KIND, "method": METHOD, "rule": RULE, **plain(parts)}
 
 
 def build(results: Records, top: Path | None = None) -> Board:
@@ -58,9 +65,13 @@ def build(results: Records, top: Path | None = None) -> Board:
     records = sorted(results.records, key=_order)
     values, shown, problems = samples_of(records)
     standing = standings(records, values)
+    joined = brackets(records, standing)
     entries = [
-        _entry(record, _metrics(index, record, values[index], standing), top) for index, record in enumerate(records)
+        _entry(record, _metrics(index, record, values[index], standing, joined), top)
+        for index, record in enumerate(records)
     ]
+    tasks = _tasks(records)
+    aspects = aspects_of(tasks, [(record.task, entry) for record, entry in zip(records, entries, strict=True)])
     ids = _row_ids(records)
     prompts: dict[str, dict[str, str]] = {}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
@@ -69,7 +80,8 @@ def build(results: Records, top: Path | None = None) -> Board:
         if texts:
             responses.setdefault(row_id, {})[record.task] = [(document, response) for document, _, response in texts]
     left_out = [Omission(_file(path, top), reason) for path, reason in (*results.problems, *problems)]
-    return Board(_tasks(records), _rows(ids, records, entries), left_out, prompts, responses)
+    rows = _averaged(_rows(ids, records, entries), aspects, tasks)
+    return Board(tasks, aspects, rows, left_out, prompts, responses)
 
 
 def dumped(board: Board) -> str:
@@ -119,6 +131,15 @@ def _rows(ids: Sequence[str], records: Sequence[Record], entries: Sequence[TaskE
     ]
 
 
+def _averaged(rows: Sequence[Row], aspects: Mapping[str, Aspect], tasks: Mapping[str, TaskSummary]) -> list[Row]:
+    """The rows with their averages, over the tasks that the full cache of their model has."""
+    wanted: dict[str, set[str]] = {}
+    for row in sorted(rows, key=lambda row: not row.full_cache):
+        if row.full_cache or row.model not in wanted:
+            wanted.setdefault(row.model, set()).update(row.tasks)
+    return [replace(row, averages=averages(aspects, tasks, wanted[row.model], row.tasks)) for row in rows]
+
+
 def _row(row_id: str, record: Record, variant: str, tasks: Mapping[str, TaskEntry]) -> Row:
     policy = record.policy
     return Row(
@@ -135,6 +156,8 @@ def _row(row_id: str, record: Record, variant: str, tasks: Mapping[str, TaskEntr
         scope=policy.scope,
         full_cache=policy.full,
         conditions=_conditions(record, of_task=False),
+        held=_mean([entry.held for entry in tasks.values() if entry.held is not None]),
+        averages={},
         tasks=tasks,
     )
 
@@ -164,7 +187,7 @@ def _all_conditions(record: Record) -> dict[str, Any]:
 
 
 def _metrics(
-    index: int, record: Record, values: Values, standing: Mapping[tuple[int, str], Standing]
+    index: int, record: Record, values: Values, standing: Mapping[Key, Standing], joined: Mapping[Key, Bracket]
 ) -> dict[str, MetricEntry]:
     entries = {}
     for name, metric in record.metrics.items():
@@ -174,6 +197,7 @@ def _metrics(
             stderr=metric.stderr,
             n=len(values[name]) if name in values else metric.n,
             rank=place.rank,
+            bracket=joined.get((index, name)),
             vs_full=_difference(place.vs_full),
             vs_plain=_difference(place.vs_plain),
         )
@@ -192,6 +216,7 @@ def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None)
         achieved_ratio=record.achieved_ratio,
         kv_bytes_full=record.kv_bytes_full,
         kv_bytes_kept=record.kv_bytes_kept,
+        held=_held(record),
         tokens_per_second=record.tokens_per_second,
         conditions=_conditions(record, of_task=True),
         versions=record.versions,
@@ -201,6 +226,17 @@ def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None)
         cell=record.cell,
         command=command(record),
     )
+
+
+def _held(record: Record) -> float | None:
+    """The bytes held as a share of the full cache's: as measured, else 1 for a full cache and None for others."""
+    if record.kv_bytes_full and record.kv_bytes_kept is not None:
+        return record.kv_bytes_kept / record.kv_bytes_full
+    return 1.0 if record.policy.full else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def _tasks(records: Iterable[Record]) -> dict[str, TaskSummary]:
@@ -218,7 +254,8 @@ def _summary(records: Sequence[Record]) -> TaskSummary:
             metrics.setdefault(name, direction(record, name))
     directed = [name for name, better in metrics.items() if better is not None]
     main = foremost(directed) or next(iter([*directed, *metrics]), None)
-    return TaskSummary(records[0].version, records[0].n, metrics, main)
+    notes = {name: note for name in metrics if (note := of_metric(name))}
+    return TaskSummary(records[0].version, records[0].n, metrics, main, of_task(records[0].task), notes)
 
 
 def _file(path: Path, top: Path | None) -> str:

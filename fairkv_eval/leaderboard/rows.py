@@ -33,19 +33,23 @@ class CorrectedDifference:
 
 @dataclass(frozen=True, slots=True)
 class MetricEntry:
-    """A metric of one row and task; ``n``: the documents that have it."""
+    """A metric of one row and task; ``n``: the documents that have it; ``bracket``: see `brackets`."""
 
     value: float
     stderr: float | None
     n: int
     rank: int | None = field(metadata={"optional": True})
+    bracket: tuple[int, int] | None = field(metadata={"optional": True, "columns": ()})
     vs_full: CorrectedDifference | None = field(metadata={"optional": True, "entry": CorrectedDifference})
     vs_plain: CorrectedDifference | None = field(metadata={"optional": True, "entry": CorrectedDifference})
 
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """One row's result of a task: metrics, costs and origin. ``file`` and ``command`` hold no paths of a machine."""
+    """One row's result of a task: metrics, costs and origin. ``file`` and ``command`` hold no paths of a machine.
+
+    ``held``: the measured bytes as a share of the full cache's.
+    """
 
     metrics: Mapping[str, MetricEntry] = field(metadata=_NO_COLUMN)
     documents: int
@@ -53,6 +57,7 @@ class TaskEntry:
     achieved_ratio: float | None
     kv_bytes_full: float | None
     kv_bytes_kept: float | None
+    held: float | None
     tokens_per_second: Mapping[str, float] = field(metadata={"keys": ("prefill", "decode")})
     conditions: Mapping[str, Any] = field(metadata=_NO_COLUMN)
     versions: Mapping[str, str] = field(metadata=_NO_COLUMN)
@@ -63,11 +68,20 @@ class TaskEntry:
     command: str
 
 
+@dataclass(frozen=True, slots=True)
+class Average:
+    """A mean over tasks, and its standard error if every task has one."""
+
+    value: float
+    stderr: float | None
+
+
 @dataclass(frozen=True)
 class Row:
     """One model and policy. ``variant``: what sets it apart from rows of the same model and policy.
 
-    ``policy``: its label. ``described``: what `Policy.describe` says, one item per argument.
+    ``policy``: its label. ``described``: what `Policy.describe` says, one item per argument. ``held``: the mean over
+    tasks. ``averages``: by aspect, and over all of them (see `aspects`).
     """
 
     id: str = field(metadata=_NO_COLUMN)
@@ -83,17 +97,24 @@ class Row:
     scope: str | None = field(metadata=_NO_COLUMN)
     full_cache: bool = field(metadata=_NO_COLUMN)
     conditions: Mapping[str, Any] = field(metadata=_NO_COLUMN)
+    held: float | None
+    averages: Mapping[str, Average] = field(metadata=_NO_COLUMN)
     tasks: Mapping[str, TaskEntry] = field(metadata=_NO_COLUMN)
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """A task of the board; ``metrics``: each with whether higher is better, None for neither."""
+    """A task of the board; ``metrics``: each with whether higher is better, None for neither.
+
+    ``explanation``: what the task asks; "" for one that is not ours. ``notes``: what its metrics mean, as far as known.
+    """
 
     version: Any
     documents: int
     metrics: Mapping[str, bool | None]
     main_metric: str | None
+    explanation: str
+    notes: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from fairkv_eval.results.reader import Problem
 from fairkv_eval.results.record import Record
 
 SHOWN = 3  # responses per row
+_RESPONSES = frozenset(("filtered_resps", "resps"))
 _LONGEST = 700  # characters of a response or prompt that is shown
 
 
@@ -37,6 +38,8 @@ def _shown(lines: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """The first documents by their hash: the same for every policy, whatever the order of the lines."""
     first: dict[str, tuple[str, str, str]] = {}
     for document, line in sorted(zip(samples.keys(lines), lines, strict=True), key=lambda pair: pair[0]):
+        if not _RESPONSES & line.keys():  # published without them
+            continue
         if document not in first and len(first) < SHOWN:
             first[document] = (document, _cut(_prompt(line), from_end=True), _cut(_response(line)))
     return list(first.values())

@@ -6,12 +6,14 @@ import csv
 import gzip
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 import synthetic_results as made
+import yaml
 
 from fairkv_eval.analysis import paired
 from fairkv_eval.cli import main
@@ -25,6 +27,8 @@ N = 40
 FULL = [1.0] * 36 + [0.0] * 4
 PLAIN = [1.0] * 16 + [0.0] * 24
 FAIR = [0.0] * 2 + [1.0] * 30 + [0.0] * 8
+TOVA: dict[str, Any] = {"press": "tova", "ratio": 0.5}
+COMPARED = [(kind, key) for kind in ("full", "plain") for key in ("mean", "p_corrected")]
 NASTY = "</script><script>alert(1)</script><!-- & \u2028 | * `"
 
 
@@ -62,8 +66,10 @@ def test_differences_are_paired_and_corrected(tmp_path: Path) -> None:
 
 
 def test_ranks_tie_where_nothing_tells_them_apart(tmp_path: Path) -> None:
-    ranks = {name: entry["metrics"]["acc"]["rank"] for name, entry in entries(board_of(some(tmp_path))).items()}
+    metrics = {name: entry["metrics"]["acc"] for name, entry in entries(board_of(some(tmp_path))).items()}
+    ranks = {name: metric["rank"] for name, metric in metrics.items()}
     assert ranks == {"full cache": 1, "knorm ratio=0.1": 1, "tova ratio=0.5 fair=1": 1, "tova ratio=0.5": 4}
+    assert [metrics[name]["bracket"] for name in ranks] == [[4, 4] if rank == 4 else [1, 3] for rank in ranks.values()]
 
 
 def test_a_metric_without_direction_is_not_compared(tmp_path: Path) -> None:
@@ -175,15 +181,30 @@ def test_a_sweeps_cell_says_its_command_and_id(tmp_path: Path) -> None:
     assert (entry["command"], entry["cell"]) == (info["command"], "c0ffee")
 
 
-def test_csv_has_a_line_a_metric(tmp_path: Path) -> None:
-    board = board_of(some(tmp_path))
-    lines = list(csv.DictReader(io.StringIO(as_csv(board))))
-    assert len(lines) == 4 * 4
-    line = next(x for x in lines if x["metric"] == "acc" and x["fair"] == "1.0")
-    entry = entries(board)["tova ratio=0.5 fair=1"]["metrics"]["acc"]
-    assert float(line["vs_full_p_corrected"]) == entry["vs_full"]["p_corrected"]
-    assert float(line["vs_plain_mean"]) == entry["vs_plain"]["mean"]
-    assert (line["rank"], line["value"], line["stderr"]) == ("1", str(entry["value"]), str(entry["stderr"]))
+def test_csv_has_a_line_a_policy(tmp_path: Path) -> None:
+    policies: list[dict[str, Any]] = [
+        {"scores": FULL},
+        {"scores": PLAIN, **TOVA},
+        {"scores": FAIR, **TOVA, "fair": 1.0},
+    ]
+    for number, (task, policy) in enumerate((task, policy) for task in ("a", "b") for policy in policies):
+        made.write(tmp_path, docs=made.documents(N), task=task, number=number, **policy)
+    board = board_of(tmp_path)
+    lines = {line["policy"]: line for line in csv.DictReader(io.StringIO(as_csv(board)))}
+    assert list(lines) == ["full cache", "tova ratio=0.5", "tova ratio=0.5 fair=1"]
+    line, entry = lines["tova ratio=0.5 fair=1"], entries(board, "b")["tova ratio=0.5 fair=1"]
+    expected = {f"vs_{kind}_{key}": entry["metrics"]["acc"][f"vs_{kind}"][key] for kind, key in COMPARED}
+    expected |= {key: entry["metrics"]["acc"][key] for key in ("value", "stderr", "rank")}
+    assert {key: float(line[f"b.acc.{key}"]) for key in expected} == pytest.approx(expected, rel=1e-5)
+    assert float(line["held"]) == float(line["a.held"]) == 0.5
+    assert float(line["average_answers"]) == entry["metrics"]["acc"]["value"]
+    assert "a.kv_bytes_kept.rank" not in line  # a metric without a better direction has none
+
+
+def test_the_csv_of_the_published_baseline_stays_small() -> None:
+    text = (Path(__file__).parents[2] / "results" / "baseline" / "leaderboard.csv").read_text(encoding="utf-8")
+    assert len(text) < 1_000_000
+    assert len(list(csv.DictReader(io.StringIO(text)))) == 61
 
 
 def test_markdown_is_ranked_and_escaped(tmp_path: Path) -> None:
@@ -191,8 +212,10 @@ def test_markdown_is_ranked_and_escaped(tmp_path: Path) -> None:
     (tmp_path / "a|b<c.json").write_text("{")
     text = as_markdown(board_of(tmp_path))
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ") and "someone" in line]
-    assert [row[0] for row in rows] == ["| 1", "| 1", "| 1", "| 4"]
-    assert {len(row) for row in rows} == {13}
+    averaged, ranked = rows[:4], rows[4:]
+    assert [row[0] for row in averaged] == ["| 100.0%", "| 90.0%", "| 50.0%", "| 50.0%"]
+    assert [row[0] for row in ranked] == ["| 1–3", "| 1–3", "| 1–3", "| 4"]
+    assert {len(row) for row in ranked} == {14}
     assert "a\\|b&lt;c.json" in text
 
 
@@ -240,6 +263,36 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert not list(results.glob(".leaderboard*"))
 
 
+def test_a_response_that_was_not_published_is_not_shown(tmp_path: Path) -> None:
+    made.write(tmp_path, press="tova", ratio=0.5, responses=[""] + ["text"] * 7)
+    assert {text for _, text in board_of(tmp_path).responses["r1"][made.TASK]} <= {"", "text"}
+    (samples,) = tmp_path.glob("samples_*")
+    lines = [json.loads(line) for line in samples.read_text().splitlines()]
+    for line in lines:
+        del line["resps"], line["filtered_resps"]
+    samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    board = board_of(tmp_path)
+    assert board.responses == {} and board.prompts[made.TASK] == {}
+    assert entries(board)["tova ratio=0.5"]["metrics"]["acc"]["rank"] == 1
+
+
+def test_a_space(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = some(tmp_path / "results")
+    assert main(["leaderboard", str(results), "--space", str(tmp_path / "space")]) == 0
+    names = {path.name for path in (tmp_path / "space").iterdir()}
+    assert names == {"index.html", "README.md", *(f"leaderboard.{ending}" for ending in ("json", "csv", "md"))}
+    assert not list(results.glob("leaderboard*"))
+    front = yaml.safe_load((tmp_path / "space" / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    assert (front["sdk"], front["app_file"], front["models"]) == ("static", "index.html", [made.MODEL])
+    assert len(front["short_description"]) <= 60 and front["pinned"] is False
+    page = (tmp_path / "space" / "index.html").read_text(encoding="utf-8")
+    both = ["--space", str(tmp_path / "space"), "--output_path", str(tmp_path / "out")]
+    assert main(["leaderboard", str(results), *both]) == 0
+    assert (tmp_path / "out" / "leaderboard.html").read_text(encoding="utf-8") == page
+    for name in set(re.findall(r'href="([\w.]+)"', page)):
+        assert (tmp_path / "space" / name).is_file()
+
+
 def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["leaderboard", str(tmp_path / "nowhere")]) == 2
     assert "no such file or folder" in capsys.readouterr().err
@@ -250,6 +303,8 @@ def test_mistakes_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixt
     made.write(tmp_path)
     (tmp_path / "file").write_text("")
     assert main(["leaderboard", str(tmp_path), "--output_path", str(tmp_path / "file")]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    assert main(["leaderboard", str(tmp_path), "--space", str(tmp_path / "file")]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 import pytest
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS
+from fairkv_eval.leaderboard.aspects import OVERALL
 from fairkv_eval.leaderboard.html import SCRIPTS
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Row, TaskEntry, TaskSummary
 
@@ -21,13 +22,19 @@ def keys(kind: type) -> set[str]:
     return {f.name for f in fields(kind)}
 
 
+ADDED = {"tr", "shown", "details", "searched"}  # by the page
 KEYS = {
-    r"\brow": keys(Row) - {"described"} | {"press", "base", "responses"} | {argument.name for argument in ARGUMENTS},
+    r"\brow": keys(Row) - {"described"}
+    | {"press", "base", "responses", *ADDED}
+    | {argument.name for argument in ARGUMENTS},
     r"\bentry": keys(TaskEntry),
-    r"\b(?:metric|full|figureOf\([^()]*\)\??)": keys(MetricEntry),
+    r"\bmetric\??": keys(MetricEntry),
+    r"(?:\bfigureOf|\.of)\([^()]*\)\??": keys(MetricEntry),
     r"\b(?:difference|vs_full\?|vs_plain\?)": keys(CorrectedDifference),
     r"\bDATA\.tasks\[[^\]]*(?:\[[^\]]*\])?[^\]]*\]": keys(TaskSummary),
-    r"\bDATA": {"alpha", "tasks", "rows", "prompts"},
+    r"\bsummary": keys(TaskSummary),
+    r"\bDATA": {"alpha", "tasks", "aspects", "amounts", "arguments", "rows", "prompts"},
+    r"\baverages": {OVERALL},
 }
 
 

@@ -1,61 +1,143 @@
 // The filters, and what follows when one changes.
 
-function options(id, entries, first) {
-  const all = first === undefined ? entries : [['', first], ...entries];
-  byId(id).replaceChildren(...all.map(([value, text]) => element('option', { value }, text)));
+function options(id, entries) {
+  byId(id).replaceChildren(...entries.map(([value, words]) => element('option', { value }, words)));
 }
 
-/** Offer the metrics of the chosen task, or of all; the former choice stays if it is among them. */
+/** Offer the metrics of the chosen task; without one, averages have no metric to choose. */
 function offerMetrics() {
   const before = byId('metric').value;
-  const tasks = byId('task').value ? [byId('task').value] : Object.keys(DATA.tasks);
-  const names = unique(tasks.flatMap((task) => Object.keys(DATA.tasks[task].metrics)));
-  const direction = (name) => {
-    const better = DATA.tasks[tasks.find((task) => name in DATA.tasks[task].metrics)].metrics[name];
-    return better === true ? ' ↑' : better === false ? ' ↓' : '';
-  };
-  const main = tasks.length === 1 ? `main (${DATA.tasks[tasks[0]].main_metric})` : 'main metric of each task';
-  options('metric', names.map((name) => [name, name + direction(name)]), main);
+  const summary = DATA.tasks[byId('task').value];
+  const names = summary ? Object.keys(summary.metrics) : [];
+  options('metric', [['', summary ? `main (${summary.main_metric})` : 'main metrics'], ...names.map((name) => [name, name + arrow(summary.metrics[name])])]);
+  byId('metric').disabled = !summary;
   if (names.includes(before)) byId('metric').value = before;
+  byId('task-note').textContent = summary ? summary.explanation : '';
 }
+
+/** Radio buttons of the shares of bytes that policies hold; the one chosen before stays if there still is one. */
+function offerLevels() {
+  const choice = chosen();
+  const levels = levelsOf(choice);
+  const before = levels.some(([level]) => level === choice.level) ? choice.level : openingLevel(levels);
+  OPENING.level = String(openingLevel(levels));
+  const buttons = levels.map(([level, rows]) => radioButton('level', String(level), `${level} %`, level === before, `${level} % of the full cache's bytes, ${rows.length} policies`));
+  byId('levels').replaceChildren(...buttons);
+}
+
+function radioButton(name, value, words, checked, label) {
+  const input = element('input', { type: 'radio', name, value, 'aria-label': label });
+  input.checked = checked;
+  return element('label', {}, input, words);
+}
+
+function rowsOf(choice) {
+  return ROWS.filter((row) => passes(row, choice));
+}
+
+function drawFigures(rows, choice) {
+  const drawn = rows.length ? ofOneModel(rows) : rows;
+  const others = unique(rows.map(({ model }) => model)).length - 1;
+  byId('figures-model').textContent = others > 0 ? `Figures are of ${rows[0].model}; choose another model above.` : '';
+  // The panel beside the figures at equal bytes takes its place before they are measured.
+  byId('pareto').hidden = choice.task !== '' || ASPECTS.length < 2 || !drawn.length;
+  byId('hero').classList.toggle('alone', byId('pareto').hidden);
+  drawPareto(drawEqualBytes(drawn, choice), choice);
+  drawSizes(drawn, choice);
+  byId('aspects').hidden = choice.task !== '';
+}
+
+let head = '';
 
 function update() {
   const choice = chosen();
-  const shown = fillTable(choice);
-  drawCharts(shown, choice);
-  byId('status').textContent = `${shown.length} of ${RESULTS.length} results`;
+  const rows = rowsOf(choice);
+  const key = `${choice.task} ${choice.metric}`;
+  if (head !== key) {
+    if (!columnsOf(choice).some(({ id }) => id === sorting.column)) Object.assign(sorting, { column: '', down: false });
+    drawHead(choice);
+    head = key;
+  }
+  fillTable(rows, choice);
+  drawFigures(rows, choice);
+  byId('status').textContent = `${rows.length} of ${ROWS.length} policies`;
+  return rows;
 }
 
-function start() {
-  const tasks = Object.keys(DATA.tasks);
-  options('task', tasks.map((task) => [task, task]), 'all tasks');
-  byId('task').options[1].defaultSelected = true;
-  byId('task').value = tasks[0];
-  options('model', unique(DATA.rows.map(({ model }) => model)).map((model) => [model, model]), 'all models');
-  const presses = unique(DATA.rows.map(({ press }) => press)).sort();
+/** What has changed: other tasks have other metrics and levels. */
+function changed(event) {
+  if (event.target.id === 'task') offerMetrics();
+  if (event.target.id === 'task' || event.target.id === 'model') offerLevels();
+  update();
+  keepInAddress();
+}
+
+function csvOf(rows, choice) {
+  const columns = columnsOf(choice);
+  const cell = (value) => {
+    const words = String(value ?? '');
+    const safe = typeof value === 'string' && /^[=+\-@\t\r]/.test(words) ? `'${words}` : words;
+    return /[",\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  };
+  const lines = [columns.map(({ id }) => id), ...rows.map((row) => columns.map((column) => column.value(row, choice)))];
+  return lines.map((line) => `${line.map(cell).join(',')}\n`).join('');
+}
+
+function download() {
+  const choice = chosen();
+  const url = URL.createObjectURL(new Blob([csvOf(ordered(rowsOf(choice), choice), choice)], { type: 'text/csv' }));
+  element('a', { href: url, download: 'shown.csv' }).click();
+  URL.revokeObjectURL(url);
+}
+
+function offerFilters() {
+  options('task', [['', 'average over tasks'], ...TASKS.map((task) => [task, task])]);
+  if (!Object.keys(ROWS[0].averages).length) byId('task').value = TASKS[0];
+  const models = unique(ROWS.map(({ model }) => model));
+  options('model', [['', 'all models'], ...models.map((model) => [model, model])]);
+  const presses = unique(ROWS.map(({ press }) => press)).sort();
   byId('presses').replaceChildren(...presses.map((press) =>
     element('label', {}, element('input', { type: 'checkbox', value: press }), press === 'none' ? 'full cache' : press)));
-  offerMetrics();
-  drawHead();
-  // A number is heard while it is typed, everything else once it is chosen.
+  byId('arguments').replaceChildren(...DATA.arguments.map(({ name, help }) =>
+    element('label', { title: help }, name, element('select', { id: `with-${name}` }))));
+  for (const { name } of DATA.arguments) {
+    options(`with-${name}`, [['', 'any'], ...unique(ROWS.map((row) => argumentOf(row, name))).sort().map((value) => [value, value])]);
+  }
+  byId('aspects').replaceChildren(...[...ASPECTS, 'overall'].map((aspect, i) =>
+    radioButton('aspect', aspect, averageMeasure(aspect).title, i === 0)));
+  for (const id of FIELDS) OPENING[id] = byId(id)?.value ?? '';
+  OPENING.aspect = radio('aspect');
+}
+
+function listen() {
+  // Text is heard while it is typed, everything else once it is chosen.
   for (const kind of ['input', 'change']) {
-    byId('filters').addEventListener(kind, (event) => {
-      if ((event.target.type === 'number') !== (kind === 'input')) return;
-      if (event.target.id === 'task') offerMetrics();
-      update();
+    document.addEventListener(kind, (event) => {
+      if (/^(number|search)$/.test(event.target.type) === (kind === 'input')) changed(event);
     });
   }
   byId('filters').addEventListener('submit', (event) => event.preventDefault());
-  byId('filters').addEventListener('reset', () => setTimeout(() => {
-    offerMetrics();
-    update();
-  }));
-  let width = byId('charts').clientWidth;
+  byId('filters').addEventListener('reset', () => {
+    history.replaceState(null, '', location.pathname + location.search);
+    setTimeout(() => { readAddress(); update(); keepInAddress(); });
+  });
+  window.addEventListener('hashchange', () => { readAddress(); head = ''; update(); });
+  byId('download').addEventListener('click', download);
+  let width = byId('sizes').clientWidth;
   new ResizeObserver(() => {
-    if (byId('charts').clientWidth === width) return;
-    width = byId('charts').clientWidth;
-    update();
-  }).observe(byId('charts'));
+    if (byId('sizes').clientWidth === width) return;
+    width = byId('sizes').clientWidth;
+    const choice = chosen();
+    drawFigures(rowsOf(choice), choice);
+  }).observe(byId('sizes'));
+}
+
+function start() {
+  for (const row of ROWS) Object.assign(row, { tr: null, details: null });
+  offerFilters();
+  readAddress();
+  byId('more').open = ['fair', 'from', 'to', 'press=', 'with-'].some((name) => location.hash.includes(name));
+  listen();
   update();
 }
 

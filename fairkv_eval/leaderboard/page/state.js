@@ -1,17 +1,24 @@
-// The data, the choice of it, and the format of figures.
+// The data, elements, and the format of figures.
 
 const DATA = JSON.parse(document.getElementById('data').textContent);
-
-/** One result per row and task: what the table lists and the charts draw. */
-const RESULTS = DATA.rows.flatMap((row) =>
-  Object.entries(row.tasks).map(([task, entry]) => ({ row, task, entry, tr: null, details: null })));
+const ROWS = DATA.rows;
+const TASKS = Object.keys(DATA.tasks);
+const ASPECTS = Object.keys(DATA.aspects);
 
 const byId = (id) => document.getElementById(id);
 const unique = (values) => [...new Set(values)];
+const NUMBERS = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
 /** An element with attributes and children; text is only ever set as text. */
 function element(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+  return filled(document.createElement(name), attributes, children);
+}
+
+function svg(name, attributes = {}, ...children) {
+  return filled(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
+}
+
+function filled(made, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (value !== null && value !== undefined) made.setAttribute(key, value);
   }
@@ -19,45 +26,18 @@ function element(name, attributes = {}, ...children) {
   return made;
 }
 
-/** The state of the filters; an empty `metric` means each task's main metric. */
-function chosen() {
-  const number = (id, otherwise) => (byId(id).value === '' ? otherwise : Number(byId(id).value));
-  return {
-    task: byId('task').value,
-    metric: byId('metric').value,
-    model: byId('model').value,
-    fair: byId('fair').value,
-    from: number('from', 0),
-    to: number('to', 1),
-    presses: new Set([...byId('presses').querySelectorAll(':checked')].map((box) => box.value)),
-  };
-}
-
-/** A full cache is neither plain nor fair and has no press: it stays, since the others are compared with it. */
-function passes(result, choice) {
-  const { row, task } = result;
-  if (choice.task && task !== choice.task) return false;
-  if (choice.model && row.model !== choice.model) return false;
-  if (ratioOf(result) < choice.from - 1e-9 || ratioOf(result) > choice.to + 1e-9) return false;
-  if (row.press === 'none') return choice.presses.size === 0 || choice.presses.has('none');
-  if (choice.fair && (row.fair > 0 ? 'fair' : 'plain') !== choice.fair) return false;
-  return choice.presses.size === 0 || choice.presses.has(row.press);
-}
-
-/** The policy's ratio; for a budget the achieved one. */
-const ratioOf = ({ row, entry }) => (row.budget === null ? row.ratio : entry.achieved_ratio ?? 0);
-
-const metricOf = (result, choice) => choice.metric || DATA.tasks[result.task].main_metric;
-const figureOf = (result, choice) => result.entry.metrics[metricOf(result, choice)];
-const betterOf = (result, choice) => DATA.tasks[result.task].metrics[metricOf(result, choice)];
-
 /** As many digits as mean something: four decimals below 1, four digits above; an exponent only for what would be 0. */
 function figure(value, signed = false) {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
-  const text = size >= 1e4 ? size.toLocaleString('en', { maximumFractionDigits: 0 })
+  const text = size >= 1e4 ? NUMBERS.format(size)
     : size === 0 ? '0' : size >= 0.001 ? String(Number(size < 1 ? size.toFixed(4) : size.toPrecision(4))) : size.toExponential(1);
   return (value < 0 ? '−' : signed && value > 0 ? '+' : '') + text;
+}
+
+/** A share in per cent. */
+function percent(value, digits = 1) {
+  return value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits).replace('-', '−')} %`;
 }
 
 function probability(p) {
@@ -71,24 +51,16 @@ function bytes(value) {
   return `${Number((value / 1000 ** step).toPrecision(3))} ${steps[step]}`;
 }
 
+const arrow = (better) => better === true ? ' ↑' : better === false ? ' ↓' : '';
+
 /** "▲" or "▼" for a significant difference: better or worse. */
 function verdict(difference, better) {
   if (!difference || difference.p_corrected >= DATA.alpha || better === null || better === undefined) return '';
   return (difference.mean > 0) === better ? '▲' : '▼';
 }
 
-/** The number of spellings of each press, with other parameters or another base. */
-const SPELLINGS = new Map(unique(RESULTS.map(({ row }) => row.press)).map((press) =>
-  [press, unique(RESULTS.filter(({ row }) => row.press === press).map(({ row }) => row.press_name)).length]));
-
-/** The bare name of a press if it has the same parameters everywhere; those are among a row's details. */
-const pressName = (row) => SPELLINGS.get(row.press) === 1 ? row.press : row.press_name;
-const policyName = (row) => row.press === 'none' ? 'full cache' : pressName(row);
-
-/** What sets a policy apart beyond press, ratio and fairness. */
-function extras(row) {
-  const settings = row.settings.filter((setting) => !setting.startsWith('fair='));
-  if (row.budget !== null) settings.unshift(`budget=${row.budget}`);
-  if (row.variant) settings.push(row.variant);
-  return settings.join(', ');
+/** A link to a model of the hub; plain text for other names. */
+function modelLink(name) {
+  if (!/^[\w.-]{1,60}\/[\w.-]{1,60}$/.test(name)) return name;
+  return element('a', { href: `https://huggingface.co/${name}`, rel: 'noopener noreferrer' }, name);
 }
