@@ -4,7 +4,7 @@ The files are made without a model, in the harness's format and the size of real
 ``--documents`` logged samples of 7.5 kB and ``--metrics`` metrics that have a better direction. ``build`` is the whole
 command, from the files to leaderboard.{json,csv,md,html}, in a process of its own. In the browser ``answer`` is the
 time from the event until the page has drawn its answer (charts, count and the first 120 rows) and ``all rows`` until
-the last row is drawn: the worst of the rounds, and their medians.
+the last row is drawn: the worst of the rounds, and their medians. The page has one row per policy, 200 of them.
 
     python benchmarks/leaderboard_1000.py
 """
@@ -33,14 +33,17 @@ SAMPLE_BYTES = 7500
 
 # What is timed: what a reader does, as the page's own controls hear it.
 STEPS = {
-    "show all 1,000 rows": "set('task', '')",
+    "one task": "set('task', document.getElementById('task').options[1].value)",
+    "average over all tasks": "set('task', '')",
     "filter to one press": "tick('tova')",
     "and all again": "tick('tova')",
     "filter to fair": "set('fair', 'fair')",
     "and all once more": "set('fair', '')",
-    "sort by value": "document.querySelector('#c-value button').click()",
+    "another share of bytes": "document.querySelector('#levels input:not(:checked)').click()",
+    "sort by the average": "document.querySelector('#c-answers button').click()",
+    "another task": "set('task', document.getElementById('task').options[2].value)",
     "another metric": "set('metric', document.getElementById('metric').options[2].value)",
-    "one task": "set('task', document.getElementById('task').options[1].value)",
+    "sort by value": "document.querySelector('#c-value button').click()",
 }
 SCRIPT = """
 const done = arguments[0];
@@ -103,9 +106,9 @@ def main() -> None:
 def make(folder: Path, settings: argparse.Namespace) -> int:
     """Write the results and return how many there are."""
     sys.path.insert(0, str(TESTS))
-    import made_results
+    import synthetic_results
 
-    docs = made_results.documents(settings.documents)
+    docs = synthetic_results.documents(settings.documents)
     filler = "x" * (SAMPLE_BYTES - 1000)
     number = 0
     for task in TASKS:
@@ -115,7 +118,7 @@ def make(folder: Path, settings: argparse.Namespace) -> int:
             draw = random.Random(number)
             value = draw.random if settings.graded else lambda draw=draw: float(draw.random() > 0.4)
             more = {f"metric_{i}": [value() for _ in docs] for i in range(settings.metrics - 2)}
-            made_results.write(
+            synthetic_results.write(
                 folder / task / press,
                 **{"press": press, "ratio": ratio, "fair": fair, "task": task, "docs": docs, "number": number},
                 **{"more": more, "filler": filler, "compress": settings.compress},

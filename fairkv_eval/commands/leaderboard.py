@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fairkv_eval.leaderboard.board import Board
 
-EXAMPLES = ("fairkv leaderboard results/baseline", "fairkv leaderboard runs/a runs/b --output_path page")
+EXAMPLES = (
+    "fairkv leaderboard results/baseline",
+    "fairkv leaderboard runs/a runs/b --output_path page",
+    "fairkv leaderboard results/baseline --space space",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
