@@ -1,7 +1,7 @@
 """Registers `--model fairkv` and the tasks of this package in the plain harness.
 
 lm-eval 0.4.13 does not look for plugins, so `fairkv_eval.pth` calls `install()` at interpreter start, which puts a
-finder before the others. The finder waits for two modules of the harness and extends each right after its execution.
+finder before the others. The finder waits for a few modules of the harness and extends each right after its execution.
 Registering earlier would hide the built-in models: the harness fills its registry only if that is empty.
 
 Call `install()` yourself if the .pth was not read: in a notebook that ran during `pip install`, or with a PYTHONPATH
@@ -33,7 +33,7 @@ def install() -> None:
 
 
 class HarnessFinder:
-    """Finds no module by itself: the other finders find the two it waits for, and it hooks into their execution."""
+    """Finds no module by itself: the other finders find those it waits for, and it hooks into their execution."""
 
     def __init__(self) -> None:
         self._open_searches: set[tuple[int, str]] = set()  # by thread and module
@@ -41,7 +41,7 @@ class HarnessFinder:
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
-        """The other finders' spec for one of the two modules, hooked; None for every other module."""
+        """The other finders' spec for a module of ADDITIONS, hooked; None for every other module."""
         if name not in ADDITIONS:
             return None
         search = (get_ident(), name)
@@ -119,6 +119,20 @@ def _add_tasks(manager: "Any") -> None:
     manager.TaskIndex = type("TaskIndex", (plain,), {"build": staticmethod(build), "indexes_fairkv": True})
 
 
+def _shorten_tables(utils: "Any") -> None:
+    """Let printed tables show the headline metrics of tasks that name some."""
+    plain = utils.make_table
+
+    def make_table(result_dict: "Any", column: str = "results", sort_results: bool = False) -> str:
+        from fairkv_eval.headlines import NOTE, with_headlines
+
+        shown, shortened = with_headlines(result_dict, column)
+        table = str(plain(shown, column, sort_results))
+        return f"{table}\n{NOTE}" if shortened and column == "results" else table
+
+    utils.make_table = make_table
+
+
 def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
     """Warn of each YAML that the harness cannot read: it drops the file, and only says that the task is unknown."""
     import logging
@@ -138,6 +152,7 @@ def with_task_folder(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> 
 
 
 ADDITIONS: "dict[str, Callable[[Any], None]]" = {
+    "lm_eval.utils": _shorten_tables,
     "lm_eval.models": _add_model,
     "lm_eval.tasks.manager": _add_tasks,
 }

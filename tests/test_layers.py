@@ -20,8 +20,8 @@ sweep > plugin > harness > metrics
 scores > eviction
 """
 FOUNDATION = (
-    "provenance > pretrained > converted_model > command_line bootstrap instruction_classes sentence_splitter"
-    " source_digest model_sources escaping > source_text files strict_yaml > errors"
+    "provenance > pretrained > converted_model > command_line bootstrap headlines instruction_classes"
+    " sentence_splitter source_digest model_sources escaping > source_text files strict_yaml > errors"
 )
 
 # These import in functions, since they must start quickly: before torch, or before lm_eval (1 s), is needed.

@@ -19,13 +19,14 @@ Aggregation = Callable[[list[Any]], float]
 class Scorer:
     """score(doc, response) returns values of some metrics of ``higher``.
 
-    higher: by metric, whether more is better; None means neither. needs: the fields it reads of a document. source:
-    the part of the YAML that these fields come from. verify: raises UsageError or DataError for a document that it
-    cannot score.
+    higher: by metric, whether more is better; None means neither. headline: those that are printed. needs: the fields
+    it reads of a document. source: the part of the YAML that these fields come from. verify: raises UsageError or
+    DataError for a document that it cannot score.
     """
 
     score: Callable[[Mapping[str, Any], str], dict[str, Any]]
     higher: Mapping[str, bool | None]
+    headline: tuple[str, ...]
     needs: tuple[str, ...] = ()
     source: str = "the rows"
     verify: Callable[[Mapping[str, Any]], None] = lambda doc: None
@@ -53,11 +54,19 @@ SCORERS = {
     "ifeval": Scorer(
         _ifeval,
         dict.fromkeys(_IFEVAL, True),
+        tuple(_IFEVAL[:4]),
         ("key", "prompt", "instruction_id_list", "kwargs"),
         verify=check_instructions,
     ),
-    "leakage": Scorer(metrics.leakage, dict.fromkeys(_LEAKAGE, False), ("secret",), "secret:", check_words),
-    "refusal": Scorer(lambda _, response: {"refusal": metrics.refuses(response)}, {"refusal": None}),
+    "leakage": Scorer(
+        metrics.leakage,
+        dict.fromkeys(_LEAKAGE, False),
+        ("rougeL_recall_secret", *(f"leak@{threshold}" for threshold in metrics.LEAK_THRESHOLDS)),
+        ("secret",),
+        "secret:",
+        check_words,
+    ),
+    "refusal": Scorer(lambda _, response: {"refusal": metrics.refuses(response)}, {"refusal": None}, ("refusal",)),
 }
 TELEMETRY = ("keep_rate", "kv_bytes_full", "kv_bytes_kept")
 

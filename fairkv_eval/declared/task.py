@@ -22,6 +22,7 @@ from fairkv_eval.declared.scorers import SCORERS, TELEMETRY, aggregation
 from fairkv_eval.declared.targets import check_targets
 from fairkv_eval.declared.templates import Templates
 from fairkv_eval.errors import UsageError, naming, unknown
+from fairkv_eval.headlines import KEY
 from fairkv_eval.prompts.chat import plain_text
 from fairkv_eval.strict_yaml import misread
 
@@ -49,13 +50,27 @@ class DeclaredTask(ConfigurableTask):
         self._register(generates)
 
     def _register(self, generates: bool) -> None:
-        """Add the metrics of the scorers, and of the eviction if answers are generated, to the harness's own."""
+        """Add the metrics of the scorers, and of the eviction if answers are generated, to the harness's own.
+
+        The metric_list, which results store, is then that of all; printed are those that the YAML asks for.
+        """
         higher_is_better = {name: higher for scorer in self._scorers for name, higher in SCORERS[scorer].higher.items()}
         if generates:
             segments = {segment["name"] for doc in self._docs for segment in doc["segments"]}
             higher_is_better |= dict.fromkeys([*TELEMETRY, *(f"keep_rate_{name}" for name in sorted(segments))])
+        asked_for = {*self._metric_fn_list, *(name for scorer in self._scorers for name in SCORERS[scorer].headline)}
         self._aggregation_list.update({name: aggregation(name) for name in higher_is_better})
         self._higher_is_better.update(higher_is_better)
+        listed = {entry["metric"]: entry for entry in self.config.metric_list or ()}
+        self.config.metric_list = [
+            {
+                "aggregation": function.__name__,
+                **listed.get(name, {"metric": name}),
+                "higher_is_better": self._higher_is_better[name],
+                KEY: name in asked_for,
+            }
+            for name, function in self._aggregation_list.items()
+        ]
 
     def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
         """Make the data set of the declared documents. The harness calls it instead of downloading one."""

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from lm_eval.models.huggingface import HFLM
 
+from fairkv_eval import headlines
 from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction import policy_arguments
@@ -100,9 +101,12 @@ def shows_settings(init: Init) -> Init:
 
 
 def argument_names(arguments: Mapping[str, Any]) -> set[str]:
-    """The names that `Settings.of` takes beside these arguments, of which a press decides its parameters."""
+    """The names that `Settings.of` takes beside these arguments, of which a press decides its parameters, and the
+    option of printed tables, which no builder of documents reads. UsageError for another value of it than all."""
+    if arguments.get(headlines.CHOICE, "all") != "all":
+        raise UsageError(f"metadata {headlines.CHOICE}={arguments[headlines.CHOICE]!r} is not allowed; it takes 'all'")
     press = load_press(arguments.get("press", "none"), arguments.get("base"))
-    return {*defaults(), *_hf_names(), *(press.parameters if press else ())}
+    return {*defaults(), *_hf_names(), headlines.CHOICE, *(press.parameters if press else ())}
 
 
 def _hf_names() -> set[str]:

@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from fairkv_eval.files import resource_dir
+from fairkv_eval.headlines import without_headlines
 from fairkv_eval.source_text import meaning
 
 # Where a task comes from, and what a record has elsewhere.
@@ -30,6 +31,8 @@ def foreign_config_sha256(config: Mapping[str, Any]) -> str | None:
 def config_sha256(config: Mapping[str, Any]) -> str:
     """SHA-256 of a task's configuration as the harness dumps it; comments and docstrings of functions do not count."""
     plain = _plain({name: value for name, value in config.items() if name not in _APART})
+    if plain.get("metric_list"):
+        plain["metric_list"] = without_headlines(plain["metric_list"])
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode(errors="surrogatepass")).hexdigest()
 
 

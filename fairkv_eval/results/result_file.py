@@ -9,6 +9,7 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy_arguments import NAMES
+from fairkv_eval.headlines import CHOICE
 from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.pretrained import HUB_NAME, PACKAGE
 from fairkv_eval.provenance import model_name, nameless
@@ -162,7 +163,7 @@ def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) ->
 
 def _options(configured: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
     """A task's metadata, without what the harness adds to it: the model's arguments, and where the task is."""
-    apart = {"version", "config_source", "description", "declared", *arguments}
+    apart = {"version", "config_source", "description", "declared", CHOICE, *arguments}
     return {name: value for name, value in (configured.get("metadata") or {}).items() if name not in apart}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from lm_eval.api.task import Task
 from lm_eval.utils import handle_non_serializable
 
+from fairkv_eval.headlines import CHOICE, without_headlines
 from fairkv_eval.source_digest import digest
 
 
@@ -20,10 +21,12 @@ def task_identity(task: Task) -> dict[str, Any]:
     """A task's class and configuration as plain values, with the digest of each function in its place.
 
     The harness's own dump has the functions' sources, in which a docstring counts and a helper does not. Left out:
-    where the task's YAML is.
+    where the task's YAML is, and which metrics are printed.
     """
     config = {field.name: getattr(task.config, field.name) for field in fields(task.config)}
-    config["metadata"] = {k: v for k, v in (config.get("metadata") or {}).items() if k != "config_source"}
+    config["metadata"] = {k: v for k, v in (config.get("metadata") or {}).items() if k not in ("config_source", CHOICE)}
+    if config.get("metric_list"):
+        config["metric_list"] = without_headlines(config["metric_list"])
     return {"class": digest([type(task)]), "config": _without_addresses(_plain(config))}
 
 

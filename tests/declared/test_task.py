@@ -22,6 +22,7 @@ from lm_eval.tasks import TaskManager
 from fairkv_eval.declared import DeclaredTask
 from fairkv_eval.errors import DataError, UsageError
 from fairkv_eval.files import resource_dir
+from fairkv_eval.headlines import names_of
 from fairkv_eval.metrics import leakage
 from fairkv_eval.model import FairKV
 
@@ -364,3 +365,13 @@ def test_a_yaml_that_cannot_be_read_is_named(folder: Path, caplog: pytest.LogCap
 def test_two_builds_give_the_same_documents(folder: Path) -> None:
     assert load(folder).test_docs().to_list() == load(folder).test_docs().to_list()
     assert isinstance(load(folder), DeclaredTask)
+
+
+def test_printed_is_what_was_asked_for(folder: Path) -> None:
+    task = load(folder, metrics=["refusal", "exact_match", "leakage"], secret="{{ passage }}", doc_to_target="answer")
+    config = task.dump_config()
+    names = names_of({"configs": {"mine": config}}, "mine")
+    assert names == {"exact_match", "refusal", "rougeL_recall_secret", "leak@0.3", "leak@0.8"}
+    recorded = {entry["metric"]: entry for entry in config["metric_list"]}
+    assert {"keep_rate", "kv_bytes_kept", "rouge1_f1_directive", *names} <= recorded.keys()
+    assert recorded["leak@0.8"]["higher_is_better"] is False and recorded["exact_match"]["higher_is_better"] is True
