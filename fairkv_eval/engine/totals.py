@@ -23,6 +23,7 @@ class Totals:
     decode_seconds: float = 0.0
     kv_pairs_full: int = 0
     kv_pairs_kept: int = 0
+    kv_pairs_merged: int = 0
     kv_bytes_full: int = 0
     kv_bytes_kept: int = 0
 
@@ -36,6 +37,7 @@ class Totals:
         self.contexts += 1
         self.kv_pairs_full += cache.full_pairs
         self.kv_pairs_kept += cache.pairs
+        self.kv_pairs_merged += cache.merged_pairs
         self.kv_bytes_full += cache.full_bytes
         self.kv_bytes_kept += cache.nbytes
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cache, wraps
 from typing import Any, NamedTuple
 
+import merged_by_loops
 import press_table
 import pytest
 import torch
@@ -301,6 +302,36 @@ def test_matrix(name: str) -> None:
     checker = Checker(with_cached_scores(press), press.configure(press_table.parameters(name)))
     for setting in matrix():
         checker.check(setting, layers_for(press, layers_of(setting.n)))
+
+
+@pytest.mark.parametrize("merge", ["similar", "d2o"])
+@pytest.mark.parametrize("name", PRESSES)
+def test_merges_of_the_matrix(name: str, merge: str) -> None:
+    """What every press evicts of a context of 17 tokens, merged as loops do it: plain in one span, fair by segment."""
+    press = with_cached_scores(press_table.press(name))
+    every = [setting for setting in matrix() if setting.n == 17 and sum(setting.whitelisted) <= setting.n_kept]
+    for setting in every[::4]:
+        policy = Policy(press, press.configure(press_table.parameters(name)), merge=merge, **setting.arguments)
+        layers = layers_for(press, layers_of(17))
+        plan = Plan(policy, setting.segments, 17, range(len(layers)))
+        plan.divide(layers)
+        spans = spans_of(setting.segments, 17) if policy.fair else [(0, 17)]
+        check_merges(plan, merge, layers[0], spans, {p for p in range(17) if setting.whitelisted[p]})
+
+
+def check_merges(plan: Plan, merge: str, layer: Layer, spans: list[tuple[int, int]], listed: set[int]) -> None:
+    index = plan.choose(layer)
+    merged, count = plan.merge(layer, index), 0
+    for head, row in enumerate(row for part in index for row in part.tolist()):
+        states = list(layer.k[head]), list(layer.v[head])
+        if merge == "similar":
+            expected = merged_by_loops.similar(*states, row, spans, listed)
+        else:
+            expected = merged_by_loops.d2o(*states, row, spans, listed, [None] * len(spans))
+        count += expected.count
+        for found, wanted in ((merged.layer.k, expected.keys), (merged.layer.v, expected.values)) if row else ():
+            torch.testing.assert_close(found[head, row].double(), torch.stack(wanted).double(), atol=1e-5, rtol=1e-5)
+    assert merged.n_pairs == count
 
 
 @st.composite

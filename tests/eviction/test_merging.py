@@ -165,16 +165,17 @@ def test_whitelisted_pairs_keep_their_bits(rule: str) -> None:
     assert all_listed.n_pairs == 0 and torch.equal(all_listed.layer.v[:, :6], layer.v[:, :6])
 
 
-def test_similar_leaves_keys_and_what_takes_nothing_in() -> None:
-    layer = layer_of(9, dtype=torch.bfloat16)
-    layer.k[:, 8] = -layer.k[:, :8].sum(1) * 9
+@pytest.mark.parametrize("rule", ["similar", "d2o"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_takes_nothing_in_keeps_its_bits(rule: str, dtype: torch.dtype) -> None:
+    layer = layer_of(9, dtype=dtype)
     before = replace(layer, k=layer.k.clone(), v=layer.v.clone())
-    merged = merge("similar", layer, [torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7]] * KV_HEADS)], [Span(0, 9)])
-    assert merged.layer.k.equal(layer.k)
-    assert all(
-        sum(bool((a != b).any()) for a, b in zip(*heads, strict=True)) <= 1
-        for heads in zip(merged.layer.v, layer.v, strict=True)
-    )
+    index = torch.arange(8).expand(KV_HEADS, -1)
+    merged = merge(rule, layer, [index], [Span(0, 9)])
+    assert merged.n_pairs == KV_HEADS
+    for states, others in ((merged.layer.v, layer.v), (merged.layer.k, layer.k)):
+        changed = (states != others).any(-1).sum(-1).tolist()
+        assert changed == ([0, 0] if rule == "similar" and others is layer.k else [1, 1])
     assert layer.k.equal(before.k) and layer.v.equal(before.v)  # other policies evict from the same layer
 
 

@@ -55,6 +55,24 @@ def test_every_cell_is_what_a_run_of_its_own_gives(task_folder: Path, unbroken: 
         assert files["pick", policy][0]["config"]["fairkv"]["achieved_ratio"] == bytes_alone["achieved_ratio"]
 
 
+def test_merging_is_a_setting_of_a_press_entry(task_folder: Path, tmp_path: Path) -> None:
+    entry = {"press": "knorm", "merge": ["none", "similar", "d2o"]}
+    run_sweep(tiny_sweep(task_folder, tmp_path, tasks=["some"], presses=[entry], ratios=0.8, fair=True))
+    files = cell_files(tmp_path)
+    rules = {"knorm_ratio=0.8_fair=1": "none"}
+    rules |= {f"knorm_ratio=0.8_fair=1_merge={rule}": rule for rule in ("similar", "d2o")}
+    assert {policy for _, policy in files} == set(rules)
+    kept = files["some", "knorm_ratio=0.8_fair=1"][0]["config"]["fairkv"]["kv_bytes_kept"]
+    for policy, rule in rules.items():
+        result, samples = files["some", policy]
+        alone = tiny_evaluation.evaluate(task_folder, {"press": "knorm", "ratio": 0.8, "fair": True, "merge": rule})
+        assert [a["resps"] for a in samples] == [b["resps"] for b in alone["samples"]["some"]]
+        assert result["config"]["fairkv"]["merge"] == alone["config"]["fairkv"]["merge"] == rule
+        assert result["config"]["fairkv"]["kv_bytes_kept"] == kept
+        assert (alone["config"]["fairkv"]["kv_pairs_merged"] > 0) == (rule != "none")
+    assert len({str([sample["resps"] for sample in samples]) for _, samples in files.values()}) > 1
+
+
 def test_finished_cells_and_journalled_answers_are_not_computed_again(
     task_folder: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
