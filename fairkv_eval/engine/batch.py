@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from fairkv_eval.engine.cache import BLOCK, LayerPairs, RowCache
+from fairkv_eval.engine.buffer import BLOCK
+from fairkv_eval.engine.cache import LayerPairs, RowCache
 from fairkv_eval.engine.decode_budget import DecodeBudget
 from fairkv_eval.engine.jobs import Generation
 from fairkv_eval.engine.result import Result, merge_rate
 from fairkv_eval.engine.sampling import Sampler
+from fairkv_eval.storage.storage import Storage
 
 RowPairs = Sequence[LayerPairs]  # of one row, layer by layer
+
+
+class Kind(NamedTuple):
+    """What rows of one cache have in common: whether heads may differ in length, and how pairs are held."""
+
+    uneven: bool
+    storage: Storage
+
+    @classmethod
+    def of(cls, pairs: RowPairs) -> Kind:
+        return cls(any(len(layer) > 1 for layer in pairs), pairs[0][0].storage)
 
 
 @dataclass(eq=False)
@@ -50,9 +63,9 @@ class Row:
 
 @dataclass(eq=False)
 class Bank:
-    """Rows of like length and the cache that holds their pairs, slot by slot. uneven: heads may differ in length."""
+    """Rows of like length and kind, and the cache that holds their pairs, slot by slot."""
 
-    uneven: bool
+    kind: Kind
     cache: RowCache
     rows: list[Row] = field(default_factory=list)
 
@@ -109,11 +122,11 @@ class Batch:
 
     def add(self, entering: Sequence[tuple[Row, RowPairs]]) -> None:
         """Take in rows with their pairs."""
-        by_bank: dict[tuple[bool, int], list[tuple[Row, RowPairs]]] = {}
+        by_bank: dict[tuple[Kind, int], list[tuple[Row, RowPairs]]] = {}
         for row, pairs in entering:
-            by_bank.setdefault((_uneven(pairs), size_class(_longest(pairs))), []).append((row, pairs))
-        for (uneven, size), rows in by_bank.items():
-            bank = self._bank(uneven, size)
+            by_bank.setdefault((Kind.of(pairs), size_class(_longest(pairs))), []).append((row, pairs))
+        for (kind, size), rows in by_bank.items():
+            bank = self._bank(kind, size)
             self._make_room(bank, len(rows))
             for row, pairs in rows:
                 bank.add(row, pairs)
@@ -125,23 +138,23 @@ class Batch:
 
     def settle(self) -> None:
         """Let banks whose rows have grown to the same size become one. Call once before each decode step."""
-        largest: dict[tuple[bool, int], Bank] = {}
+        largest: dict[tuple[Kind, int], Bank] = {}
         for bank in sorted(self.banks, key=lambda bank: -len(bank.rows)):
             if not bank.rows:
                 continue
-            target = largest.setdefault((bank.uneven, size_class(bank.cache.longest)), bank)
+            target = largest.setdefault((bank.kind, size_class(bank.cache.longest)), bank)
             if target is not bank:
                 self._make_room(target, len(bank.rows))
                 for slot, row in enumerate(bank.rows):
                     target.add(row, bank.cache.pairs_by_layer(slot))
                 self.banks.remove(bank)
 
-    def _bank(self, uneven: bool, size: int) -> Bank:
+    def _bank(self, kind: Kind, size: int) -> Bank:
         for bank in self.banks:
-            if bank.uneven == uneven and (not bank.rows or size_class(bank.cache.longest) == size):
+            if bank.kind == kind and (not bank.rows or size_class(bank.cache.longest) == size):
                 return bank
         self.banks = [bank for bank in self.banks if bank.rows]
-        self.banks.append(Bank(uneven, RowCache(0)))
+        self.banks.append(Bank(kind, RowCache(0)))
         return self.banks[-1]
 
     def _make_room(self, bank: Bank, n_new: int) -> None:
@@ -166,8 +179,4 @@ def size_class(pairs: int) -> int:
 
 
 def _longest(pairs: RowPairs) -> int:
-    return max(part.keys.shape[1] for layer in pairs for part in layer)
-
-
-def _uneven(pairs: RowPairs) -> bool:
-    return any(len(layer) > 1 for layer in pairs)
+    return max(part.length for layer in pairs for part in layer)

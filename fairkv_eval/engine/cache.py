@@ -13,27 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fairkv_eval.attention.backend import Step, VisibleRows
+from fairkv_eval.attention.backend import VisibleRows
+from fairkv_eval.engine.buffer import Buffer, Steps
+from fairkv_eval.engine.packed_buffer import PackedBuffer, Scratch
+from fairkv_eval.storage.pairs import Pairs, Stored
+from fairkv_eval.storage.storage import PLAIN, Storage
 
-BLOCK = 128  # tokens a row buffer grows by; room beyond a row's entries is zeroed, since even a hidden NaN would spread
-
-
-class Pairs(NamedTuple):
-    """KV pairs of consecutive KV heads that hold equally many: keys and values ``[heads, m, dim]``."""
-
-    keys: Tensor
-    values: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
-
-    def by_head(self) -> list[Pairs]:
-        """The same pairs, head by head."""
-        return [Pairs(k, v) for k, v in zip(self.keys.split(1), self.values.split(1), strict=True)]
-
-
-LayerPairs = list[Pairs]  # of one layer of a context or row: one for all heads, or one per head
+LayerPairs = list[Stored]  # of one layer of a context or row: one for all heads, or one per head
 
 
 class Received(NamedTuple):
@@ -52,7 +38,7 @@ class ContextCache:
     moved up to consecutive positions. ``full_bytes`` and ``full_pairs`` are what the same layers hold without eviction.
     ``keep_rates`` is the part of each segment's pairs that was kept, over the layers and heads that evict. ``received``
     is filled, by layer index, for rows with a decode budget. ``merged_pairs``: evicted pairs that were merged into kept
-    ones; ``thresholds``: from which similarity, by layer index (see `Merged`).
+    ones; ``thresholds``: from which similarity, by layer index (see `Merged`). ``storage``: how pairs are held.
     """
 
     n_tokens: int
@@ -64,6 +50,7 @@ class ContextCache:
     received: dict[int, Received] = field(default_factory=dict)
     merged_pairs: int = 0
     thresholds: dict[int, Tensor] = field(default_factory=dict)
+    storage: Storage = PLAIN
 
     def __post_init__(self) -> None:
         self.position = self.position or self.n_tokens
@@ -76,7 +63,7 @@ class ContextCache:
     @property
     def pairs(self) -> int:
         """KV pairs held, summed over layers and heads."""
-        return sum(pairs.keys.shape[0] * pairs.keys.shape[1] for layer in self.layers for pairs in layer)
+        return sum(pairs.heads * pairs.length for layer in self.layers for pairs in layer)
 
 
 class RowCache:
@@ -90,21 +77,28 @@ class RowCache:
     def __init__(self, slots: int = 1) -> None:
         self.n_rows = 0
         self.slots = slots
-        self.layers: list[list[Buffer]] = []
-        self._steps: dict[tuple[torch.device, int | None, tuple[int, ...]], Step] = {}
+        self.layers: list[Sequence[Buffer | PackedBuffer]] = []
+        self.storage = PLAIN  # of all rows
+        self._steps = Steps()
+        self._scratch = Scratch()
 
     def add(self, layers: Sequence[LayerPairs]) -> None:
         """Append a row, its pairs layer by layer."""
         if not self.layers:
-            self.layers = [[Buffer(_empty_like(pairs), self.slots)] for pairs in layers]
+            self.storage = layers[0][0].storage
+            self.layers = [[self._buffer(pairs)] for pairs in layers]
         slot, self.n_rows = self.n_rows, self.n_rows + 1
         for index, pairs in enumerate(layers):
             if len(pairs) > len(self.layers[index]):
                 self.layers[index] = self.layers[index][0].by_head()
-            elif len(pairs) < len(self.layers[index]):
-                pairs = pairs[0].by_head()
-            for buffer, part in zip(self.layers[index], pairs, strict=True):
+            parts = pairs if len(pairs) == len(self.layers[index]) else pairs[0].by_head()
+            for buffer, part in zip(self.layers[index], parts, strict=True):
                 buffer.write(slot, part)
+
+    def _buffer(self, pairs: LayerPairs) -> Buffer | PackedBuffer:
+        """An empty buffer for all heads of a layer that holds pairs as these."""
+        like = pairs[0].emptied(sum(part.heads for part in pairs))
+        return Buffer(like, self.slots) if isinstance(like, Pairs) else PackedBuffer(like, self.slots, self._scratch)
 
     def resize(self, slots: int) -> None:
         """Give the buffers room for this many rows, or for all rows there are if they are more."""
@@ -129,9 +123,9 @@ class RowCache:
 
     def begin_step(self) -> None:
         """Make room for one more token per row. Call once before each decode step."""
-        self._steps = {}
+        self._steps = Steps()
         for buffer in self.buffers:
-            buffer.reserve(self.n_rows, max(buffer.lengths) + 1)
+            buffer.begin_step(self._steps)
 
     def append(self, layer_index: int, k: Tensor, v: Tensor, window: int | None) -> list[VisibleRows]:
         """Append one token to every row of a layer and return what each row sees of each buffer, in the heads' order.
@@ -141,23 +135,12 @@ class RowCache:
         visible, head = [], 0
         for buffer in self.layers[layer_index]:
             heads = slice(head, head := head + buffer.heads)
-            step = self._step(buffer, k.device, window)
-            buffer.keys[step.rows, :, step.positions] = k[:, heads]
-            buffer.values[step.rows, :, step.positions] = v[:, heads]
-            buffer.lengths = [m + 1 for m in buffer.lengths]
-            visible.append(VisibleRows(heads, buffer.keys[: self.n_rows], buffer.values[: self.n_rows], step))
+            visible.append(VisibleRows(heads, *buffer.append(k[:, heads], v[:, heads], window, self._steps)))
         return visible
 
-    def _step(self, buffer: Buffer, device: torch.device, window: int | None) -> Step:
-        """Buffers of the same lengths share the step's small tensors."""
-        key = (device, window, tuple(buffer.lengths))
-        if key not in self._steps:
-            self._steps[key] = Step.of(buffer.lengths, window, device)
-        return self._steps[key]
-
     def pairs(self, layer_index: int, slot: int) -> Pairs:
-        """The pairs of one row in one layer, whose heads hold equally many."""
-        pairs = [buffer.read(slot) for buffer in self.layers[layer_index]]
+        """The pairs of one row in one layer, whose heads hold equally many; unpacked."""
+        pairs = [buffer.read(slot).plain() for buffer in self.layers[layer_index]]
         return pairs[0] if len(pairs) == 1 else Pairs(*(torch.cat(parts) for parts in zip(*pairs, strict=True)))
 
     def replace(self, layer_index: int, slot: int, pairs: Pairs) -> None:
@@ -173,93 +156,9 @@ class RowCache:
 
     @property
     def nbytes_allocated(self) -> int:
-        """Bytes of the buffers, room to grow included."""
-        return sum(buffer.keys.nbytes + buffer.values.nbytes for buffer in self.buffers)
+        """Bytes of the buffers, room to grow included, and of the memory that packed pairs are unpacked into."""
+        return sum(buffer.nbytes_allocated for buffer in self.buffers) + self._scratch.nbytes
 
     @property
-    def buffers(self) -> list[Buffer]:
+    def buffers(self) -> list[Buffer | PackedBuffer]:
         return [buffer for layer in self.layers for buffer in layer]
-
-
-class Buffer:
-    """Room for the pairs of some rows and heads: keys and values ``[slots, heads, capacity, dim]``.
-
-    The row in a slot holds its first ``lengths[slot]`` entries in all heads; what lies beyond is never visible.
-    """
-
-    def __init__(self, like: Pairs, slots: int) -> None:
-        """An empty buffer for as many heads as ``like`` has, of its dims, type and device."""
-        self.keys = like.keys.new_empty(0, like.keys.shape[0], 0, like.keys.shape[2])
-        self.values = like.values.new_empty(0, like.values.shape[0], 0, like.values.shape[2])
-        self.lengths: list[int] = []
-        self._slots = slots
-
-    @property
-    def heads(self) -> int:
-        return self.keys.shape[1]
-
-    @property
-    def nbytes_held(self) -> int:
-        """Bytes of the entries in use."""
-        entry = self.keys.shape[3] * self.keys.element_size() + self.values.shape[3] * self.values.element_size()
-        return sum(self.lengths) * self.heads * entry
-
-    def read(self, slot: int) -> Pairs:
-        m = self.lengths[slot]
-        return Pairs(self.keys[slot, :, :m], self.values[slot, :, :m])
-
-    def write(self, slot: int, pairs: Pairs) -> None:
-        """Make these the pairs of a slot; the slot after the last one is a new row's."""
-        m = pairs.keys.shape[1]
-        self.lengths[slot : slot + 1] = [m]
-        self.reserve(len(self.lengths), m + 1)
-        for buffer, entries in ((self.keys, pairs.keys), (self.values, pairs.values)):
-            buffer[slot, :, :m] = entries
-            buffer[slot, :, m:] = 0
-
-    def move(self, last: int, slot: int) -> None:
-        """Move the last row to this slot, whose row leaves."""
-        if slot != last:
-            self.keys[slot] = self.keys[last]
-            self.values[slot] = self.values[last]
-            self.lengths[slot] = self.lengths[last]
-        self.lengths.pop()
-
-    def by_head(self) -> list[Buffer]:
-        """The same rows in one buffer per head, each no longer than its own entries need."""
-        like = Pairs(*(old.new_empty(1, 0, old.shape[3]) for old in (self.keys, self.values)))
-        buffers = [Buffer(like, self._slots) for _ in range(self.heads)]
-        for slot in range(len(self.lengths)):
-            for buffer, head in zip(buffers, self.read(slot).by_head(), strict=True):
-                buffer.write(slot, head)
-        return buffers
-
-    def resize(self, slots: int) -> None:
-        """Make room for exactly this many rows, at least those there are."""
-        self._slots = slots
-        if slots > len(self.keys):
-            self.keys, self.values = (_grown(old, slots, old.shape[2]) for old in (self.keys, self.values))
-        elif slots < len(self.keys):
-            self.keys, self.values = self.keys[:slots].clone(), self.values[:slots].clone()
-
-    def reserve(self, rows: int, tokens: int) -> None:
-        """Make room for at least this many rows of this many tokens."""
-        slots, _, capacity, _ = self.keys.shape
-        if rows <= slots and tokens <= capacity:
-            return
-        if tokens > capacity:  # one block more than needed: rows of a group differ by less than that
-            capacity = (-(-tokens // BLOCK) + 1) * BLOCK
-        if rows > slots:
-            slots = max(rows, self._slots, 2 * slots)
-        self.keys, self.values = (_grown(old, slots, capacity) for old in (self.keys, self.values))
-
-
-def _empty_like(pairs: LayerPairs) -> Pairs:
-    """Pairs of all heads of a layer that hold nothing."""
-    return Pairs(torch.cat([p.keys[:, :0] for p in pairs]), torch.cat([p.values[:, :0] for p in pairs]))
-
-
-def _grown(old: Tensor, slots: int, capacity: int) -> Tensor:
-    new = old.new_zeros(slots, old.shape[1], capacity, old.shape[3])
-    new[: old.shape[0], :, : old.shape[2]] = old
-    return new

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.engine.cache import ContextCache, LayerPairs, Pairs, Received
+from fairkv_eval.engine.cache import ContextCache, Received
 from fairkv_eval.engine.survivors import consecutive, survivors
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.keep_rates import KeepRates
@@ -17,6 +17,7 @@ from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.storage.pairs import Pairs, store
 
 
 class Variant(NamedTuple):
@@ -63,7 +64,7 @@ class Context:
         self.label = label
         self.seed = seed
         self.watcher = watcher
-        self.caches = {variant: ContextCache(len(tokens)) for variant in variants}
+        self.caches = {v: ContextCache(len(tokens), storage=v.policy.storage) for v in variants}
         self.full = ContextCache(len(tokens))
         self.held_back: list[tuple[Layer, int | None]] = []  # layers that are evicted after a replay
         evicting = [layer for layer, window in enumerate(windows) if window is None]
@@ -114,7 +115,8 @@ class Context:
             index = self._choose(variant, layer, window)
             if self.watcher:
                 self.watcher.kept(layer, index)
-            cache.layers.append(self._survivors(variant, self._merged(variant, layer, window, index), index))
+            kept = self._survivors(variant, self._merged(variant, layer, window, index), index)
+            cache.layers.append([store(cache.storage, pairs) for pairs in kept])
             if variant.policy.decode_budget is not None and window is None:
                 cache.received[layer.index] = _received(variant.policy, layer, torch.cat(index))
         held = _held(layer, window)
@@ -142,7 +144,7 @@ class Context:
             cache.thresholds[layer.index] = merged.thresholds
         return merged.layer
 
-    def _survivors(self, variant: Variant, layer: Layer, index: Sequence[Tensor]) -> LayerPairs:
+    def _survivors(self, variant: Variant, layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:
         pairs = survivors(layer, index)
         if variant not in self._plans or variant.policy.positions != "contiguous":
             return pairs

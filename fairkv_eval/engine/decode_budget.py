@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention.rotation import Rotation
-from fairkv_eval.engine.cache import ContextCache, Pairs
+from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.survivors import check_rotation, consecutive, survivors
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.layer import Layer, Span, attention_weights
@@ -18,6 +18,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import accepted
 from fairkv_eval.eviction.quotas import rank
 from fairkv_eval.eviction.read_only import read_only
+from fairkv_eval.storage.pairs import Pairs
 
 
 class DecodeBudget:

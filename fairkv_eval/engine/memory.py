@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.seam import embedding
-from fairkv_eval.engine.cache import BLOCK
+from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
 

@@ -16,11 +16,12 @@ from torch import Tensor
 from fairkv_eval.attention.backend import Attending, Backend, Options
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.engine.cache import ContextCache, LayerPairs, Pairs, RowCache
+from fairkv_eval.engine.cache import ContextCache, LayerPairs, RowCache
 from fairkv_eval.engine.context import Context
 from fairkv_eval.engine.decode_budget import DecodeBudget
 from fairkv_eval.engine.prefixes import Part, States, tree
 from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.storage.pairs import Pairs, store
 
 Rotations = Sequence[Rotation | None]  # how each layer turns its keys; () if nothing needs to know
 
@@ -175,25 +176,21 @@ class Extend:
             for part_queries, part in zip(queries, pairs, strict=True):
                 yield part_queries, part.keys, part.values
 
-    def _follow(self, tail: Tail, q: Tensor, k: Tensor, v: Tensor, options: Options) -> LayerPairs:
-        """A context's pairs in this layer with those of its tail, handed to the row that continues."""
-        pairs = self._joined(tail, k, v)
-        if tail.continues:
-            tail.layers.append(pairs)
+    def _follow(self, tail: Tail, q: Tensor, k: Tensor, v: Tensor, options: Options) -> list[Pairs]:
+        """A context's pairs in this layer, unpacked, with those of its tail; the row that continues stores both."""
+        cache = tail.cache
+        context = cache.layers[self.layer_index] if cache.layers else [store(cache.storage, Pairs(k[:, :0], v[:, :0]))]
+        heads = [part.heads for part in context]
+        newer = [Pairs(*part) for part in zip(k.split(heads), v.split(heads), strict=True)]
+        pairs = [part.plain().extended(own) for part, own in zip(context, newer, strict=True)]
+        if tail.continues and cache.storage.plain:
+            tail.layers.append([*pairs])
+        elif tail.continues:
+            tail.layers.append([part.extended(own) for part, own in zip(context, newer, strict=True)])
         if tail.budget:
             rotation = _rotation(self.rotations, self.layer_index)
             tail.budget.receive(Layer.of((q, *pairs[0]), options, self.layer_index, rotation), options.window)
         return pairs
-
-    def _joined(self, tail: Tail, k: Tensor, v: Tensor) -> LayerPairs:
-        if not tail.cache.layers:
-            return [Pairs(k, v)]
-        context = tail.cache.layers[self.layer_index]
-        heads = [len(pairs.keys) for pairs in context]
-        return [
-            Pairs(torch.cat([pairs.keys, keys], 1), torch.cat([pairs.values, values], 1))
-            for pairs, keys, values in zip(context, k.split(heads), v.split(heads), strict=True)
-        ]
 
 
 class Decode:
@@ -234,10 +231,10 @@ class Decode:
         """The rows of one cache: q ``[heads, rows, dim]``, k, v ``[kv_heads, rows, dim]`` to ``[rows, heads, dim]``."""
         kv_heads, rows = k.shape[:2]
         # The query heads of a group stand as queries of their KV head, so no key is repeated.
-        grouped = q.transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1])
+        grouped = cache.storage.turned(q.transpose(0, 1).reshape(rows, kv_heads, -1, q.shape[-1]))
         visible = cache.append(self.layer_index, k.transpose(0, 1), v.transpose(0, 1), options.window)
         outputs = [self.backend.rows(grouped[:, part.heads], part, options) for part in visible]
-        return torch.cat(outputs, 1).reshape(rows, -1, v.shape[-1])
+        return cache.storage.turned_back(torch.cat(outputs, 1)).reshape(rows, -1, v.shape[-1])
 
     def _enforce(self, budget: DecodeBudget, cache: RowCache, slot: int, q: Tensor, options: Options) -> None:
         """Show a row's decode budget its newest pair, and evict what it does not keep: q ``[heads, 1, dim]``."""

@@ -98,7 +98,7 @@ class Replay(Extend):
         start = 0
         for tail in self.replay_tails:
             at = slice(start, start := start + len(tail.tokens))
-            keys = torch.cat([tail.cache.layers[self.layer_index][0].keys, k[0, :, at]], 1)
+            keys = torch.cat([tail.cache.layers[self.layer_index][0].plain().keys, k[0, :, at]], 1)
             tail.received.append(_most_received(q[0, :, at], keys, options))
         return super().attend(q, k, v, options)
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention.rotation import Rotation
-from fairkv_eval.engine.cache import Pairs
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.storage.pairs import Pairs
 
 
 def survivors(layer: Layer, index: Sequence[Tensor]) -> list[Pairs]:

@@ -17,7 +17,7 @@ class Argument:
 
     names: what it is typed as, with the help of each name; most arguments have one, the field's own. read: the field's
     value from the typed ones. typed: the typed values from the field's, None for a name that is not needed. needs: the
-    argument without which it has no effect.
+    argument without which it has no effect. restore: the field's value from a result's.
     """
 
     check: Check
@@ -25,6 +25,7 @@ class Argument:
     read: Callable[..., Any]
     typed: Callable[[Any], tuple[Any, ...]]
     needs: str | None
+    restore: Callable[[Any], Any]
     name: str = ""
     default: Any = None
 
@@ -40,9 +41,7 @@ class Argument:
 
     def restored(self, value: Any) -> Any:
         """The field's value from a result's, which has none if it is older than the argument."""
-        if value is None:
-            return self.default
-        return value if self.default is None else type(self.default)(value)
+        return self.default if value is None else self.restore(value)
 
     def arguments(self, value: Any) -> dict[str, Any]:
         """The field's value as typed arguments; {} for the default."""
@@ -59,11 +58,15 @@ def argument(
     read: Callable[..., Any] = lambda value: value,
     typed: Callable[[Any], tuple[Any, ...]] = lambda value: (value,),
     needs: str | None = None,
+    restore: Callable[[Any], Any] | None = None,
     kw_only: bool = True,
 ) -> Any:
-    """A dataclass field with its `Argument`. ``help``: by name, if it is not typed as one argument of its own name."""
+    """A dataclass field with its `Argument`. ``help``: by name, if it is not typed as one argument of its own name.
+    ``restore`` is the default's type if absent."""
     names = {"": help} if isinstance(help, str) else help
-    return field(default=default, kw_only=kw_only, metadata={"argument": Argument(check, names, read, typed, needs)})
+    restore = restore or ((lambda value: value) if default is None else type(default))
+    entry = Argument(check, names, read, typed, needs, restore)
+    return field(default=default, kw_only=kw_only, metadata={"argument": entry})
 
 
 def table(kind: Any) -> tuple[Argument, ...]:
@@ -99,6 +102,11 @@ def count(name: str, value: Any) -> None:
 def count_or_none(name: str, value: Any) -> None:
     if value is not None:
         count(name, value)
+
+
+def from_zero_or_none(name: str, value: Any) -> None:
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise UsageError(f"{name}={value!r} is not allowed; it takes a whole number from 0")
 
 
 def one_of(allowed: Sequence[str]) -> Check:

@@ -17,6 +17,7 @@ from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.eviction.read_only import read_only
+from fairkv_eval.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Policy(PolicyArguments):
     ``positions``: kept keys stay at their positions, or are turned to consecutive ones. ``merge``: what becomes of
     evicted pairs (see `merging`). ``decode_budget``: pairs that a layer and head holds while decoding, context, tail
     and answer together, enforced every ``decode_every`` tokens.
+    ``kv_bits``, ``kv_scheme``, ``kv_group`` and ``kv_residual``: how pairs are held (see `Storage`).
     """
 
     press: Press | None = None
@@ -58,6 +60,7 @@ class Policy(PolicyArguments):
         self._check_press()
         self._check_division()
         self._check_decoding()
+        self._check_storage()
 
     def _check_press(self) -> None:
         for name in ("ratio", "budget", "decode_budget"):
@@ -101,6 +104,22 @@ class Policy(PolicyArguments):
                 "to no segment. Use fair=false, or a ratio or budget without decode_budget"
             )
 
+    def _check_storage(self) -> None:
+        for name in ("kv_scheme", "kv_group", "kv_residual"):
+            value = getattr(self, name)
+            if self.storage.plain and value != DEFAULTS[name]:
+                raise UsageError(f"{name}={value} has no effect without kv_bits=8, 4, 3 or 2 (or k4v2)")
+        if self.decode_budget is not None and not self.storage.plain:
+            raise UsageError(
+                f"decode_budget={self.decode_budget} with kv_bits={self.kv_bits} is not defined: pairs that are "
+                "evicted while decoding would have to leave packed groups. Use a ratio or budget without decode_budget"
+            )
+
+    @cached_property
+    def storage(self) -> Storage:
+        """How a row holds its pairs."""
+        return Storage.of(self.kv_bits, self.kv_scheme, self.kv_group, self.kv_residual)
+
     @property
     def evicts(self) -> bool:
         """Whether pairs of a context may be evicted before the tail runs."""
@@ -110,6 +129,12 @@ class Policy(PolicyArguments):
     def collects(self) -> bool:
         """Whether it needs the attention that pairs receive while decoding: for its press, or for `merge_cam`."""
         return self.merge == "cam" or (self.press is not None and self.press.collects)
+
+    @property
+    def unevicted(self) -> Policy:
+        """The policy that evicts nothing and holds pairs as this one does."""
+        names = ("kv_bits", "kv_scheme", "kv_group", "kv_residual")
+        return Policy(**{name: getattr(self, name) for name in names})
 
     @cached_property
     def division(self) -> Division:

@@ -18,12 +18,14 @@ from fairkv_eval.eviction.argument import (
     count_or_none,
     fraction,
     fraction_below_one,
+    from_zero_or_none,
     one_of,
     table,
     unchecked,
 )
 from fairkv_eval.prompts.whitelist import TEXT, literals, parse_keep
 from fairkv_eval.provenance import nameless
+from fairkv_eval.storage.bits import PER_TOKEN, PLAIN_BITS, SCHEMES, check_bits, joined_bits
 
 AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
@@ -100,6 +102,35 @@ class PolicyArguments:
         "only the cache's own content",
     )
     decode_every: int = argument(16, count, "evict again after every this many generated tokens", needs="decode_budget")
+    kv_bits: int | str = argument(
+        PLAIN_BITS,
+        check_bits,
+        "bits that a key or value is held in: 8, 4, 3 or 2, or `k4v2` (keys in 4, values in 2); 16 is the model's own "
+        "type. Works with every press and ratio, and without a press",
+        read=joined_bits,
+        restore=joined_bits,
+    )
+    kv_scheme: str = argument(
+        PER_TOKEN,
+        one_of(SCHEMES),
+        "what shares a scale. `per_token`: channels of a token. `kivi`: of keys, a channel over a group of tokens; of "
+        "values, channels of a token (arXiv 2402.02750). `rotated`: channels of a token after a random Hadamard "
+        "rotation of each head (2404.00456; TurboQuant, 2504.19874, without its codebooks)",
+        needs="kv_bits",
+    )
+    kv_group: int | None = argument(
+        None,
+        count_or_none,
+        "how many channels share a scale, or tokens for the keys of kivi; by default 64 (or the largest part of a head "
+        "below that), and 32 for kivi",
+        needs="kv_bits",
+    )
+    kv_residual: int | None = argument(
+        None,
+        from_zero_or_none,
+        "how many of the newest pairs of a row are held unquantized; by default none, and 128 for kivi",
+        needs="kv_bits",
+    )
 
     # --- the press, which a policy holds and a record names
 
@@ -138,9 +169,7 @@ class PolicyArguments:
 
     def arguments(self) -> dict[str, Any]:
         """The policy as typed among the model's arguments, without defaults."""
-        if self.press_name == "none":
-            return {}
-        typed: dict[str, Any] = {"press": self.press_name}
+        typed: dict[str, Any] = {} if self.press_name == "none" else {"press": self.press_name}
         if self.base_name:
             typed["base"] = self.base_name
         defaults = self.parameter_defaults
@@ -159,10 +188,9 @@ class PolicyArguments:
     @property
     def label(self) -> str:
         """The policy in one line: press, ratio or budget, and every other argument that is not the default."""
-        if self.press_name == "none":
-            return "full cache"
         amount = "ratio" if self.budget is None else "budget"
-        return " ".join([self.name, f"{amount}={shown(getattr(self, amount))}", *self.settings()])
+        kept = [self.name, f"{amount}={shown(getattr(self, amount))}"] if self.press_name != "none" else ["full cache"]
+        return " ".join([*kept, *self.settings()])
 
     def settings(self) -> Iterator[str]:
         """The label's parts behind the press and its ratio or budget."""
@@ -173,23 +201,23 @@ class PolicyArguments:
 
     def slug(self) -> str:
         """The policy in a file name: ``full``, ``tova_ratio=0.5``, ``snapkv_window=16_ratio=0.5_fair=1``."""
-        if self.press_name == "none":
-            return "full"
         typed = self.arguments()
         # A press named by a path goes by its file's name.
-        press = re.split(r"[\\/]", str(typed.pop("press")))[-1]
+        press = re.split(r"[\\/]", str(typed.pop("press", "full")))[-1]
         rest = sorted(typed.items(), key=lambda item: _PLACES.get(item[0], 0))
         parts = [press, *(f"{name}={value if isinstance(value, list) else shown(value)}" for name, value in rest)]
         return re.sub(r"[^\w.=,+-]+", "-", "_".join(parts))[:100].strip("-")
 
     def _effective(self, entry: Argument) -> Any:
         """An argument's value; None if it has no effect without another."""
-        return None if entry.needs and not getattr(self, entry.needs) else getattr(self, entry.name)
+        idle = entry.needs and getattr(self, entry.needs) == DEFAULTS[entry.needs]
+        return None if idle else getattr(self, entry.name)
 
 
 # Folders of finished cells are found by their names, so the order in these stays as it was first: fair before budget,
 # the whitelist last.
 _PLACES = {"budget": 1, "positions": 1, "merge": 1, "decode_budget": 1, "decode_every": 1, "keep": 2, "keep_text": 2}
+_PLACES |= dict.fromkeys(("kv_bits", "kv_scheme", "kv_group", "kv_residual"), 3)
 
 ARGUMENTS = table(PolicyArguments)
 # What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.

@@ -13,6 +13,7 @@ import yaml
 
 from fairkv_eval.eviction.policy_arguments import ARGUMENTS, PolicyArguments
 from fairkv_eval.prompts.settings import PromptSettings
+from fairkv_eval.storage.bits import PLAIN_BITS
 
 # Arguments of `PromptSettings` that decide how a prompt is divided. The other one, chat, decides the prompt itself.
 DIVIDING = ("segments", "scope", "fewshot_delimiter", "context_field")
@@ -54,8 +55,9 @@ class RecordedPolicy(PolicyArguments):
 
     @property
     def full(self) -> bool:
-        """Whether nothing is ever evicted."""
-        return self.press == "none" or not (self.ratio or self.budget or self.decode_budget)
+        """Whether nothing is ever evicted, and all pairs are held as the model computes them."""
+        evicts = self.press != "none" and (self.ratio or self.budget or self.decode_budget)
+        return not evicts and self.kv_bits == PLAIN_BITS
 
     @property
     def press_name(self) -> str:
@@ -75,7 +77,7 @@ class RecordedPolicy(PolicyArguments):
 
     def settings(self) -> Iterator[str]:
         yield from super().settings()
-        typed = self._prompt_arguments().items()
+        typed = self._prompt_arguments().items() if super().arguments() else ()
         yield from (f"{name}={value.encode('unicode_escape').decode()}" for name, value in typed)
 
     def _prompt_arguments(self) -> dict[str, str]:

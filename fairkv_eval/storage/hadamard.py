@@ -12,26 +12,28 @@ SMALLEST = 8  # channels of a block; a smaller one would spread nothing
 
 
 @lru_cache(maxsize=8)
-def rotation(dim: int, device: torch.device) -> Tensor:
-    """A randomized Hadamard matrix, orthogonal: float32 ``[dim, dim]``. Channels x are rotated to x @ matrix.
+def rotation(dim: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A randomized Hadamard matrix, orthogonal: ``[dim, dim]``. Channels x are rotated to x @ matrix.
 
     Signs are drawn from a fixed seed. For a dim that is no power of two it consists of equal blocks, of the largest
     power of two that divides ``dim``.
     """
     size = dim & -dim
-    matrix = torch.ones(1, 1)
-    while len(matrix) < size:
-        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    block = torch.ones(1, 1, dtype=torch.float64)
+    while len(block) < size:
+        block = torch.cat([torch.cat([block, block], 1), torch.cat([block, -block], 1)])
     signs = torch.randint(0, 2, (dim, 1), generator=torch.Generator().manual_seed(SEED)) * 2 - 1
-    blocks = torch.block_diag(*[matrix] * (dim // size))
-    return (signs * blocks / size**0.5).to(device)
+    matrix: Tensor = signs * torch.block_diag(*[block] * (dim // size)) / size**0.5
+    return matrix.to(device, dtype)
 
 
 def rotated(entries: Tensor) -> Tensor:
-    """Entries ``[..., dim]`` rotated, computed in float32, in their own type."""
-    return (entries.float() @ rotation(entries.shape[-1], entries.device)).to(entries.dtype)
+    """Entries ``[..., dim]`` rotated, computed in float32 at least, in their own type."""
+    wide = torch.promote_types(entries.dtype, torch.float32)
+    return (entries.to(wide) @ rotation(entries.shape[-1], wide, entries.device)).to(entries.dtype)
 
 
 def rotated_back(entries: Tensor) -> Tensor:
     """Rotated entries ``[..., dim]`` as they were before."""
-    return (entries.float() @ rotation(entries.shape[-1], entries.device).T).to(entries.dtype)
+    wide = torch.promote_types(entries.dtype, torch.float32)
+    return (entries.to(wide) @ rotation(entries.shape[-1], wide, entries.device).T).to(entries.dtype)

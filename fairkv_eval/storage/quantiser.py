@@ -44,9 +44,8 @@ class Quantiser:
 
     def nbytes(self, n: int) -> int:
         """Bytes of n entries, a multiple of ``tokens``."""
-        return sum(
-            n // unit * width * kind.itemsize for (unit, width), kind in zip(self.shapes, self.dtypes, strict=True)
-        )
+        parts = zip(self.shapes, self.dtypes, strict=True)
+        return sum(n // unit * width * kind.itemsize for (unit, width), kind in parts)
 
     def encode(self, entries: Tensor) -> tuple[Tensor, ...]:
         """Entries ``[..., n, dim]``, n a multiple of ``tokens``, as the tensors that hold them."""
@@ -76,6 +75,6 @@ class Quantiser:
 
     def _blocks(self, entries: Tensor) -> Tensor:
         """A view ``[..., n / tokens, tokens, blocks, channels]`` of entries."""
-        return entries.unflatten(-1, (self.blocks, self.channels)).unflatten(
-            -3, (entries.shape[-2] // self.tokens, self.tokens)
-        )
+        n_blocks = entries.shape[-2] // self.tokens
+        view: Tensor = entries.unflatten(-1, (self.blocks, self.channels)).unflatten(-3, (n_blocks, self.tokens))
+        return view

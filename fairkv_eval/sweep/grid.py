@@ -79,13 +79,13 @@ def _listed(key: str, value: Any) -> list[Any]:
 
 
 def _policy(press: Mapping[str, Any], amount: Mapping[str, Any]) -> Policy:
-    if press["press"] == "none":
-        raise UsageError("the full cache is not a press: it is the cell of ratio 0")
     policy, others = Policy.split({**press, **amount})
+    if policy == Policy() and press["press"] == "none":
+        raise UsageError("the full cache is not a press: it is the cell of ratio 0")
     for name in (*others, *(name for name in AMOUNTS if name in press)):
         allowed = {*policy.parameter_defaults, *NAMES, *GRID} - {*AMOUNTS}
         raise unknown(f"parameter of press {policy.press_name!r}", name, allowed)
-    return policy if policy.evicts or policy.decode_budget else Policy()
+    return policy if policy.evicts or policy.decode_budget else policy.unevicted
 
 
 def ratios(value: Any) -> list[float]:

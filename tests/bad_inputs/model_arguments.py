@@ -56,6 +56,22 @@ CASES = [
     arguments("decode_every=4", "without decode_budget", **PRESS, decode_every=4),
     arguments("decode_budget=8", "tova", press="snapkv", decode_budget=8),
     arguments("decode_budget=8 with fair=1", press="tova", decode_budget=8, fair=True),
+    *(
+        arguments("unknown kv_bits", "16, 8, 4, 3, 2, or two of them as k4v2", kv_bits=value)
+        for value in [5, 0, 1.5, "k4v5", "int4", True, [], [4], {}, None, math.nan]
+    ),
+    arguments("unknown kv_scheme 'kiwi'", "Did you mean 'kivi'?", kv_bits=4, kv_scheme="kiwi"),
+    *(arguments("unknown kv_scheme", "rotated", kv_bits=4, kv_scheme=value) for value in [None, True, 1, []]),
+    *(arguments("kv_group=", "whole number from 1", kv_bits=4, kv_group=value) for value in NOT_COUNTS),
+    *(
+        arguments("kv_residual=", "whole number from 0", kv_bits=4, kv_residual=value)
+        for value in NOT_COUNTS
+        if value != 0 or value is False
+    ),
+    arguments("kv_scheme=kivi has no effect without kv_bits", kv_scheme="kivi"),
+    arguments("kv_group=32 has no effect without kv_bits", **PRESS, kv_group=32),
+    arguments("kv_residual=0 has no effect without kv_bits", **PRESS, kv_residual=0),
+    arguments("decode_budget=8 with kv_bits=4 is not defined", press="knorm", decode_budget=8, kv_bits=4),
     arguments("unknown press 'tovva'", "Did you mean 'tova'?", press="tovva", ratio=0.5),
     arguments("does not exist", press="no/such.yaml", ratio=0.5),
     arguments("kvpress", press="kvpress:NoSuchPress", ratio=0.5),

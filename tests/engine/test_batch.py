@@ -13,20 +13,20 @@ from press_table import policy
 from torch import Tensor
 
 from fairkv_eval.engine import batch as batch_module
-from fairkv_eval.engine import cache, engine
+from fairkv_eval.engine import buffer, engine
 from fairkv_eval.engine.batch import Batch, Row, size_class
-from fairkv_eval.engine.cache import Pairs
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.engine.sampling import GREEDY, Sampler
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.tokens import Prompt
+from fairkv_eval.storage.pairs import Pairs
 
 HEADS, DIM = 2, 3
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "BLOCK", 4)
+    monkeypatch.setattr(buffer, "BLOCK", 4)
     monkeypatch.setattr(batch_module, "BLOCK", 4)
 
 
@@ -106,7 +106,7 @@ ACTIONS = st.one_of(
 @settings(max_examples=60)
 def test_rows_keep_their_pairs_under_any_sequence(actions: list[tuple]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "BLOCK", 4)
+        patch.setattr(buffer, "BLOCK", 4)
         patch.setattr(batch_module, "BLOCK", 4)
         driven = Driven(most=8)
         for name, value in actions:
@@ -179,4 +179,4 @@ def test_rows_of_very_different_ratios_hold_little_more_than_their_own_pairs(
     run(attached(), jobs, rows=8)
     entry = 3 * 2 * 2 * 16 * 4
     for allocated, used, rows in held:
-        assert used <= allocated <= used + rows * 2 * cache.BLOCK * entry
+        assert used <= allocated <= used + rows * 2 * buffer.BLOCK * entry

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.sdpa import SDPA, masked
-from fairkv_eval.engine import cache
-from fairkv_eval.engine.cache import ContextCache, Pairs, RowCache
+from fairkv_eval.engine import buffer
+from fairkv_eval.engine.cache import ContextCache, RowCache
+from fairkv_eval.storage.pairs import Pairs
 
 HEADS, KEY_DIM, VALUE_DIM = 2, 3, 2
 WINDOWS = [None, 3]  # the second of two layers slides
@@ -131,7 +132,7 @@ ACTIONS = st.one_of(
 @settings(max_examples=60)
 def test_any_sequence_equals_lists(actions: list[tuple], rng: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache, "BLOCK", 4)
+        patch.setattr(buffer, "BLOCK", 4)
         batch = Batch(rng)
         for name, *values in actions:
             if name == "add":
@@ -144,7 +145,7 @@ def test_any_sequence_equals_lists(actions: list[tuple], rng: int) -> None:
 
 
 def test_growth_across_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache, "BLOCK", 8)
+    monkeypatch.setattr(buffer, "BLOCK", 8)
     batch = Batch()
     batch.add(6, 3)  # needs 7 and 4 places, and gets a block more than that
     assert [layer[0].keys.shape[2] for layer in batch.cache.layers] == [16, 16]
@@ -220,7 +221,7 @@ def test_bytes_are_those_of_the_entries_in_use(dtype: torch.dtype, size: int) ->
     for m in (3, 5):
         rows.add(one_layer(m, dtype=dtype))
     assert rows.nbytes_held == (3 + 5) * HEADS * (KEY_DIM + VALUE_DIM) * size
-    assert rows.nbytes_allocated == 2 * (2 * cache.BLOCK) * HEADS * (KEY_DIM + VALUE_DIM) * size
+    assert rows.nbytes_allocated == 2 * (2 * buffer.BLOCK) * HEADS * (KEY_DIM + VALUE_DIM) * size
     assert rows.layers[0][0].keys.dtype == dtype
     rows.remove(0)
     assert rows.nbytes_held == 5 * HEADS * (KEY_DIM + VALUE_DIM) * size
@@ -244,7 +245,7 @@ def test_uneven_heads_take_only_the_room_they_need() -> None:
     rows.add([even])
     long, short = rows.layers[0]
     assert (long.lengths, short.lengths) == ([3, 1000], [3, 5])
-    assert short.keys.shape[2] <= 2 * cache.BLOCK < 1000 < long.keys.shape[2]
+    assert short.keys.shape[2] <= 2 * buffer.BLOCK < 1000 < long.keys.shape[2]
     assert rows.nbytes_held == (2 * 3 + 1005) * (KEY_DIM + VALUE_DIM) * 4
     rows.add(one_layer(4, 1.0))
     assert (long.lengths, short.lengths) == ([3, 1000, 4], [3, 5, 4])

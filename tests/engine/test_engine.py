@@ -15,7 +15,8 @@ from press_table import SMALL, UNEVEN, policy
 
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import prefixes
-from fairkv_eval.engine.cache import BLOCK, RowCache
+from fairkv_eval.engine.buffer import BLOCK
+from fairkv_eval.engine.cache import RowCache
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.errors import RequestError, UsageError

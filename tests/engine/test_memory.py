@@ -6,7 +6,7 @@ import pytest
 import tiny
 import torch
 
-from fairkv_eval.engine.cache import BLOCK
+from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood

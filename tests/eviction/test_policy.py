@@ -67,6 +67,7 @@ class TestPolicy:
             {"press": press("h2o")},
             {"ratio": 0.0, "budget": 7},
             {"positions": "contiguous"},
+            {"kv_bits": 4},
         ):
             assert dataclasses.replace(policy, **change) != policy
 
@@ -89,6 +90,10 @@ class TestPolicy:
             "merge": "none",
             "decode_budget": None,
             "decode_every": None,
+            "kv_bits": 16,
+            "kv_scheme": None,
+            "kv_group": None,
+            "kv_residual": None,
         }
 
     def test_describes_a_wrapper_by_what_it_wraps(self) -> None:
@@ -274,3 +279,22 @@ class TestPoolOverTheModel:
         assert policy("adakv", file, ratio=0.5).division.pooled == "layer"
         with pytest.raises(UsageError, match="press 'chunkkv' pools budgets over the model, which needs a replay"):
             policy("chunkkv", file, ratio=0.5)
+
+
+@pytest.mark.parametrize(
+    "arguments, label, slug",
+    [
+        ({"kv_bits": 4}, "full cache kv_bits=4", "full_kv_bits=4"),
+        ({"kv_bits": 16}, "full cache", "full"),
+        (
+            {"press": "knorm", "ratio": 0.5, "kv_bits": "k4v2", "kv_scheme": "kivi", "kv_residual": 0},
+            "knorm ratio=0.5 kv_bits=k4v2 kv_scheme=kivi kv_residual=0",
+            "knorm_ratio=0.5_kv_bits=k4v2_kv_scheme=kivi_kv_residual=0",
+        ),
+    ],
+)
+def test_storage_is_part_of_a_policy_with_or_without_a_press(arguments: dict, label: str, slug: str) -> None:
+    own = Policy.of(arguments)
+    assert (own.label, own.slug()) == (label, slug)
+    assert own.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith("kv_")})
+    assert own.unevicted.storage == own.storage and Policy.of(own.arguments()) == own

@@ -25,6 +25,9 @@ OLD = Path(__file__).parents[2] / "results" / "baseline"
         {"press": "adakv", "base": "knorm", "safeguard": 0.3, "budget": 64, "fair": True},
         {"press": "tova", "keep": "defense+0:12", "keep_text": "a, b", "positions": "contiguous"},
         {"press": "h2o", "recent": 0.1, "decode_budget": 64, "decode_every": 4},
+        {"kv_bits": 4},
+        {"kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 16, "kv_residual": 0},
+        {"press": "tova", "ratio": 0.5, "kv_bits": 8, "kv_scheme": "rotated"},
     ],
 )
 def test_a_described_policy_is_read_back(arguments: dict) -> None:
@@ -41,6 +44,12 @@ def test_a_described_policy_is_read_back(arguments: dict) -> None:
 
 def test_a_result_of_another_model_is_the_full_cache() -> None:
     assert RecordedPolicy.of({}) == RecordedPolicy() and RecordedPolicy().full
+
+
+def test_a_packed_cache_is_not_the_full_cache() -> None:
+    assert not RecordedPolicy(kv_bits=4).full and not RecordedPolicy("tova", kv_bits=8).full
+    assert RecordedPolicy(scope="prompt").label == "full cache"
+    assert RecordedPolicy(scope="prompt", kv_bits=4).label == "full cache kv_bits=4 scope=prompt"
 
 
 def test_former_digests_lead_to_the_present_ones() -> None:

@@ -96,7 +96,7 @@ def test_a_default_group_divides_the_head(dim: int, group: int) -> None:
 
 @pytest.mark.parametrize("dim", [8, 24, 64, 96, 128])
 def test_a_rotation_keeps_lengths_and_products(dim: int) -> None:
-    matrix = rotation(dim, torch.device("cpu"))
+    matrix = rotation(dim, torch.float32, torch.device("cpu"))
     assert torch.allclose(matrix @ matrix.T, torch.eye(dim), atol=1e-6)
     storage, given = Storage.of(4, ROTATED), entries(5, dim)
     assert torch.allclose(storage.turned_back(storage.turned(given)), given, atol=1e-5)

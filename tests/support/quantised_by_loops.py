@@ -1,8 +1,17 @@
-"""The slow reference of storage: quantization and its way back, one block at a time."""
+"""The slow reference of storage: quantization and its way back one block at a time, and dense attention over that."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
+from kept_by_loops import Kept
+from torch import Tensor
+
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.storage.hadamard import rotation
+from fairkv_eval.storage.storage import Storage
 
 
 def blocks(entries: np.ndarray, bits: int, tokens: int, channels: int) -> np.ndarray:
@@ -24,3 +33,54 @@ def block(values: np.ndarray, bits: int) -> np.ndarray:
     step = np.float32(np.float16(np.float32(values.max() - values.min()) / np.float32(top)))
     codes = np.clip(np.round((values - zero) / step), 0, top) if step else np.zeros_like(values)
     return (step * codes + zero).astype(np.float32)
+
+
+def stored(entries: Tensor, storage: Storage, keys: bool) -> Tensor:
+    """One head's entries ``[n, dim]`` of a row that holds n, as a step sees them."""
+    bits = storage.key_bits if keys else storage.value_bits
+    n, dim = entries.shape
+    window = storage.residual if storage.residual is not None else 128 if storage.scheme == "kivi" else 0
+    group = storage.group or (32 if storage.scheme == "kivi" else min(64, dim))
+    unit = group if storage.scheme == "kivi" else 1
+    packed = 0
+    while n - packed >= window + unit:
+        packed += unit
+    if bits == 16 or not packed:
+        return entries
+    old, turn = entries[:packed], torch.eye(dim, dtype=entries.dtype)
+    if storage.scheme == "rotated":
+        turn = rotation(dim, entries.dtype, torch.device("cpu"))
+    by_channel = storage.scheme == "kivi" and keys
+    shape = (group, 1) if by_channel else (1, group)
+    back = torch.from_numpy(blocks((old @ turn).float().numpy()[None], bits, *shape)[0]).to(entries.dtype)
+    return torch.cat([back @ turn.T, entries[packed:]])
+
+
+class PackedDense:
+    """Plain softmax attention over one sequence, as a phase: its first n tokens are a context, which sees itself as it
+    is. The tokens from each of ``starts`` on, up to the next, are one pass: they see ``kept`` of the context and what
+    came since, all as stored, and each other as they are."""
+
+    def __init__(self, storage: Storage, n: int, kept: Kept, starts: Sequence[int]) -> None:
+        self.storage, self.n, self.kept, self.starts = storage, n, kept, starts
+        self.layer = 0
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
+        q, k, v = q[0], k[0], v[0]
+        out, group = torch.empty(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype), len(q) // len(k)
+        for head in range(len(k)):
+            for i in range(q.shape[1]):
+                start = max([s for s in self.starts if s <= i], default=0)
+                kept = self.kept[self.layer][head][-(options.window or self.n) :]  # a window keeps no more
+                older = [*kept, *range(self.n, start)] if i >= self.n else []
+                newer = [*range(start, i + 1)] if i >= self.n else [*range(i + 1)]
+                keys = torch.cat([stored(k[head, older], self.storage, True), k[head, newer]])
+                values = torch.cat([stored(v[head, older], self.storage, False), v[head, newer]])
+                hidden = [options.window is not None and j <= i - options.window for j in (*older, *newer)]
+                logits = q[head * group : (head + 1) * group, i] @ keys.T * options.scaling
+                if options.softcap:
+                    logits = torch.tanh(logits / options.softcap) * options.softcap
+                weights = logits.masked_fill(torch.tensor(hidden), float("-inf")).softmax(-1)
+                out[i, head * group : (head + 1) * group] = weights @ values
+        self.layer += 1
+        return out[None]

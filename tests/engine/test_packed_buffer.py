@@ -1,0 +1,164 @@
+"""Rows whose pairs are packed, through the engine, against dense attention over pairs quantized by loops."""
+
+from __future__ import annotations
+
+import dense_reference
+import pytest
+import torch
+from engine_runs import attached, prompt, run
+from press_table import policy
+from quantised_by_loops import PackedDense
+
+from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
+from fairkv_eval.engine.result import Result
+from fairkv_eval.errors import UsageError
+from fairkv_eval.eviction.policy import Policy
+
+STORAGES = {
+    "8": {"kv_bits": 8},
+    "4 by group": {"kv_bits": 4, "kv_group": 4},
+    "3": {"kv_bits": 3, "kv_residual": 3},
+    "k4v2": {"kv_bits": "k4v2", "kv_scheme": "rotated"},
+    "kivi": {"kv_bits": 2, "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 5},
+    "kivi, no window": {"kv_bits": "k8v4", "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 0},
+    "plain keys": {"kv_bits": "k16v4", "kv_scheme": "rotated", "kv_residual": 2},
+}
+PRESSES = {
+    "none": {},
+    "tova": {"press": "tova", "ratio": 0.5},
+    "fair knorm": {"press": "knorm", "ratio": 0.4, "fair": True},
+    "adakv": {"press": "adakv", "base": "knorm", "ratio": 0.5},
+    "pyramidkv": {"press": "pyramidkv", "window": 2, "budget": 8},
+}
+
+
+def policy_of(storage: str, press: str = "tova", **others: object) -> Policy:
+    return Policy.of({**PRESSES[press], **STORAGES[storage], **others})
+
+
+def jobs_of(policies: list[Policy], tokens: int = 9) -> list[Job]:
+    """A generation and a log-likelihood of contexts of different lengths under each policy."""
+    jobs = []
+    for own in policies:
+        for seed, (n, context) in enumerate([(24, 18), (31, 27), (6, 0)]):
+            text = prompt(seed, n, context, cut=6)
+            jobs.append(Job(text, own, Generation(tokens), f"{own.label} {seed}"))
+            jobs.append(Job(text, own, LogLikelihood((7, 99, 3, 200)), f"{own.label} {seed} scored"))
+    return jobs
+
+
+def reference(model, job: Job, said: tuple[int, ...]) -> torch.Tensor:
+    """The log-probabilities that predict each of these tokens: ``[len(said), vocabulary]``."""
+    prompt, n = job.prompt, job.prompt.context_length
+    kept = dense_reference.survivors(model, prompt.tokens[:n], prompt.segments, job.policy) if n else None
+    kept = kept or [[[]] * 2] * 3
+    first = len(prompt.tokens)
+    steps = [] if isinstance(job.want, LogLikelihood) else range(first, first + len(said))
+    phase = PackedDense(job.policy.storage, n, kept, [n, *steps])
+    tokens = [*prompt.tokens, *said[:-1]]
+    ids, positions = torch.tensor([tokens]), torch.arange(len(tokens))[None]
+    with torch.inference_mode():
+        logits = model(input_ids=ids, position_ids=positions, use_cache=False, kv=phase).logits[0]
+    return logits[first - 1 :].log_softmax(-1)
+
+
+def check(model, job: Job, result: Result) -> None:
+    said = job.want.continuation if isinstance(job.want, LogLikelihood) else result.tokens
+    logprobs = reference(model, job, said)
+    if isinstance(job.want, LogLikelihood):
+        expected = logprobs.gather(1, torch.tensor(said)[:, None]).sum()
+        assert result.logprob == pytest.approx(float(expected), abs=1e-5)  # summed in float32
+    else:
+        assert list(result.tokens) == logprobs.argmax(-1).tolist()
+
+
+@pytest.fixture(scope="module")
+def llama():
+    # In float64, since in float32 an entry on the edge of two codes may fall on either side.
+    return attached(dtype=torch.float64)
+
+
+@pytest.mark.parametrize("press", PRESSES)
+@pytest.mark.parametrize("storage", STORAGES)
+def test_answers_and_scores_are_those_of_dense_attention(llama, storage: str, press: str) -> None:
+    jobs = jobs_of([policy_of(storage, press)])
+    for job, result in zip(jobs, run(llama, jobs, softmax_dtype=torch.float64)[0], strict=True):
+        check(llama[0], job, result)
+
+
+@pytest.mark.parametrize("kind", ["mistral", "gemma2", "qwen3"])
+def test_windows_and_bounded_logits(kind: str) -> None:
+    model = attached(kind, dtype=torch.float64)
+    jobs = jobs_of([policy_of("3"), policy_of("kivi", "none")], tokens=6)
+    for job, result in zip(jobs, run(model, jobs)[0], strict=True):
+        check(model[0], job, result)
+
+
+@pytest.mark.parametrize("press", ["none", "tova", "adakv"])
+def test_sixteen_bits_are_the_plain_cache(press: str) -> None:
+    model = attached()
+    plain, stored = (run(model, jobs_of([Policy.of({**PRESSES[press], **bits})]))[0] for bits in ({}, {"kv_bits": 16}))
+    assert [(r.tokens, r.logprob, r.telemetry) for r in plain] == [(r.tokens, r.logprob, r.telemetry) for r in stored]
+
+
+@pytest.mark.parametrize("rows", [2, 64])
+def test_a_row_does_not_depend_on_its_companions(llama, rows: int) -> None:
+    policies = [policy_of(storage, press) for storage in STORAGES for press in ("tova", "adakv")]
+    jobs = jobs_of(policies, tokens=7)
+    together = run(llama, jobs, rows=rows)[0]
+    for index in range(0, len(jobs), 11):
+        (alone,), _ = run(llama, [jobs[index]], rows=1)
+        assert alone.tokens == together[index].tokens
+        assert alone.logprob == pytest.approx(together[index].logprob, abs=1e-6)
+        assert alone.telemetry == together[index].telemetry
+
+
+def test_a_row_goes_on_when_banks_merge_and_rows_leave(llama, monkeypatch) -> None:
+    """Rows that end at different times, in banks of small size classes, so that they merge and slots move."""
+    monkeypatch.setattr("fairkv_eval.engine.buffer.BLOCK", 4)
+    monkeypatch.setattr("fairkv_eval.engine.batch.BLOCK", 4)
+    jobs = [
+        Job(prompt(seed, n, n - 4), policy_of(storage), Generation(tokens), f"{seed}")
+        for seed, (n, tokens) in enumerate([(12, 20), (30, 5), (18, 24), (26, 11), (9, 30), (22, 3)])
+        for storage in ("3", "kivi")
+    ]
+    for job, result in zip(jobs, run(llama, jobs, rows=5)[0], strict=True):
+        assert len(result.tokens) == job.want.max_tokens
+        check(llama[0], job, result)
+
+
+def test_bytes_are_the_formula_and_the_tensors(llama) -> None:
+    for storage in STORAGES:
+        for press in ("none", "tova"):
+            own = policy_of(storage, press)
+            job = Job(prompt(0, 40, 36), own, Generation(2), storage)
+            (result,), engine = run(llama, [job])
+            kept = own.n_kept(36) if own.evicts else 36
+            expected = 3 * 2 * own.storage.nbytes(kept, 16, 16, torch.float64)
+            assert result.telemetry["kv_bytes_kept"] == engine.totals.kv_bytes_kept == expected
+            assert result.telemetry["kv_bytes_full"] == 3 * 2 * 36 * 2 * 16 * 8
+            assert result.telemetry["keep_rate"] == kept / 36
+
+
+def test_policies_on_one_prefill_are_each_alone(llama) -> None:
+    policies = [Policy(), *(policy_of(storage, press) for storage in STORAGES for press in ("none", "tova"))]
+    jobs = [Job(prompt(3), own, Generation(6), own.label) for own in policies]
+    results, engine = run(llama, jobs, rows=len(jobs))
+    assert engine.totals.prefill_tokens == 18
+    for job, result in zip(jobs, results, strict=True):
+        assert result.tokens == run(llama, [job])[0][0].tokens
+
+
+def test_keys_are_stored_where_they_moved_to(llama) -> None:
+    """Eight bits change none of these answers; bits of unmoved keys would."""
+    plain = policy("tova", ratio=0.5, positions="contiguous")
+    packed = Policy.of({**plain.arguments(), "kv_bits": 8, "kv_group": 8})
+    jobs, fine = ([Job(prompt(seed), own, Generation(8), own.label) for seed in range(3)] for own in (plain, packed))
+    for a, b in zip(run(llama, jobs)[0], run(llama, fine)[0], strict=True):
+        assert a.tokens == b.tokens and b.telemetry["kv_bytes_kept"] < a.telemetry["kv_bytes_kept"]
+
+
+def test_a_group_larger_than_the_head_names_both(llama) -> None:
+    job = Job(prompt(0), Policy.of({"kv_bits": 4, "kv_group": 64}), Generation(2), "doc 7")
+    with pytest.raises(UsageError, match=r"doc 7: .*kv_group=64 .* 16 channels"):
+        run(llama, [job])
