@@ -29,6 +29,15 @@ POLICIES = {
         f"{name} decode_budget": policy(name, decode_budget=14, decode_every=3, positions="contiguous")
         for name in ("tova", "h2o")
     },
+    **{
+        f"{name} merge={rule}": policy(name, 0.5, 1.0, ("a",), merge=rule)
+        for name in ("tova", "adakv small")
+        for rule in ("similar", "d2o")
+    },
+    **{
+        f"decoding merge={rule}": policy("knorm", merge=rule, decode_budget=14, decode_every=3, positions="contiguous")
+        for rule in ("similar", "d2o", "cam")
+    },
 }
 
 

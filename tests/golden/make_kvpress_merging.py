@@ -1,9 +1,8 @@
 """What kvpress's MergingPress and CAMPress make of kept values, written to kvpress_merging.npz next to this file.
 
-Runs where a kvpress that has them is installed (after 0.5.5; it wants a transformers older than 5.3), never in the
-tests:
+Runs where kvpress's main branch of August 2026 is installed, or a later release that has both (it wants a transformers
+older than 5.3), never in the tests:
 
-    pip install git+https://github.com/NVIDIA/kvpress
     PYTHONPATH=tests/support python tests/golden/make_kvpress_merging.py
 
 ``merging``: a numbered model's context under MergingPress. ``<model>/<case>/<ratio>/kept`` holds the positions, int16
