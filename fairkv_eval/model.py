@@ -22,7 +22,7 @@ from fairkv_eval.engine.check import length_limit
 from fairkv_eval.engine.context import Watcher
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Job, LogLikelihood
-from fairkv_eval.engine.memory import entry_bytes, memory_budget, rows_that_fit
+from fairkv_eval.engine.memory import entries, memory_budget, rows_that_fit
 from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.totals import Totals
 from fairkv_eval.errors import UsageError, interruptible
@@ -36,6 +36,7 @@ from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.harness.response_cache import ResponseCache, interruption, key_of, key_of_rolling
 from fairkv_eval.harness.settings import Settings, shows_settings
 from fairkv_eval.harness.statistics import Statistics
+from fairkv_eval.harness.storage_check import check_storage
 from fairkv_eval.model_sources import weights_sha256
 from fairkv_eval.pretrained import named
 from fairkv_eval.prompts.chat import ChatText
@@ -71,6 +72,7 @@ class FairKV(Processes):
         inner = self.model.get_base_model() if self.peft else self.model
         self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
         check_layers(self.windows, settings.policy)
+        check_storage(inner, settings.policy)
         for note in notes:
             self.run_log.note(note)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
@@ -213,7 +215,7 @@ class FairKV(Processes):
         if self.batch_size != "auto":
             return int(self.batch_size)
         budget = memory_budget(self.settings.kv_memory, self.device)
-        return rows_that_fit(jobs, entry_bytes(self.model), budget, self._detect_batch_size())
+        return rows_that_fit(jobs, entries(self.model), budget, self._detect_batch_size())
 
     # --- the harness's view of the model
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -15,8 +16,26 @@ from fairkv_eval.attention.seam import embedding
 from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
+from fairkv_eval.storage.storage import Storage
 
 GIB = 1 << 30
+
+
+class Entry(NamedTuple):
+    """What one token adds to a layer: a key and a value of these dims and this type for each KV head."""
+
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+    def nbytes(self, n: int, storage: Storage) -> int:
+        """Bytes that n tokens take in a storage."""
+        return self.kv_heads * storage.nbytes(n, self.key_dim, self.value_dim, self.dtype)
+
+    def nbytes_plain(self, n: int) -> int:
+        """Bytes that n tokens take plain."""
+        return n * self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
 def memory_budget(kv_memory: float, device: torch.device) -> int:
@@ -30,14 +49,24 @@ def memory_budget(kv_memory: float, device: torch.device) -> int:
     return int(kv_memory * (_free(device) if kv_memory < 1 else GIB))
 
 
-def rows_that_fit(jobs: Sequence[Job], entry_bytes: int, budget: int, max_rows: int) -> int:
+def rows_that_fit(jobs: Sequence[Job], entries: Sequence[Entry], budget: int, max_rows: int) -> int:
     """Rows of these jobs that a budget of bytes holds, at least 1 and at most ``max_rows``.
 
-    entry_bytes: of one token's keys and values in all layers. Every row counts as long as the longest becomes, since
-    the rows of a layer share a buffer, and with the room that such a buffer grows by.
+    entries: of each layer. Every row counts as large as the largest becomes, since the rows of a layer share a buffer,
+    and with the room that such a buffer grows by.
     """
-    longest = max((_row_tokens(job) for job in jobs), default=1)
-    return max(1, min(max_rows, budget // ((longest + 2 * BLOCK) * entry_bytes)))
+    largest = max((_row_bytes(entries, job) for job in jobs), default=1)
+    return max(1, min(max_rows, budget // largest))
+
+
+def _row_bytes(entries: Sequence[Entry], job: Job) -> int:
+    """Bytes of a row of this job at the end, room to grow included."""
+    n, storage = _row_tokens(job) + 2 * BLOCK, job.policy.storage
+    if storage.plain:
+        return sum(entry.nbytes_plain(n) for entry in entries)
+    # One layer at a time is unpacked. A buffer has room for the plain pairs of a window that is full.
+    room = n + storage.window + storage.unit
+    return sum(entry.nbytes(room, storage) for entry in entries) + max(entry.nbytes_plain(room) for entry in entries)
 
 
 def _row_tokens(job: Job) -> int:
@@ -52,24 +81,24 @@ def _row_tokens(job: Job) -> int:
     return at_start + job.want.max_tokens
 
 
-def entry_bytes(model: PreTrainedModel) -> int:
-    """Bytes of one token's keys and values in all layers of a model attached to the seam, measured on one token."""
+def entries(model: PreTrainedModel) -> list[Entry]:
+    """What one token adds to each layer of a model attached to the seam, measured on one token."""
     counter = _Counter()
     token = torch.zeros(1, 1, dtype=torch.long, device=embedding(model).device)
     with torch.inference_mode():
         model(input_ids=token, position_ids=token, use_cache=False, kv=counter)
-    return counter.nbytes
+    return counter.entries
 
 
 class _Counter:
-    """A phase that lets a lone token attend to itself and adds up the bytes of its keys and values."""
+    """A phase that lets a lone token attend to itself and notes its keys and values."""
 
     def __init__(self) -> None:
-        self.nbytes = 0
+        self.entries: list[Entry] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         """See `Phase.attend`."""
-        self.nbytes += k.nbytes + v.nbytes
+        self.entries.append(Entry(k.shape[1], k.shape[3], v.shape[3], k.dtype))
         return v.repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import tiny
 from bad_input import Case, arguments, call
 
 from fairkv_eval.engine.sampling import Sampling
+from fairkv_eval.model import FairKV
 
 PRESS = {"press": "tova", "ratio": 0.5}
 NOT_FRACTIONS: list[Any] = [-0.1, 1.5, math.nan, math.inf, -math.inf, "half", [], [0.5], {}, "0.5"]
@@ -71,6 +73,11 @@ CASES = [
     arguments("kv_scheme=kivi has no effect without kv_bits", kv_scheme="kivi"),
     arguments("kv_group=32 has no effect without kv_bits", **PRESS, kv_group=32),
     arguments("kv_residual=0 has no effect without kv_bits", **PRESS, kv_residual=0),
+    call(
+        "kv_group=64 of a model whose heads have 16 channels",
+        lambda folder: FairKV(tiny.model(), tokenizer=tiny.tokenizer(), kv_bits=4, kv_group=64),
+        "kv_group=64 does not divide the keys of this model, which have 16 channels per head",
+    ),
     arguments("decode_budget=8 with kv_bits=4 is not defined", press="knorm", decode_budget=8, kv_bits=4),
     arguments("unknown press 'tovva'", "Did you mean 'tova'?", press="tovva", ratio=0.5),
     arguments("does not exist", press="no/such.yaml", ratio=0.5),

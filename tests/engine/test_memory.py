@@ -10,7 +10,7 @@ from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
-from fairkv_eval.engine.memory import GIB, entry_bytes, memory_budget, rows_that_fit
+from fairkv_eval.engine.memory import GIB, Entry, entries, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
@@ -18,7 +18,8 @@ from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.tokens import Prompt
 
 TOVA = load_press("tova")
-ENTRY = 3 * 2 * (16 + 16) * 4  # layers, KV heads, key and value dims, float32
+ENTRIES = [Entry(2, 16, 16, torch.float32)] * 3  # KV heads, key and value dims, layer by layer
+ENTRY = 3 * 2 * (16 + 16) * 4
 
 
 def job(want: Generation | LogLikelihood, policy: Policy | None = None, n: int = 1000) -> Job:
@@ -31,7 +32,16 @@ def test_bytes_of_an_entry_are_those_of_the_cache(kind: str) -> None:
     windows = attach_checked(model)
     engine = Engine(model, windows)
     list(engine.run([job(LogLikelihood((1,)), n=20)]))
-    assert entry_bytes(model) * 20 == engine.totals.kv_bytes_full
+    assert sum(entry.nbytes_plain(20) for entry in entries(model)) == engine.totals.kv_bytes_full
+
+
+@pytest.mark.parametrize("arguments", [{"kv_bits": 3}, {"kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 8}])
+def test_bytes_in_a_storage_are_those_of_the_cache(arguments: dict) -> None:
+    model = tiny.model()
+    engine = Engine(model, attach_checked(model))
+    own = Policy.of(arguments)
+    list(engine.run([job(LogLikelihood((1,)), own, n=200)]))
+    assert sum(entry.nbytes(200, own.storage) for entry in entries(model)) == engine.totals.kv_bytes_kept
 
 
 @pytest.mark.parametrize(
@@ -48,19 +58,21 @@ def test_bytes_of_an_entry_are_those_of_the_cache(kind: str) -> None:
 def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generation | LogLikelihood, tokens: int) -> None:
     row = (tokens + 2 * BLOCK) * ENTRY
     jobs = [job(want, policy), job(want, policy, n=5)]
-    assert rows_that_fit(jobs, ENTRY, 7 * row, 64) == 7
-    assert rows_that_fit(jobs, ENTRY, 7 * row - 1, 64) == 6
-    assert rows_that_fit(jobs, ENTRY, 1000 * row, 64) == 64
-    assert rows_that_fit(jobs, ENTRY, 1, 64) == 1
+    assert rows_that_fit(jobs, ENTRIES, 7 * row, 64) == 7
+    assert rows_that_fit(jobs, ENTRIES, 7 * row - 1, 64) == 6
+    assert rows_that_fit(jobs, ENTRIES, 1000 * row, 64) == 64
+    assert rows_that_fit(jobs, ENTRIES, 1, 64) == 1
 
 
-def test_buffers_of_so_many_rows_stay_inside_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("arguments", [{}, {"kv_bits": 4}, {"kv_bits": 3, "kv_scheme": "kivi", "kv_group": 16}])
+def test_buffers_of_so_many_rows_stay_inside_the_budget(arguments: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model()
     windows = attach_checked(model)
-    jobs = [job(Generation(150), n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
+    own = Policy.of(arguments)
+    jobs = [job(Generation(150), own, n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
     budget = 3 * (310 + 10 + 150 + 2 * BLOCK) * ENTRY
-    rows = rows_that_fit(jobs, entry_bytes(model), budget, 64)
-    assert rows == 3
+    rows = rows_that_fit(jobs, entries(model), budget, 64)
+    assert rows == 3 if own.storage.plain else 3 < rows < 9
     held = []
     step = Engine.decode_step
 

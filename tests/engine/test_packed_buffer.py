@@ -150,7 +150,7 @@ def test_policies_on_one_prefill_are_each_alone(llama) -> None:
 
 
 def test_keys_are_stored_where_they_moved_to(llama) -> None:
-    """Eight bits change none of these answers; bits of unmoved keys would."""
+    """Eight bits change none of these answers."""
     plain = policy("tova", ratio=0.5, positions="contiguous")
     packed = Policy.of({**plain.arguments(), "kv_bits": 8, "kv_group": 8})
     jobs, fine = ([Job(prompt(seed), own, Generation(8), own.label) for seed in range(3)] for own in (plain, packed))
