@@ -10,13 +10,17 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from fairkv_eval.attention.output_projection import OutputProjection
+
 
 class Options(NamedTuple):
-    """How a layer attends: the factor of its logits, a sliding window in tokens, a bound on the logits."""
+    """How a layer attends: the factor of its logits, a sliding window in tokens, a bound on the logits; and what it
+    makes of the heads' outputs, for rules that look at that."""
 
     scaling: float
     window: int | None = None
     softcap: float | None = None
+    output: OutputProjection | None = None
 
 
 @dataclass(frozen=True)

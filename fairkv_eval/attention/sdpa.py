@@ -45,7 +45,7 @@ def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Option
     q: ``[..., heads, m, dim]``; k, v: ``[..., kv_heads, n, dim]``. Returns the shape of q. The mask alone says what is
     visible: the options' window is not applied.
     """
-    scaling, _, softcap = options
+    scaling, softcap = options.scaling, options.softcap
     if softcap is None:
         return _sdpa(q, k, v, scaling, mask)
     # No fused kernel bounds its logits on every device, so this is spelled out.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.output_projection import OutputProjection
 from fairkv_eval.errors import UnsupportedModelError
 
 NAME = "fairkv"
@@ -88,4 +89,4 @@ def _options(module: nn.Module, scaling: float, kwargs: dict[str, Any]) -> Optio
     unknown = sorted(name for name, value in kwargs.items() if value is not None and name not in _INERT)
     if unknown:
         raise UnsupportedModelError(f"{type(module).__name__} attends with {', '.join(unknown)}, unknown here")
-    return Options(scaling, window, softcap)
+    return Options(scaling, window, softcap, OutputProjection(module))

@@ -50,6 +50,11 @@ def adakv(division: Division, *, safeguard: float) -> Division:
     return replace(division, pooled="layer", safeguard=safeguard)
 
 
+def criticalkv(division: Division, *, pooled: bool, safeguard: float) -> Division:
+    """As the base, or, if ``pooled``, heads compete as in `adakv` (arXiv 2502.03805)."""
+    return adakv(division, safeguard=safeguard) if pooled else division
+
+
 def kvzip(division: Division, *, uniform: bool) -> Division:
     """All heads of the model compete, or those of each layer if ``uniform`` (arXiv 2505.23416)."""
     return replace(division, pooled="layer" if uniform else "model")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention.backend import Options
+from fairkv_eval.attention.output_projection import OutputProjection
 from fairkv_eval.attention.rotation import Rotation
 
 PROTECTED = float("inf")
@@ -24,7 +25,8 @@ class Span:
     """A contiguous range [start, stop) of a context, the ``index``-th of ``count`` spans that share one budget.
 
     ``budget`` is the number of pairs that a head keeps of it: the proportional share under fair eviction, the heads'
-    mean if budgets differ by head.
+    mean if budgets differ by head. ``head_budgets`` are those of each head then, for rules of wrappers, once they are
+    known; () before that, and if all heads have the same.
     """
 
     start: int
@@ -32,6 +34,7 @@ class Span:
     index: int = 0
     count: int = 1
     budget: int = 0
+    head_budgets: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -47,7 +50,7 @@ class Layer:
     ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
     ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
     Both are float32 ``[kv_heads, n]``. ``statistics``: what a press knows about this layer of the model beforehand, by
-    name (see `statistics`).
+    name (see `statistics`). ``output``: what the layer makes of its heads' outputs, if that can be asked.
     """
 
     q: Tensor
@@ -62,6 +65,7 @@ class Layer:
     replayed: Tensor | None = None
     received: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    output: OutputProjection | None = None
 
     @classmethod
     def of(
@@ -75,7 +79,7 @@ class Layer:
     ) -> Layer:
         """A layer from its queries, keys and values, and how it attends."""
         q, k, v = states
-        return cls(q, k, v, options.scaling, index, count, seed, options.softcap, rotation)
+        return cls(q, k, v, options.scaling, index, count, seed, options.softcap, rotation, output=options.output)
 
     @property
     def kv_heads(self) -> int:

@@ -10,7 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -107,11 +107,12 @@ class Press:
         return replace(layer, statistics=self.known_statistics.of(layer))
 
     def scorer(self, layer: Layer, parameters: Parameters) -> Callable[[Span], Tensor]:
-        """The rule on one layer, a function of the span."""
+        """The rule on one layer, a function of the span. Only a wrapper's rule sees budgets by head."""
         layer = self.informed(layer)
         if self.base is None:
             assert self.score is not None
-            return partial(self.score, layer, **accepted(self.score, parameters))
+            score = cache(partial(self.score, layer, **accepted(self.score, parameters)))
+            return lambda span: score(replace(span, head_budgets=()))
         base = self.base.scorer(layer, parameters)
         return base if self.score is None else partial(self.score, layer, base=base, **accepted(self.score, parameters))
 

@@ -94,10 +94,11 @@ def choose_by_head(
     keeps there in this head to the span's proportional share of this head's budget.
     """
     n, mean = spans[-1].stop, round(sum(budgets) / len(budgets))
-    plain = plain_ranking(score, n, mean, whitelisted)
+    whole = Span(0, n, budget=mean, head_budgets=tuple(budgets))
+    plain = rank(score(whole), whole, whitelisted)
     if fair == 0:
         return [ranking[:budget].sort().values[None] for ranking, budget in zip(plain, budgets, strict=True)]
-    rankings = _span_rankings(score, spans, _proportional(spans, mean, whitelisted), whitelisted)
+    rankings = _span_rankings(score, spans, _proportional(spans, mean, whitelisted), whitelisted, budgets)
     heads = []
     for head, budget in enumerate(budgets):
         positions = plain[head, :budget]
@@ -157,10 +158,19 @@ def check_keep(whitelisted: int, n: int, budget: int, by_ratio: bool = True) -> 
 
 
 def _span_rankings(
-    score: ScoreSpan, spans: Sequence[Span], proportional: Sequence[float], whitelisted: Tensor | None
+    score: ScoreSpan,
+    spans: Sequence[Span],
+    proportional: Sequence[float],
+    whitelisted: Tensor | None,
+    head_budgets: Sequence[int] = (),
 ) -> list[Tensor]:
     budgets = largest_remainder(proportional, round(sum(proportional)))
-    budgeted = [replace(span, budget=budget) for span, budget in zip(spans, budgets, strict=True)]
+    by_head = [largest_remainder(_proportional(spans, budget, whitelisted), budget) for budget in head_budgets]
+    by_span = list(zip(*by_head, strict=True)) or [()] * len(spans)
+    budgeted = [
+        replace(span, budget=budget, head_budgets=heads)
+        for span, budget, heads in zip(spans, budgets, by_span, strict=True)
+    ]
     return [rank(score(span), span, whitelisted) for span in budgeted]
 
 

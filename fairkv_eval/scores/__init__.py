@@ -33,3 +33,4 @@ from fairkv_eval.scores.replayed import kvzip as kvzip
 from fairkv_eval.scores.stored import expected_attention_stats as expected_attention_stats
 from fairkv_eval.scores.stored import qfilter as qfilter
 from fairkv_eval.scores.wrappers import chunkkv as chunkkv
+from fairkv_eval.scores.wrappers import criticalkv as criticalkv

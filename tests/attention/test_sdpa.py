@@ -151,12 +151,12 @@ class TestSeam:
         phase = Recorder()
         out, weights = self.call(phase, scaling=0.3, sliding_window=7, softcap=30.0, dropout=0.0, position_ids=None)
         assert out.shape == (1, 3, 2, 16) and weights is None
-        assert phase.options == Options(0.3, 7, 30.0)
+        assert phase.options[:3] == Options(0.3, 7, 30.0)[:3]
 
     def test_scaling_has_the_usual_default(self) -> None:
         phase = Recorder()
         self.call(phase)
-        assert phase.options == Options(0.25)
+        assert phase.options[:3] == Options(0.25)[:3]
 
     def test_an_unknown_argument_is_refused_by_name(self) -> None:
         with pytest.raises(UnsupportedModelError, match="Identity attends with alibi, s_aux"):

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from press_table import SMALL, UNEVEN, policy
 
+from fairkv_eval.attention import output_projection
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import prefixes
 from fairkv_eval.engine.buffer import BLOCK
@@ -213,6 +214,15 @@ def test_at_ratio_zero_every_press_is_the_plain_model(llama, name: str) -> None:
     plain, _ = run(llama, [Job(prompt(15), Policy(), Generation(6), "")])
     (whole,), _ = run(llama, [Job(prompt(15), policy(name, 0.0, 0.5), Generation(6), "")])
     assert (whole.tokens, whole.telemetry["keep_rate"]) == (plain[0].tokens, 1.0)
+
+
+def test_a_model_without_a_known_output_projection_is_refused_for_criticalkv_alone(llama, monkeypatch) -> None:
+    monkeypatch.setattr(output_projection, "NAMES", ("projection",))
+    run(llama, [Job(prompt(6), policy("snapkv"), Generation(2), "")])
+    with pytest.raises(
+        UsageError, match=r"doc 3.*output projection of LlamaAttention is not known; it has no projection"
+    ):
+        run(llama, [Job(prompt(6), policy("criticalkv"), Generation(2), "doc 3")])
 
 
 def test_jobs_on_one_context_prefill_it_once(llama) -> None:

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.quotas import choose
-from fairkv_eval.scores import keys, noncausal_attention
+from fairkv_eval.scores import criticalkv, keys, knorm, noncausal_attention
 
 REFERENCE = KvpressReference("scores")
 N = REFERENCE.n
 
-# The least overlap where kvpress differs: it draws another sketch, or counts padding as tokens of a last part block.
-OVERLAP = {"leverage-6": 0.2, "noncausal_attention-256": 0.5, "compactor-256": 0.7}
+# The least overlap where kvpress differs: it draws another sketch, counts padding as tokens of a last part block, or
+# takes a large output as an argument against a pair whose score is negative.
+OVERLAP = {"leverage-6": 0.2, "noncausal_attention-256": 0.5, "compactor-256": 0.7, "criticalkv-knorm": 0.3}
 
 SETTINGS = REFERENCE.settings()
 
@@ -34,7 +35,7 @@ def of(*names: str) -> pytest.MarkDecorator:
 def test_the_reference_is_whole_and_its_models_are_ours() -> None:
     REFERENCE.check_whole()
     presses = {case["press"] for case in REFERENCE.cases.values()}
-    assert presses == {"leverage", "noncausal_attention", "compactor", "cur", "capkv"}
+    assert presses == {"leverage", "noncausal_attention", "compactor", "cur", "capkv", "criticalkv"}
 
 
 @of(*REFERENCE.cases.keys() - OVERLAP.keys())
@@ -72,3 +73,19 @@ def test_noncausal_attention_with_the_padding_of_kvpress(kind: str, case: str, r
         padded = noncausal_attention(replace(layer, q=q, k=k, v=v), Span(0, k.shape[1]), block=256)
         kept = choose(lambda span, scores=padded: scores[:, :N], [Span(0, N)], budget, 0, None)
         assert torch.equal(marked([kept], N), theirs)
+
+
+@of("criticalkv-knorm")
+def test_criticalkv_with_the_signs_of_kvpress(kind: str, case: str, ratio: float) -> None:
+    budget = REFERENCE.policy(case, ratio).n_kept(N)
+    whole = Span(0, N, budget=budget)
+    for layer, theirs in zip(REFERENCE.run(kind).layers, REFERENCE.theirs(kind, case, ratio), strict=True):
+        worth = knorm(layer, whole)
+        top = float(-worth.min()) + 1  # shifted so, no score is negative, and the lowest is not taken off
+
+        def critical(base: Tensor, layer: Layer = layer, epsilon: float = 1e-4) -> Tensor:
+            return criticalkv(layer, whole, lambda _: base, first=0.5, epsilon=epsilon, pooled=False, safeguard=0.2)
+
+        sizes = critical(worth + top, epsilon=1.0) - critical(worth + top, epsilon=0.0)
+        published = (critical(worth + top, epsilon=0.0) + (1e-4 - top) * sizes).nan_to_num(nan=float("inf"))
+        assert torch.equal(marked([choose(lambda _, s=published: s, [whole], budget, 0, None)], N), theirs)

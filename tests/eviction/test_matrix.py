@@ -17,6 +17,7 @@ from exact_shares import largest_remainder_exactly, shares_exactly
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from press_table import PRESSES
+from scores_by_loops import output_of
 
 from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
@@ -32,7 +33,7 @@ CONTEXTS = (1, 2, 5, 17, 300)
 RATIOS = ("0.1", "0.5", "0.9", "0.99")
 FAIR = (0.0, 0.5, 1.0)
 KEPT = "kept"
-BUDGETED = {"h2o", "compactor"}  # presses whose scores depend on the budget
+BUDGETED = {"h2o", "compactor", "criticalkv"}  # presses whose scores depend on the budget
 
 LAYERS, HEADS, KV_HEADS, DIM = 3, 4, 2, 8
 
@@ -65,7 +66,8 @@ def layers_of(n: int) -> list[Layer]:
         if index == 1:
             k, v = k[:, torch.arange(n) % 4], v[:, torch.arange(n) % 4]
         replayed = torch.rand(KV_HEADS, n, generator=generator).mul(20).round() / 20
-        layers.append(Layer(q, k, v, DIM**-0.5, index, LAYERS, n, rotation=rotation, replayed=replayed))
+        seen = {"rotation": rotation, "replayed": replayed, "output": output_of(HEADS, DIM)}
+        layers.append(Layer(q, k, v, DIM**-0.5, index, LAYERS, n, **seen))
     return layers
 
 
@@ -101,7 +103,8 @@ def _cached(press: Press, sees_budget: bool) -> Press:
 class Reference:
     """METHODS' rule in lists and exact fractions: what heads with these budgets keep of one layer.
 
-    ``mean_budget`` of a head; ``rankings`` holds what was sorted before, since settings share most of it.
+    ``mean_budget`` of a head; ``head_budgets`` if the press's rule sees them. ``rankings`` holds what was sorted
+    before, since settings share most of it.
     """
 
     policy: Policy
@@ -109,6 +112,7 @@ class Reference:
     spans: list[tuple[int, int]]
     whitelisted: tuple[bool, ...]
     mean_budget: int
+    head_budgets: tuple[int, ...]
     rankings: dict
 
     def ranking(self, span: Span, head: int) -> list[int]:
@@ -126,6 +130,11 @@ class Reference:
 
     @property
     def context(self) -> Span:
+        return replace(self.arena, head_budgets=self.head_budgets)
+
+    @property
+    def arena(self) -> Span:
+        """The context before the budgets of heads are known: where they compete for them."""
         return Span(0, len(self.whitelisted), budget=self.mean_budget)
 
     def proportional(self, budget: int) -> list[Fraction]:
@@ -141,10 +150,13 @@ class Reference:
         shares = self.proportional(budget)
         mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, shares, strict=True)]
         quotas = largest_remainder_exactly(mixed, budget) if budget else [0] * len(counts)
-        span_budgets = largest_remainder_exactly(self.proportional(self.mean_budget), self.mean_budget)
+        means, *by_head = (
+            largest_remainder_exactly(self.proportional(x), x) for x in (self.mean_budget, *self.head_budgets)
+        )
         chosen: list[int] = []
         for i, (a, b) in enumerate(self.spans):
-            chosen += self.ranking(Span(a, b, i, len(self.spans), span_budgets[i]), head)[: quotas[i]]
+            span = Span(a, b, i, len(self.spans), means[i], tuple(budgets[i] for budgets in by_head))
+            chosen += self.ranking(span, head)[: quotas[i]]
         return sorted(chosen)
 
 
@@ -243,7 +255,8 @@ class Checker:
         for layer, heads in zip(layers, kept, strict=True):
             mean = round(sum(map(len, heads)) / KV_HEADS)
             spans = spans_of(setting.segments, n)
-            references.append(Reference(policy, layer, spans, whitelisted, mean, self.rankings))
+            by_head = tuple(map(len, heads)) if policy.division.pooled and sees_heads(self.press) else ()
+            references.append(Reference(policy, layer, spans, whitelisted, mean, by_head, self.rankings))
             for head, row in enumerate(heads):
                 assert row == sorted(set(row)) and all(0 <= p < n for p in row), setting
                 assert {p for p in range(n) if whitelisted[p]} <= set(row), setting
@@ -270,15 +283,20 @@ def check_pools(policy: Policy, references: list[Reference], kept: Kept, setting
             guarded = int(Fraction(str(safeguard)) * reference.mean_budget)
             floor = max(sum(reference.whitelisted), guarded, 1 if safeguard else 0)
             assert budget >= floor, setting
-            order, scores = reference.ranking(reference.context, head), reference.scores(reference.context)[head]
+            order, scores = reference.ranking(reference.arena, head), reference.scores(reference.arena)[head]
             won += [scores[p] for p in order[floor:budget]]
             lost += [scores[p] for p in order[budget:]]
         assert not won or not lost or min(won) >= max(lost), setting
 
 
+def sees_heads(press: Press) -> bool:
+    """Whether budgets by head reach its rule."""
+    return press.base is not None and press.score is not None
+
+
 def pooled_over(name: str) -> str:
     """Over what the heads of a press of the table compete, as METHODS has it."""
-    if name.startswith("adakv") or name == "kvzip uniform":
+    if name.startswith(("adakv", "criticalkv pooled")) or name == "kvzip uniform":
         return "layer"
     return "model" if name.startswith("kvzip") else ""
 

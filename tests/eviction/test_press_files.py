@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 from press_table import NAMES, WRAPPERS, press
+from scores_by_loops import output_of
 
 from fairkv_eval import scores
 from fairkv_eval.attention.rotation import Rotation
@@ -30,7 +32,8 @@ WRAPPER = "press: mine\nbase: lagkv\n"
 def make_layer(n: int) -> Layer:
     q, k, v = torch.randn(3, 4, n, 8, generator=torch.Generator().manual_seed(0))
     rotation = Rotation("half", torch.tensor([1.0, 0.3, 0.1, 0.03]))
-    return Layer(q, k[:2], v[:2], 8**-0.5, rotation=rotation, replayed=v[2:, :, 0].sigmoid())
+    seen = {"rotation": rotation, "replayed": v[2:, :, 0].sigmoid(), "output": output_of(4, 8)}
+    return Layer(q, k[:2], v[:2], 8**-0.5, **seen)
 
 
 class TestBuiltIn:
@@ -242,13 +245,17 @@ class TestWrappers:
         wrapped, inner = press(name, base), press(base)
         own = built_in_presses()[name].parameters
         assert dict(wrapped.parameters) == {**own, **inner.parameters}
-        layer, span = make_layer(20), ranges([0, 7], 20)[1]
+        layer, span = make_layer(20), replace(ranges([0, 7], 20)[1], budget=6)
         worth = inner.scorer(layer, inner.configure({}))(span)
-        if name == "adakv":  # no rule of its own
-            assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), worth)
-        else:
-            expected = scores.chunkkv(layer, span, lambda _: worth, chunk=3)
-            assert torch.equal(wrapped.scorer(layer, wrapped.configure({"chunk": 3}))(span), expected)
+        parameters = dict(press(name).configure({}))
+        expected = {
+            "adakv": lambda: worth,  # no rule of its own
+            "chunkkv": lambda: scores.chunkkv(layer, span, lambda _: worth, chunk=parameters["chunk"]),
+            "criticalkv": lambda: scores.criticalkv(
+                layer, span, lambda _: worth, **{key: parameters[key] for key in own}
+            ),
+        }[name]()
+        assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), expected)
 
     def test_parameters_of_both_are_told_and_checked(self) -> None:
         wrapped = press("adakv", "streaming_llm")

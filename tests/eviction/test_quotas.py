@@ -264,7 +264,11 @@ class TestKeptByHead:
             return torch.zeros(2, len(span))
 
         choose_by_head(score, ranges([0, 6], 18), [2, 10], 0.5, None)
-        assert scored == [Span(0, 18, budget=6), Span(0, 6, 0, 2, 2), Span(6, 18, 1, 2, 4)]
+        assert scored == [
+            Span(0, 18, budget=6, head_budgets=(2, 10)),
+            Span(0, 6, 0, 2, 2, head_budgets=(1, 3)),
+            Span(6, 18, 1, 2, 4, head_budgets=(1, 7)),
+        ]
 
 
 class TestCheckKeep:

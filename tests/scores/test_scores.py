@@ -32,6 +32,12 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
     "expected_attention": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "expected_attention_stats": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
+    "criticalkv": {
+        "first": [0.0, 0.3, 0.5, 1.0],
+        "epsilon": [0.0, 1e-4, 0.5],
+        "pooled": [False, True],
+        "safeguard": [0.0, 0.2, 1.0],
+    },
     "leverage": {"sketch": [1, 2, 3, 4, 48]},
     "noncausal_attention": {"block": [1, 2, 5, 99]},
     "compactor": {
@@ -52,9 +58,12 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
 }
 
 
+WRAPPERS = ("chunkkv", "criticalkv")
+
+
 def rule(name: str, layer: Layer, **parameters) -> Callable[[Span], Tensor]:
     """The rule as a function of the span. A wrapper wraps knorm here, or the ``base`` it is given."""
-    if name == "chunkkv":
+    if name in WRAPPERS:
         parameters = {"base": partial(scores.knorm, layer), **parameters}
     return partial(getattr(scores, name), layer, **{**RULES[name][1], **parameters})
 
@@ -83,7 +92,11 @@ def test_rule_is_its_definition(name: str, data: st.DataObject) -> None:
         softcap=data.draw(st.sampled_from([None, 2.0]), "softcap"),
     )
     parameters = {key: data.draw(st.sampled_from(values), key) for key, values in DRAWN.get(name, {}).items()}
-    check(name, layer, Span(start, stop, 0, count, data.draw(st.integers(0, stop - start), "budget")), **parameters)
+    budget = data.draw(st.integers(0, stop - start), "budget")
+    by_head = data.draw(
+        st.sampled_from([(), tuple(max(0, budget - head) for head in range(layer.kv_heads))]), "by head"
+    )
+    check(name, layer, Span(start, stop, 0, count, budget, by_head), **parameters)
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -165,7 +178,7 @@ def test_keys_and_values_that_are_all_alike_have_scores(name: str) -> None:
 def test_no_rule_changes_what_it_is_given(name: str) -> None:
     layer, same = make_layer(12), make_layer(12)
     base = torch.randn(2, 12)
-    wrapped = {"base": lambda span: base} if name == "chunkkv" else {}
+    wrapped = {"base": lambda span: base} if name in WRAPPERS else {}
     before = base.clone()
     rule(name, layer, **wrapped)(Span(0, 12, budget=6))
     assert torch.equal(base, before)

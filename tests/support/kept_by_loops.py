@@ -40,12 +40,18 @@ def _kept_of_layer(
 ) -> list[list[int]]:
     n, fair = layer.k.shape[1], Fraction(str(policy.fair))
     mean = round(sum(budgets) / len(budgets))
-    plain = [ranked(row, 0, whitelisted) for row in _scores(policy, layer, Span(0, n, budget=mean))]
+    by_head = tuple(budgets) if _competes(policy) else ()
+    whole = Span(0, n, budget=mean, head_budgets=by_head)
+    plain = [ranked(row, 0, whitelisted) for row in _scores(policy, layer, whole)]
     if not fair:
         return [sorted(order[:budget]) for order, budget in zip(plain, budgets, strict=True)]
     spans = ranges([s.start for s in segments], n)
     span_budgets = largest_remainder_exactly(_shares(spans, whitelisted, mean), mean)
-    scores = [_scores(policy, layer, replace(s, budget=b)) for s, b in zip(spans, span_budgets, strict=True)]
+    shares = [largest_remainder_exactly(_shares(spans, whitelisted, budget), budget) for budget in by_head]
+    scores = [
+        _scores(policy, layer, replace(s, budget=b, head_budgets=tuple(share[i] for share in shares)))
+        for i, (s, b) in enumerate(zip(spans, span_budgets, strict=True))
+    ]
     rows = []
     for head, budget in enumerate(budgets):
         counts = [sum(s.start <= p < s.stop for p in plain[head][:budget]) for s in spans]
@@ -71,7 +77,7 @@ def _budgets(policy: Policy, layers: Sequence[Layer], whitelisted: set[int]) -> 
         floor = max(len(whitelisted), int(parameters["window"]))
         by_layer = pyramid(n, mean, len(layers), floor, parameters["beta"])
     even = [[budget] * heads for budget in by_layer]
-    if not names & {"adakv", "kvzip"}:
+    if not _competes(policy):
         return even
     lanes = [
         [[row[p] for p in ranked(row, 0, whitelisted)] for row in _scores(policy, layer, Span(0, n, budget=budget))]
@@ -84,6 +90,12 @@ def _budgets(policy: Policy, layers: Sequence[Layer], whitelisted: set[int]) -> 
     floors = [max(len(whitelisted), math.floor(least * budget), 1 if least else 0) for budget in by_layer]
     totals = [budget * heads for budget in by_layer]
     return [compete(*of_layer) for of_layer in zip(lanes, totals, floors, strict=True)]
+
+
+def _competes(policy: Policy) -> bool:
+    """Whether heads compete for pairs."""
+    assert policy.press is not None
+    return policy.press.name in ("adakv", "kvzip") or bool(dict(policy.parameters).get("pooled"))
 
 
 def compete(lanes: Sequence[Sequence[float]], total: int, floor: int) -> list[int]:

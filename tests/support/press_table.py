@@ -12,7 +12,7 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Parameters, Press
 from fairkv_eval.eviction.press_files import load_press
 
-WRAPPERS = ("adakv", "chunkkv")
+WRAPPERS = ("adakv", "chunkkv", "criticalkv")
 NAMES = (
     "streaming_llm",
     "snapkv",
@@ -71,13 +71,18 @@ SMALL: dict[str, dict[str, Any]] = {
     "adakv pyramidkv": {"base": "pyramidkv", "window": 2, "beta": 3},
     "chunkkv small": {"window": 3, "chunk": 3},
     "chunkkv knorm": {"base": "knorm", "chunk": 5},
+    "criticalkv small": {"window": 3},
+    "criticalkv knorm": {"base": "knorm", "first": 0.3},
+    "criticalkv pyramidkv": {"base": "pyramidkv", "window": 2, "beta": 3},
+    "criticalkv pooled": {"base": "snapkv", "window": 3, "pooled": True},
+    "criticalkv pooled h2o": {"base": "h2o", "recent": 0.3, "pooled": True, "safeguard": 0.5, "first": 0.2},
 }
 PRESSES: dict[str, dict[str, Any]] = (
     {name: {} for name in NAMES} | SMALL | {"chunkkv streaming_llm": {"base": "streaming_llm"}}
 )
 
 # Budgets that differ from head to head, or from layer to layer.
-UNEVEN = [name for name in SMALL if name.startswith(("pyramidkv", "kvzip", "adakv"))]
+UNEVEN = [name for name in SMALL if name.startswith(("pyramidkv", "kvzip", "adakv", "criticalkv p"))]
 
 
 def press(name: str, base: str | None = None) -> Press:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
 import torch
 from hypothesis import assume, currently_in_test_context
-from torch import Tensor
+from torch import Tensor, nn
 
+from fairkv_eval.attention.output_projection import OutputProjection
 from fairkv_eval.scores import Layer, Span
 
 INF = float("inf")
@@ -29,6 +31,16 @@ class Turn:
         return torch.stack([self.rotate(e.expand(len(positions), 4), positions).mean(0) for e in torch.eye(4)], 1)
 
 
+@cache
+def output_of(heads: int, dim: int, hidden: int = 5) -> OutputProjection:
+    """The output projection of an attention module with random weights."""
+    attention = nn.Module()
+    attention.o_proj = nn.Linear(heads * dim, hidden)
+    weights = torch.randn(hidden, heads * dim, generator=torch.Generator().manual_seed(heads))
+    attention.o_proj.weight = nn.Parameter(weights, requires_grad=False)
+    return OutputProjection(attention)
+
+
 def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int = 0, **options) -> Layer:
     generator = torch.Generator().manual_seed(rng)
     q, k, v = (torch.randn(h, n, dim, generator=generator) * 2 for h in (kv_heads * group, kv_heads, kv_heads))
@@ -39,7 +51,7 @@ def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int
         "mean": torch.randn(heads, dim, generator=generator),
         "covariance": scale @ scale.mT,
     }
-    known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics}
+    known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics, "output": output_of(heads, dim)}
     return Layer(q, k, v, scaling=dim**-0.5, **{**known, **options})
 
 
@@ -232,6 +244,40 @@ def chunkkv_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], c
     return [[INF if x == INF else sum(key < keys[j] for key in keys) for j, x in enumerate(row)] for row in rows]
 
 
+def criticalkv_by_loops(
+    layer: Layer,
+    span: Span,
+    base: Callable[[Span], Tensor],
+    first: float,
+    epsilon: float,
+    pooled: bool,
+    safeguard: float,
+) -> list[list[float]]:
+    scores = base(span).tolist()
+    if pooled and not span.head_budgets:
+        return scores
+    assert layer.output is not None
+    weight, dim = layer.output.attention.o_proj.weight.tolist(), layer.v.shape[2]  # [hidden][channels]
+    group, rows = layer.q.shape[0] // layer.kv_heads, []
+    for head, (row, values) in enumerate(zip(scores, layer.v.tolist(), strict=True)):
+        budget = span.head_budgets[head] if span.head_budgets else span.budget
+        chosen = math.floor(budget * first + 1e-6)
+        if pooled:
+            chosen = max(chosen, math.floor(span.budget * safeguard + 1e-6))
+        best = sorted(range(len(row)), key=lambda i, row=row: (row[i], i), reverse=True)[:chosen]
+        protected = {i for i, x in enumerate(row) if x == INF or i in best}
+        lowest = min([0.0, *(x for i, x in enumerate(row) if i not in protected)])
+        result = []
+        for i, x in enumerate(row):
+            size = 0.0
+            for query in range(head * group, (head + 1) * group):
+                columns = slice(query * dim, (query + 1) * dim)
+                size += sum(abs(dot(values[span.start + i], out[columns])) for out in weight) / group
+            result.append(INF if i in protected else (x - lowest + epsilon) * size)
+        rows.append(result)
+    return rows
+
+
 def kvzip_by_loops(layer: Layer, span: Span) -> list[list[float]]:
     assert layer.replayed is not None
     return [row[span.start : span.stop] for row in layer.replayed.tolist()]
@@ -395,6 +441,7 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "expected_attention_stats": (expected_attention_stats_by_loops, {"sinks": 2, "horizon": 5}),
     "qfilter": (qfilter_by_loops, {}),
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
+    "criticalkv": (criticalkv_by_loops, {"first": 0.5, "epsilon": 1e-4, "pooled": False, "safeguard": 0.2}),
     "kvzip": (kvzip_by_loops, {}),
     "leverage": (leverage_by_loops, {"sketch": 4}),
     "noncausal_attention": (noncausal_attention_by_loops, {"block": 5}),

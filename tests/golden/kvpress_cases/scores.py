@@ -28,6 +28,10 @@ def seeded(make: Callable[[float], Any]) -> Callable[[float], Any]:
     return made
 
 
+def _snapkv(ratio: float) -> Any:
+    return kvpress.SnapKVPress(ratio, window_size=16, kernel_size=5)
+
+
 def _compactor(**settings: Any) -> Callable[[float], Any]:
     return seeded(lambda ratio: kvpress.CompactorPress(ratio, **settings))
 
@@ -66,4 +70,28 @@ CASES: dict[str, Case] = {
         lambda r: CapPress(r, tau=1.5, n_future_positions=64, n_sink=2),
         {"sharpness": 1.5, "horizon": 64, "sinks": 2},
     ),
+    "criticalkv-snapkv": Case(
+        "criticalkv", lambda r: kvpress.CriticalKVPress(_snapkv(r)), {"window": 16, "kernel": 5}, base="snapkv"
+    ),
+    "criticalkv-snapkv-most": Case(
+        "criticalkv",
+        lambda r: kvpress.CriticalKVPress(_snapkv(r), epsilon=0.01, first_stage_ratio=0.8),
+        {"window": 16, "kernel": 5, "epsilon": 0.01, "first": 0.8},
+        base="snapkv",
+    ),
+    "criticalkv-expected_attention": Case(
+        "criticalkv",
+        lambda r: kvpress.CriticalKVPress(kvpress.ExpectedAttentionPress(r)),
+        base="expected_attention",
+    ),
+    "criticalkv-knorm": Case("criticalkv", lambda r: kvpress.CriticalKVPress(kvpress.KnormPress(r)), base="knorm"),
+    **{
+        f"criticalkv-pooled-{safeguard}": Case(
+            "criticalkv",
+            lambda r, safeguard=safeguard: kvpress.CriticalAdaKVPress(_snapkv(r), alpha_safeguard=safeguard),
+            {"window": 16, "kernel": 5, "pooled": True, "safeguard": safeguard},
+            base="snapkv",
+        )
+        for safeguard in (0.2, 0.9)
+    },
 }
