@@ -10,6 +10,7 @@ from typing import Any
 
 from fairkv_eval.analysis.paired import Difference, differences, holm
 from fairkv_eval.errors import UsageError, naming
+from fairkv_eval.results.published_results import published_in
 from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
 from fairkv_eval.results.selection import differing, main_metric
@@ -95,13 +96,16 @@ def plain(comparison: Comparison) -> dict[str, Any]:
 
 
 def _records(path: Path) -> dict[str, Record]:
-    if not path.is_file():
+    if not path.is_file() and published_in(path) is None:
         raise UsageError(f"no such file: {str(path)!r}; compare takes two result files")
     with naming(str(path)):
-        records = {record.task: record for record in parse(path)}
+        records = parse(path)
     if not records:
-        raise UsageError(f"{path} is a leaderboard; compare takes two result files")
-    return records
+        raise UsageError(f"{path} holds no result; compare takes two result files")
+    by_task = {record.task: record for record in records}
+    if len(by_task) < len(records):
+        raise UsageError(f"{path} holds {len(records)} results; name one by its path, such as {records[0].path}")
+    return by_task
 
 
 def _pairs(a: Record, b: Record) -> tuple[list[Pair], list[str]]:
@@ -127,7 +131,7 @@ def _samples(a: Record, b: Record) -> tuple[ByDocument, ByDocument]:
     if a.version != b.version:
         raise UsageError(f"task {a.task} is of version {a.version} in {a.path.name}, of {b.version} in {b.path.name}")
     for record in (a, b):
-        if record.sample_file() is None:
+        if record.sample_source is None:
             raise UsageError(f"{record.path.name}: no samples of task {a.task} beside it; run with --log_samples")
     first, second = a.samples(), b.samples()
     if set(first) != set(second):

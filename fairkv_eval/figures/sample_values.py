@@ -19,19 +19,20 @@ _ENDS = (0.025, 0.975)
 
 
 class SampleValues:
-    """Values by document of the records of a task. Each samples file is read once, when it is first needed."""
+    """Values by document of the records of a task. The samples of each are read once, when they are first needed."""
 
     def __init__(self) -> None:
-        self._by_path: dict[Path, Mapping[str, Mapping[str, float]]] = {}
+        self._by_record: dict[tuple[Path, str], Mapping[str, Mapping[str, float]]] = {}
         self.problems: list[Problem] = []  # samples that cannot be read
 
     def table(self, record: Record, metrics: Sequence[str]) -> Floats | None:
         """Values ``[documents, metrics]``, NaN if a metric does not apply; None without logged samples."""
-        if record.sample_file() is None:
+        if record.sample_source is None:
             return None
-        if record.path not in self._by_path:
-            self._by_path[record.path] = self._read(record)
-        documents = self._by_path[record.path]
+        key = (record.path, record.task)
+        if key not in self._by_record:
+            self._by_record[key] = self._read(record)
+        documents = self._by_record[key]
         if not documents:
             return None
         rows = [[documents[name].get(metric, np.nan) for metric in metrics] for name in sorted(documents)]

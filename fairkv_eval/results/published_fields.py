@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from fairkv_eval.eviction.policy_arguments import ARGUMENTS
 from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.provenance import model_name
 from fairkv_eval.results.foreign_tasks import foreign_config_sha256
@@ -163,9 +164,9 @@ _OF_CONFIG: dict[str, Form] = {
 }
 # The policy, what it did and cost, and where the numbers come from. Not the command, which has the typed texts.
 _OF_FAIRKV: dict[str, Form] = {
-    **dict.fromkeys(("press", "base", "press_sha256", "positions", "segments", "scope", "chat"), name),
-    **dict.fromkeys(("ratio", "budget", "fair", "decode_budget", "decode_every"), _number),
-    **dict.fromkeys(("parameters", "keep", "versions", "identity"), _nested),
+    **dict.fromkeys((entry.name for entry in ARGUMENTS), _nested),
+    **dict.fromkeys(("press", "base", "press_sha256", "segments", "scope", "chat"), name),
+    **dict.fromkeys(("parameters", "versions", "identity"), _nested),
     **dict.fromkeys(("context_field", "attn_implementation", "commit", "model_sha256"), name),
     **dict.fromkeys(("contexts", "context_tokens", "generated_tokens", "achieved_ratio"), _number),
     **{f"kv_{what}_{which}": _number for what in ("bytes", "pairs") for which in ("full", "kept")},

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results import samples
+from fairkv_eval.results.published_results import published_in
 from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
 
@@ -31,6 +32,8 @@ class Records(NamedTuple):
 
 def read(paths: str | Path | Iterable[str | Path]) -> Records:
     """The results in these files and folders (every ``*.json`` at any depth), newest first for each cell.
+
+    A path may also be the one that a published result had as a file, or a folder of such.
 
     All records of a task are on the same documents and of one version. Raise UsageError for a path that does not exist.
     """
@@ -68,8 +71,9 @@ def _identified(records: Sequence[Record]) -> list[Record]:
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         inside = sorted(path.rglob("*.json"))
-        return [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
-    if not path.exists():
+        inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
+        return inside or [path] * (published_in(path) is not None)
+    if not path.exists() and published_in(path) is None:
         raise UsageError(f"no such file or folder: {str(path)!r}")
     return [path]
 
@@ -96,7 +100,7 @@ def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]
 
 def _documents(record: Record, read_before: dict[Any, Any]) -> tuple[str, int, Any]:
     """What results of a task must agree on: version, number of documents and, if samples name them, the documents."""
-    if record.task_hash is None or record.sample_file() is None:
+    if record.task_hash is None or record.sample_source is None:
         return str(record.version), record.n, None
     name = (record.task, record.task_hash)
     if name not in read_before:

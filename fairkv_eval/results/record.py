@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,10 +9,9 @@ from typing import Any, NamedTuple
 
 from fairkv_eval.results import samples
 from fairkv_eval.results.recorded_policy import RecordedPolicy
+from fairkv_eval.results.sample_file import SampleSource
 
 IDENTITY = "identity"  # the condition that is the digest of the model's identity
-
-_DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[\d.-]+)$")
 
 
 class Metric(NamedTuple):
@@ -35,6 +33,7 @@ class Record:
     an answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
     ``kv_bytes_*``: mean bytes per context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
     since 1970. ``cell``: the sweep's identifier of the cell. ``arguments``: the run's own settings, to run it again.
+    ``sample_source``: the samples that were logged, None if there are none.
     """
 
     path: Path
@@ -60,6 +59,7 @@ class Record:
     task_hash: str | None
     arguments: Mapping[str, Any] = field(compare=False)
     cell: str | None = None
+    sample_source: SampleSource | None = field(default=None, compare=False)
 
     @property
     def run(self) -> tuple[Any, ...]:
@@ -77,18 +77,10 @@ class Record:
     def with_identity(self, identity: str) -> Record:
         return replace(self, conditions=(*self.without_identity().conditions, (IDENTITY, identity)))
 
-    def sample_file(self) -> Path | None:
-        """The samples that the harness logged beside the result, plain or gzip-compressed; None without them."""
-        dated = _DATED.search(self.path.stem)
-        suffix = dated.group(0) if dated else self.path.stem.removeprefix("results")
-        plain = self.path.with_name(f"samples_{self.task}{suffix}.jsonl")
-        return next((path for path in (plain, plain.with_name(plain.name + ".gz")) if path.is_file()), None)
-
     def lines(self) -> list[dict[str, Any]]:
         """The logged samples as the harness wrote them; [] without them. Raise UsageError if they are damaged, or are
         not those of this result."""
-        path = self.sample_file()
-        return samples.read(path, self.task_hash) if path else []
+        return self.sample_source.lines() if self.sample_source else []
 
     def samples(self) -> dict[str, dict[str, float]]:
         """{document: {metric: value}} of the metrics that are means over documents (see `samples.by_document`)."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +17,13 @@ from fairkv_eval.headlines import CHOICE
 from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.pretrained import HUB_NAME, PACKAGE
 from fairkv_eval.provenance import model_name, nameless
+from fairkv_eval.results import published_results
 from fairkv_eval.results.foreign_tasks import foreign_config_sha256, include_path
+from fairkv_eval.results.published_results import published_in
 from fairkv_eval.results.record import IDENTITY, Metric, Record
 from fairkv_eval.results.record_check import check
 from fairkv_eval.results.recorded_policy import DIVIDING, RecordedPolicy, plain
+from fairkv_eval.results.sample_file import SampleFile, SampleSource
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -33,12 +40,23 @@ _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")
 
 
 def parse(path: Path) -> list[Record]:
-    """A record for each task of the file; [] for a leaderboard of ours. Raise UsageError for other or damaged files."""
-    try:
-        records = _records(path)
+    """A record for each task of a result file, or of each published result; [] for a leaderboard of ours.
+
+    The path may be that of a file before it was published, or of a folder. Raise UsageError for other or damaged files.
+    """
+    published = None if path.is_file() else published_in(path)
+    with _as_usage_errors():
+        records = _records(published or path)
         for record in records:
             check(record)
-        return records
+    return [record for record in records if published is None or path in (record.path, *record.path.parents)]
+
+
+@contextmanager
+def _as_usage_errors() -> Iterator[None]:
+    """Raise UsageError for whatever is wrong with a file."""
+    try:
+        yield
     except UsageError:
         raise
     except json.JSONDecodeError as error:
@@ -56,17 +74,42 @@ def parse(path: Path) -> list[Record]:
 
 def _records(path: Path) -> list[Record]:
     text = path.read_text(encoding="utf-8")
-    result = json.loads(text)
+    content = json.loads(text)
     if _SURROGATE.search(text):
-        json.dumps(result, ensure_ascii=False).encode()  # a whole pair is text
-    if not isinstance(result, dict):
+        json.dumps(content, ensure_ascii=False).encode()  # a whole pair is text
+    if not isinstance(content, dict):
         raise UsageError("not a result of the harness: it holds no object")
-    if result.get("kind") == KIND:
+    if content.get("kind") == KIND:
         return []
+    if content.get("kind") == published_results.KIND:
+        results = published_results.read_results(path, content)
+        return [record for result in results for record in _of_tasks(result.path, result.content, result.samples.get)]
+    hashes = content.get("task_hashes") or {}
+    return _of_tasks(path, content, lambda task: SampleFile.beside(path, task, hashes.get(task)))
+
+
+def result_content(path: Path) -> dict[str, Any]:
+    """The JSON of a result file, or of a published result by the path that it had as a file."""
+    if path.is_file():
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content
+    published = published_in(path)
+    if published is None:
+        raise UsageError(f"no such file: {str(path)!r}")
+    return _published_contents(published)[path]
+
+
+@lru_cache(maxsize=1)
+def _published_contents(file: Path) -> dict[Path, dict[str, Any]]:
+    results = published_results.read_results(file, json.loads(file.read_text(encoding="utf-8")))
+    return {result.path: result.content for result in results}
+
+
+def _of_tasks(path: Path, result: dict[str, Any], source: Callable[[str], SampleSource | None]) -> list[Record]:
     tasks = [name for name in result["results"] if name in result["configs"]]  # groups have no configuration
     if not tasks:
         raise UsageError("not a result of the harness: it has no task")
-    return [_record(path, result, task) for task in tasks]
+    return [replace(_record(path, result, task), sample_source=source(task)) for task in tasks]
 
 
 def _record(path: Path, result: dict[str, Any], task: str) -> Record:

@@ -49,14 +49,26 @@ def read(path: Path, task_hash: str | None = None) -> list[dict[str, Any]]:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
         lines = [json.loads(line) for line in text.split("\n") if line]
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
+        raise _damaged(path.name, error) from error
+    return checked(lines, path.name, task_hash)
+
+
+def checked(lines: list[dict[str, Any]], name: str, task_hash: str | None) -> list[dict[str, Any]]:
+    """The lines, if they are samples. ``name`` is their file's; see `read` for errors."""
+    try:
         digest = hashlib.sha256("".join(s["doc_hash"] + s["prompt_hash"] + s["target_hash"] for s in lines).encode())
         for line in lines:
             _check(line)
-    except (OSError, EOFError, ValueError, LookupError, TypeError, RecursionError, zlib.error) as error:
-        raise UsageError(f"{path.name}: not samples of the harness, or truncated ({_short(error)})") from error
+    except (ValueError, LookupError, TypeError) as error:
+        raise _damaged(name, error) from error
     if task_hash and digest.hexdigest() != task_hash:
-        raise UsageError(f"{path.name}: not the samples of this result; the hash of its documents is another")
+        raise UsageError(f"{name}: not the samples of this result; the hash of its documents is another")
     return lines
+
+
+def _damaged(name: str, error: Exception) -> UsageError:
+    return UsageError(f"{name}: not samples of the harness, or truncated ({_short(error)})")
 
 
 def _check(line: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ def full_cache(records: Sequence[Record]) -> Record:
     Raise UsageError if there is none.
     """
     full = sorted(
-        (r for r in records if r.policy.full), key=lambda r: (r.sample_file() is None, r.policy.press != "none")
+        (r for r in records if r.policy.full), key=lambda r: (r.sample_source is None, r.policy.press != "none")
     )
     if not full:
         raise UsageError(
@@ -111,7 +111,7 @@ def metric_of(record: Record, name: str | None) -> str:
 
 def values(record: Record, metric: str) -> dict[str, float]:
     """{document: value} of a metric. Raise UsageError if the run logged no samples, or they lack the metric."""
-    if record.sample_file() is None:
+    if record.sample_source is None:
         raise UsageError(f"{record.path.name}: no samples of task {record.task} beside it; run with --log_samples")
     scores = {document: metrics[metric] for document, metrics in record.samples().items() if metric in metrics}
     if not scores:

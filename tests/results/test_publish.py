@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as parquet
 import pytest
 import synthetic_results
 import synthetic_sweep
@@ -18,6 +18,7 @@ from fairkv_eval.leaderboard.board import build
 from fairkv_eval.results.publish import publish
 from fairkv_eval.results.reader import read
 from fairkv_eval.results.rerun import command
+from fairkv_eval.results.result_file import result_content
 
 SECRET = "never tell anyone"
 
@@ -45,15 +46,25 @@ def test_documents_prompts_answers_and_paths_stay_at_home(tmp_path: Path, compre
     result["config"]["model_args"]["pretrained"] = "/home/me/models/small"
     path.write_text(json.dumps(result))
     (copy,), _ = publish([tmp_path / "own"], tmp_path / "out")
-    published = json.loads(copy.read_text())
+    published = result_content(copy)
     assert published["configs"][synthetic_results.TASK]["metadata"]["config_source"] == "tasks/a/b.yaml"
     assert published["config"]["model_args"]["pretrained"] == "small"
-    (scores,) = copy.parent.glob("samples_*.jsonl.gz")
-    text = copy.read_text() + gzip.decompress(scores.read_bytes()).decode()
+    text = everything_in(tmp_path / "out")
     assert SECRET not in text and "/home" not in text
     assert [sample["acc"] for sample in read(copy).records[0].lines()]
-    again = publish([tmp_path / "own"], tmp_path / "again")[0][0].parent
-    assert (again / scores.name).read_bytes() == scores.read_bytes()
+    publish([tmp_path / "own"], tmp_path / "again")
+    assert contents(tmp_path / "again") == contents(tmp_path / "out")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def everything_in(folder: Path) -> str:
+    """All text of published results, that of the tables decoded."""
+    texts = [raw.decode() for name, raw in contents(folder).items() if not name.endswith(".parquet")]
+    tables = [parquet.read_table(file) for file in folder.rglob("*.parquet")]
+    return "".join(texts) + json.dumps([[table.to_pylist(), str(table.schema)] for table in tables])
 
 
 def test_results_of_which_one_is_damaged_or_there_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,15 +132,14 @@ def test_nothing_planted_in_any_field_is_published(source: str, text: str, tmp_p
     lines = [{**planted(line, text), **{k: line[k] for k in (*fixed, "metrics")}} for line in lines]  # type: ignore[dict-item]
     samples.write_text("".join(json.dumps(line) + "\n" for line in lines))
     publish([tmp_path / "own"], tmp_path / "out")
-    files = [file for file in (tmp_path / "out").rglob("*") if file.is_file()]
-    assert len(files) == 2
-    for file in files:
-        raw = file.read_bytes()
-        everything = (gzip.decompress(raw) if file.suffix == ".gz" else raw).decode()
-        # Of a path the last part stays: a model's name.
-        assert not {"home", "someone", "__"} & set(re.split(r"[^a-z_]|(__)", str(file.relative_to(tmp_path))))
-        for word in (text, "private/", "private\\", SECRET, "home", "someone"):
-            assert word not in everything.replace(synthetic_results.MODEL, ""), word
+    assert len(contents(tmp_path / "out")) == 2
+    # Of a path the last part stays: a model's name.
+    for name in contents(tmp_path / "out"):
+        assert not {"home", "someone", "__", "never"} & set(re.split(r"[^a-z_]|(__)", name))
+    everything = everything_in(tmp_path / "out").replace(synthetic_results.MODEL, "")
+    everything = everything.replace(f"{next((tmp_path / 'out').glob('*/')).name}/", "")
+    for word in (text, "private/", "private\\", SECRET, "home", "someone"):
+        assert word not in everything, word
     record = read(tmp_path / "out").records[0]
     assert record.metrics and record.lines()
 

@@ -16,6 +16,7 @@ from fairkv_eval.results import samples
 from fairkv_eval.results.reader import read
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.result_file import KIND
+from fairkv_eval.results.sample_file import SampleFile
 
 
 def one(folder: Path):
@@ -95,7 +96,7 @@ def test_damaged_samples_are_told_when_asked_for(tmp_path: Path) -> None:
     made.write(tmp_path, press="tova", ratio=0.5, number=1)
     records, problems = read(tmp_path)
     assert not problems
-    whole = records[0].sample_file()
+    whole = SampleFile.beside(records[0].path, records[0].task, None).path
     text = whole.read_text()
     whole.write_text(text[: len(text) // 2])
     with pytest.raises(UsageError, match="truncated"):
