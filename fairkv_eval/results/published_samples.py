@@ -66,8 +66,14 @@ def _kind(values: Sequence[Any]) -> pyarrow.DataType | None:
         return pa.string()
     if kinds == {int}:
         return pa.int64() if all(-(2**63) <= value < 2**63 for value in values if value is not None) else None
-    exact = all(float(value) == value for value in values if type(value) is int) if kinds <= {int, float} else False
-    return pa.float64() if exact else None
+    if kinds <= {int, float} and all(map(_is_fraction, values)):
+        return pa.float64()
+    return None
+
+
+def _is_fraction(value: float | None) -> bool:
+    """Whether a float64 holds the value exactly."""
+    return value is None or isinstance(value, float) or (abs(value) <= 2**1023 and float(value) == value)
 
 
 @dataclass(frozen=True)

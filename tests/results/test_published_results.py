@@ -20,7 +20,7 @@ from fairkv_eval.results.published_samples import PublishedTable, write_table
 from fairkv_eval.results.reader import read
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-numbers = st.one_of(st.booleans(), st.integers(), st.floats(allow_nan=False))
+numbers = st.one_of(st.booleans(), st.integers(), st.sampled_from([2**53 + 1, -(10**400)]), st.floats(allow_nan=False))
 values = st.one_of(texts, numbers, st.lists(st.booleans(), max_size=3), st.lists(numbers, max_size=3))
 lines = st.lists(st.dictionaries(st.sampled_from(["acc", "rouge", "filter", "doc_id"]), values, min_size=1), max_size=4)
 json_values = st.recursive(
