@@ -20,6 +20,7 @@ from typing import Any
 from filelock import FileLock
 
 from fairkv_eval.files import cache_dir, folder, sha256_of, write, write_whole
+from fairkv_eval.loading_output import is_packed, quiet_loading
 from fairkv_eval.model_sources import tokenizer_state
 
 log = logging.getLogger(__name__)
@@ -127,11 +128,12 @@ def _digests(place: Path, names: Mapping[str, str]) -> dict[str, str]:
 def convert(file: Path, source: Mapping[str, Any], draft: Path) -> None:
     """Write a copy into ``draft``, or the manifest with the reason if the copy would not be exact."""
     draft.mkdir()
-    direct = _Loaded.of(file.parent, source["dtype"], gguf_file=file.name)
-    refused = "its weights stay packed" if direct.is_packed else ""
-    if not refused:
-        direct.save(draft)
-        refused = ", ".join(direct.differences(_Loaded.of(draft, source["dtype"])))
+    with quiet_loading(lambda: None):
+        direct = _Loaded.of(file.parent, source["dtype"], gguf_file=file.name)
+        refused = "its weights stay packed" if not direct.is_plain else ""
+        if not refused:
+            direct.save(draft)
+            refused = ", ".join(direct.differences(_Loaded.of(draft, source["dtype"])))
     if refused:
         for path in draft.iterdir():
             path.unlink()
@@ -158,12 +160,10 @@ class _Loaded:
         return cls(values, tokenizer, model)
 
     @property
-    def is_packed(self) -> bool:
-        """Whether weights are in the blocks of the file, or otherwise than as plain floating tensors."""
-        quantizer = getattr(self.model, "hf_quantizer", None)
-        return bool(getattr(quantizer, "packed_modules", None)) or not all(
-            tensor.is_floating_point() for tensor in self.model.state_dict().values()
-        )
+    def is_plain(self) -> bool:
+        """Whether all weights are plain floating tensors, and none in the blocks of the file."""
+        weights = self.model.state_dict().values()
+        return not is_packed(self.model) and all(tensor.is_floating_point() for tensor in weights)
 
     def save(self, place: Path) -> None:
         model = self.model

@@ -105,6 +105,7 @@ def _add_tasks(manager: "Any") -> None:
     from pathlib import Path
 
     from fairkv_eval.files import resource_dir
+    from fairkv_eval.harness.quiet import leave_out_remarks
 
     plain = manager.TaskIndex
     if getattr(plain, "indexes_fairkv", False):
@@ -114,7 +115,9 @@ def _add_tasks(manager: "Any") -> None:
     def build(paths: "Iterable[Path]", **options: object) -> object:
         searched = with_task_folder(paths, builtin, ours)
         _warn_of_unreadable(path for path in searched if path not in (builtin, ours))
-        return plain.build(searched, **options)
+        index = plain.build(searched, **options)
+        leave_out_remarks(index)
+        return index
 
     manager.TaskIndex = type("TaskIndex", (plain,), {"build": staticmethod(build), "indexes_fairkv": True})
 
@@ -131,6 +134,13 @@ def _shorten_tables(utils: "Any") -> None:
         return f"{table}\n{NOTE}" if shortened and column == "results" else table
 
     utils.make_table = make_table
+
+
+def _look_for_a_checkout(utils: "Any") -> None:
+    """Let the harness ask git for the commit of the working directory only where there is one."""
+    from fairkv_eval.harness.quiet import only_in_a_checkout
+
+    utils.get_git_commit_hash = only_in_a_checkout(utils.get_git_commit_hash)
 
 
 def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
@@ -153,6 +163,7 @@ def with_task_folder(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> 
 
 ADDITIONS: "dict[str, Callable[[Any], None]]" = {
     "lm_eval.utils": _shorten_tables,
+    "lm_eval.loggers.utils": _look_for_a_checkout,
     "lm_eval.models": _add_model,
     "lm_eval.tasks.manager": _add_tasks,
 }

@@ -21,7 +21,7 @@ scores > eviction
 """
 FOUNDATION = (
     "provenance > pretrained > converted_model > command_line bootstrap headlines instruction_classes"
-    " sentence_splitter source_digest model_sources escaping > source_text files strict_yaml > errors"
+    " sentence_splitter source_digest loading_output model_sources escaping > source_text files strict_yaml > errors"
 )
 
 # These import in functions, since they must start quickly: before torch, or before lm_eval (1 s), is needed.

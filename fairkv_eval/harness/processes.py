@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.run_log import RunLog
+from fairkv_eval.loading_output import quiet_loading
 
 _MISSING = object()
 
@@ -27,7 +28,8 @@ class Processes(HFLM):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.run_log = RunLog()
-        super().__init__(*args, **kwargs)
+        with quiet_loading(lambda: self.model):
+            super().__init__(*args, **kwargs)
         self.join_processes()
 
     def join_processes(self) -> None:
