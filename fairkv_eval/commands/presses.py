@@ -57,9 +57,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _load(name: str) -> Press:
-    from fairkv_eval.eviction.press_files import load_press
+    from fairkv_eval.eviction.press_files import listed_press
 
-    press = load_press(name)
+    press = listed_press(name)
     if press is None:
         raise UsageError(f"{name!r} is the plain model, not a press")
     return press
@@ -79,7 +79,7 @@ def describe(press: Press | DeclaredPress) -> dict[str, Any]:
         "summary": press.summary,
         "observes": press.observes,
         "paper": press.paper or None,
-        "base": press.base.name if press.base else None,
+        "base": press.base.name if press.base else press.default_base,
         "parameters": [
             {"name": name, "of": press.base.name if press.base and name in inner else press.name, **_values(parameter)}
             for name, parameter in press.parameters.items()
@@ -171,7 +171,8 @@ def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "keeps", entry["summary"] or "-"
     yield "observes", entry["observes"] or "-"
     if entry["base"]:
-        yield "base", f"{entry['base']}, unless base=<press> names another"
+        must = entry["base"] == "none"
+        yield "base", "base=<press> must name one" if must else f"{entry['base']}, unless base=<press> names another"
     for parameter in entry["parameters"]:
         of = "" if parameter["of"] == entry["press"] else f" ({parameter['of']}'s)"
         text = f"{_setting(parameter)}{_bounds(parameter)}: {parameter['help']}".removesuffix(": ")

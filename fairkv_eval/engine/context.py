@@ -29,8 +29,13 @@ class Variant(NamedTuple):
 
     @property
     def replays(self) -> bool:
-        """Whether its press scores by a replay, and so evicts only after the last layer."""
+        """Whether its press scores by a replay."""
         return self.policy.press is not None and self.policy.press.replay is not None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it evicts only after the last layer: after a replay, or by what all layers score."""
+        return self.replays or self.policy.division.pooled == "model"
 
 
 class Watcher(Protocol):
@@ -45,10 +50,11 @@ class Watcher(Protocol):
 class Context:
     """The tokens of a context, and a cache for each variant of its eviction.
 
-    A prefill calls `store` for each layer in order, which evicts. Variants that replay wait for that: `replays` names
-    them, `finish` evicts for each, and `close_replays` drops the uncompressed pairs in ``full``, to which replays
-    attend. ``label`` names the context in errors; ``seed`` is drawn from its tokens. windows: the sliding window of
-    each layer, or None. watcher: a spectator, if there is one.
+    A prefill calls `store` for each layer in order, which evicts. Variants that wait are evicted after the last layer,
+    until which all uncompressed pairs are held (with their queries, unless a replay has its own). Variants that replay
+    wait longer: `replays` names them, `finish` evicts for each, and `close_replays` drops the uncompressed pairs in
+    ``full``, to which replays attend. ``label`` names the context in errors; ``seed`` is drawn from its tokens.
+    windows: the sliding window of each layer, or None. watcher: a spectator, if there is one.
     """
 
     def __init__(
@@ -66,7 +72,7 @@ class Context:
         self.watcher = watcher
         self.caches = {v: ContextCache(len(tokens), storage=v.policy.storage) for v in variants}
         self.full = ContextCache(len(tokens))
-        self.held_back: list[tuple[Layer, int | None]] = []  # layers that are evicted after a replay
+        self.held_back: list[tuple[Layer, int | None]] = []  # layers for variants that wait
         evicting = [layer for layer, window in enumerate(windows) if window is None]
         with naming(label):
             self._plans = {
@@ -85,19 +91,32 @@ class Context:
         """Put what survives of one layer into each cache; layers come in order."""
         if self.watcher:
             self.watcher.computed(layer, window)
-        replays = self.replays
-        if replays:
-            pairs = Pairs(layer.k.clone(), layer.v.clone())
-            self.full.layers.append([pairs])
-            no_queries = layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])  # a replay has queries of its own
-            self.held_back.append((replace(layer, q=no_queries, k=pairs.keys, v=pairs.values), window))
+        waiting = [variant for variant in self._plans if variant.waits]
+        at_once = [variant for variant in waiting if not variant.replays]  # that is, after the last layer
+        if waiting:
+            self._hold_back(layer, window, with_queries=bool(at_once))
         for variant in self.caches:
-            if variant not in replays:
+            if variant not in waiting:
                 self._evict(variant, layer, window)
+        if layer.index == layer.count - 1:
+            for variant in at_once:
+                self._evict_all(variant, self.held_back)
 
     def finish(self, variant: Variant, replayed: Sequence[Tensor]) -> None:
-        """Evict for a variant whose replay gave the keys of each layer this much attention: ``[kv_heads, n]``."""
-        layers = [(replace(layer, replayed=most), w) for (layer, w), most in zip(self.held_back, replayed, strict=True)]
+        """Evict for a variant whose replay gave the keys of each layer this much attention: ``[heads, n]``."""
+        layers = [
+            (replace(layer, replayed=layer.most_per_kv_head(most), replayed_by_query_head=most), window)
+            for (layer, window), most in zip(self.held_back, replayed, strict=True)
+        ]
+        self._evict_all(variant, layers)
+
+    def _hold_back(self, layer: Layer, window: int | None, with_queries: bool) -> None:
+        pairs = Pairs(layer.k.clone(), layer.v.clone())
+        self.full.layers.append([pairs])
+        queries = layer.q.clone() if with_queries else layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])
+        self.held_back.append((replace(layer, q=queries, k=pairs.keys, v=pairs.values), window))
+
+    def _evict_all(self, variant: Variant, layers: Sequence[tuple[Layer, int | None]]) -> None:
         with naming(self.label, "dividing the budget failed: "):
             self._plans[variant].divide([layer for layer, window in layers if window is None])
         for layer, window in layers:

@@ -25,7 +25,7 @@ from fairkv_eval.eviction.replays import Ask
 @dataclass(eq=False)
 class ReplayTail(Tail):
     """A tail of one context's replay. ``received`` collects, layer by layer, the most attention that any of its
-    queries, in any head of a group, gave each key of the context: float32 ``[kv_heads, n]``."""
+    queries gave each key of the context, by query head: float32 ``[heads, n]``."""
 
     received: list[Tensor] = field(default_factory=list)
 
@@ -104,13 +104,13 @@ class Replay(Extend):
 
 
 def _most_received(q: Tensor, k: Tensor, options: Options) -> Tensor:
-    """The most attention the last m of n tokens give each key before them: ``[kv_heads, n - m]``."""
+    """The most attention the last m of n tokens give each key before them, by query head: ``[heads, n - m]``."""
     m, n = q.shape[1], k.shape[1]
-    most = torch.zeros(k.shape[0], n - m, device=k.device)
+    most = torch.zeros(q.shape[0], n - m, device=k.device)
     rows = block_rows(q.shape[0], n)
     k = k.float()
     for first in range(0, m, rows):
         last = min(first + rows, m)
         weights = attention_weights(q[:, first:last], k[:, : n - m + last], options.scaling, options.softcap)
-        most = torch.maximum(most, weights[:, :, : n - m].amax(1).unflatten(0, (k.shape[0], -1)).amax(1))
+        most = torch.maximum(most, weights[:, :, : n - m].amax(1))
     return most

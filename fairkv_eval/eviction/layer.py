@@ -49,8 +49,9 @@ class Layer:
     (Gemma 2). ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None if that is not known.
     ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
     ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
-    Both are float32 ``[kv_heads, n]``. ``statistics``: what a press knows about this layer of the model beforehand, by
-    name (see `statistics`). ``output``: what the layer makes of its heads' outputs, if that can be asked.
+    Both are float32 ``[kv_heads, n]``; ``replayed_by_query_head`` is ``replayed`` head by head, ``[heads, n]``.
+    ``statistics``: what a press knows about this layer of the model beforehand, by name (see `statistics`).
+    ``output``: what the layer makes of its heads' outputs, if that can be asked.
     """
 
     q: Tensor
@@ -63,6 +64,7 @@ class Layer:
     softcap: float | None = None
     rotation: Rotation | None = None
     replayed: Tensor | None = None
+    replayed_by_query_head: Tensor | None = None
     received: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
     output: OutputProjection | None = None
@@ -104,6 +106,11 @@ class Layer:
             columns = weights[:, :, start:].sum(1)
             total[:, : columns.shape[1]] += columns
         return total
+
+    def most_per_kv_head(self, scores: Tensor) -> Tensor:
+        """The most that any query head of each KV head's group has: ``[heads, m] -> [kv_heads, m]``."""
+        grouped: Tensor = scores.unflatten(0, (self.kv_heads, -1))
+        return grouped.amax(1)
 
     def per_kv_head(self, scores: Tensor) -> Tensor:
         """Mean over the query heads of each KV head's group: ``[heads, m] -> [kv_heads, m]``."""

@@ -49,7 +49,7 @@ class Parameter:
         kinds = bool if isinstance(self.default, bool) else int if isinstance(self.default, int) else (int, float)
         if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(self.default, bool):
             return False
-        return self.min <= value <= self.max and not (self.odd and value % 2 == 0)
+        return math.isfinite(value) and self.min <= value <= self.max and not (self.odd and value % 2 == 0)
 
     def _allowed(self) -> str:
         if isinstance(self.default, str):

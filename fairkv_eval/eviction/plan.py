@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -43,18 +44,19 @@ class Plan:
         self.spans = ranges([segment.start for segment in segments], n)
         self._whitelisted = _mask(whitelist(segments, marks, policy.keep, n), n)
         self._n_whitelisted = 0 if self._whitelisted is None else int(self._whitelisted.sum())
-        check_keep(self._n_whitelisted, n, self.budget, by_ratio=policy.budget is None)
         self._division = policy.division
         budgets = self._division.layers(n, self.budget, len(layers), self._n_whitelisted)
+        smallest = self.budget if self._division.own is None else min(budgets, default=self.budget)
+        check_keep(self._n_whitelisted, n, smallest, by_ratio=policy.budget is None)
         self._budgets = dict(zip(layers, budgets, strict=True))
         self._head_budgets: dict[int, list[int]] = {}
 
     def choose(self, layer: Layer) -> list[Tensor]:
         """Kept positions of one layer, ascending: one int64 ``[kv_heads, m]``, or ``[1, m_h]`` for each head if they
         differ in number."""
-        score = cache(self.policy.scorer(layer))
+        score = self._score(layer)
         whitelisted = self._whitelisted_on(layer)
-        if not self._division.pooled:
+        if not self._division.pooled and self._division.least is None:
             return [choose(score, self.spans, self._budgets[layer.index], self.policy.fair, whitelisted)]
         budgets = self._budgets_by_head(layer, score)
         return _merged(choose_by_head(score, self.spans, budgets, self.policy.fair, whitelisted))
@@ -65,23 +67,36 @@ class Plan:
         return merge(self.policy.merge, layer, index, spans, self._whitelisted_on(layer))
 
     def divide(self, layers: Sequence[Layer]) -> None:
-        """Let all heads of these layers compete for the model's budget, if the policy pools it over the model."""
+        """Make the budgets of these layers of what all of them score, if the policy pools over the model."""
         if self._division.pooled != "model" or not layers:
             return
         device = layers[0].k.device
-        worth = [self._worth(layer, self.policy.scorer(layer), self.budget).to(device) for layer in layers]
-        n_heads = sum(map(len, worth))
-        budgets = pooled(torch.cat(worth), n_heads * self.budget, self._floor(self.budget))
-        for layer in layers:
-            self._head_budgets[layer.index], budgets = budgets[: layer.kv_heads], budgets[layer.kv_heads :]
+        worth = [self._worth(layer, self._score(layer), self.budget).to(device) for layer in layers]
+        budgets = self._division.model(worth, self.budget, self._floor(self.budget))
+        self._head_budgets = {layer.index: of_layer for layer, of_layer in zip(layers, budgets, strict=True)}
+
+    def _score(self, layer: Layer) -> ScoreSpan:
+        """The press's rule, with each span scored once. Where scores decide the budget, rules see that of all pairs."""
+        score = cache(self.policy.scorer(layer))
+        if self._division.least is None:
+            return score
+        return lambda span: score(replace(span, budget=len(span), head_budgets=()))
 
     def _budgets_by_head(self, layer: Layer, score: ScoreSpan) -> list[int]:
+        if self._division.least is not None:
+            return self._above(layer, score, self._division.least)
         if self._division.pooled == "layer":
             budget = self._budgets[layer.index]
             return pooled(self._worth(layer, score, budget), layer.kv_heads * budget, self._floor(budget))
         if layer.index not in self._head_budgets:
             raise RuntimeError(f"the budget of layer {layer.index} was not divided before its pairs were chosen")
         return self._head_budgets[layer.index]
+
+    def _above(self, layer: Layer, score: ScoreSpan, least: float) -> list[int]:
+        """Pairs of each head that score at least this much, or are whitelisted."""
+        stays = score(Span(0, self.n)) >= least
+        whitelisted = self._whitelisted_on(layer)
+        return (stays if whitelisted is None else stays | whitelisted).sum(-1).tolist()
 
     def _worth(self, layer: Layer, score: ScoreSpan, budget: int) -> Tensor:
         """Scores from the best down, head by head, those of whitelisted positions first: ``[kv_heads, n]``."""

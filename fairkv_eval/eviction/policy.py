@@ -12,7 +12,7 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.policy_arguments import ARGUMENTS, DEFAULTS, NAMES, PolicyArguments, shown
+from fairkv_eval.eviction.policy_arguments import AMOUNTS, ARGUMENTS, DEFAULTS, NAMES, PolicyArguments, shown
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
@@ -50,6 +50,7 @@ class Policy(PolicyArguments):
         typed = {} if press is None else {k: v for k, v in arguments.items() if k in press.parameters}
         parameters = () if press is None else press.configure(typed)
         policy = cls(press, parameters, **{entry.name: entry.of(arguments) for entry in ARGUMENTS})
+        policy.check_amounts({name: arguments.get(name) for name in AMOUNTS})
         return policy, {k: v for k, v in arguments.items() if k not in NAMES and k not in typed}
 
     def __post_init__(self) -> None:
@@ -79,8 +80,14 @@ class Policy(PolicyArguments):
                 f"positions=contiguous needs a press that keeps equally many pairs in all layers and heads, since the "
                 f"next token has one position; {self.press_name!r} does not"
             )
-        if self.division.pooled == "model" and not (self.press and self.press.replay):
-            raise UsageError(f"press {self.press_name!r} pools budgets over the model, which needs a replay")
+        self.check_amounts({"ratio": self.ratio or None, "budget": self.budget})
+
+    def check_amounts(self, amounts: Mapping[str, float | None]) -> None:
+        """UsageError if one of these is typed beside a press that itself says how much is kept."""
+        for name, value in amounts.items():
+            if self.sets_amount and value is not None:
+                press = f"press {self.press_name!r} itself says how much is kept"
+                raise UsageError(f"{press}, so {name}={value:g} beside it has no meaning")
 
     def _check_decoding(self) -> None:
         if self.decode_budget is None and self.decode_every != DEFAULTS["decode_every"]:
@@ -123,7 +130,11 @@ class Policy(PolicyArguments):
     @property
     def evicts(self) -> bool:
         """Whether pairs of a context may be evicted before the tail runs."""
-        return self.press is not None and (self.ratio > 0 or self.budget is not None)
+        return self.press is not None and (self.ratio > 0 or self.budget is not None or self.sets_amount)
+
+    @property
+    def sets_amount(self) -> bool:
+        return self.division.own is not None
 
     @property
     def collects(self) -> bool:
@@ -158,7 +169,10 @@ class Policy(PolicyArguments):
         return {name: parameter.default for name, parameter in self.press.parameters.items()} if self.press else {}
 
     def n_kept(self, n: int) -> int:
-        """Pairs of a context of n tokens that a layer and head keeps, on average if the press divides unevenly."""
+        """Pairs of a context of n tokens that a layer and head keeps, on average if the press divides unevenly; at most
+        if it depends on the text."""
+        if self.division.own is not None:
+            return self.division.own(n)
         return n_kept(n, self.ratio) if self.budget is None else min(n, self.budget)
 
     def scorer(self, layer: Layer) -> Callable[[Span], Tensor]:

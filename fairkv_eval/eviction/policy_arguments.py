@@ -150,6 +150,11 @@ class PolicyArguments:
         raise NotImplementedError
 
     @property
+    def sets_amount(self) -> bool:
+        """Whether the press itself says how much is kept, and takes neither ratio nor budget."""
+        raise NotImplementedError
+
+    @property
     def parameter_defaults(self) -> Mapping[str, Any]:
         """The defaults of the press's parameters, as far as they are known."""
         return {}
@@ -165,6 +170,7 @@ class PolicyArguments:
             "press_sha256": self.press_digest,
             "parameters": {name: nameless(value) for name, value in self.parameters},
             **{name: list(value) if isinstance(value, tuple) else value for name, value in values.items()},
+            **({"sets_amount": True} if self.sets_amount else {}),
         }
 
     def arguments(self) -> dict[str, Any]:
@@ -180,16 +186,19 @@ class PolicyArguments:
 
     @property
     def name(self) -> str:
-        """The press with its base and parameters: ``adakv(base=knorm,safeguard=0.2)``."""
+        """The press with its base and parameters, but empty ones: ``adakv(base=knorm,safeguard=0.2)``."""
         base = [("base", self.base_name)] * bool(self.base_name)
-        inside = ",".join(f"{name}={nameless(value)}" for name, value in (*base, *sorted(self.parameters)))
+        inside = ",".join(
+            f"{name}={nameless(value)}" for name, value in (*base, *sorted(self.parameters)) if value != ""
+        )
         return f"{self.press_name}({inside})" if inside else self.press_name
 
     @property
     def label(self) -> str:
         """The policy in one line: press, ratio or budget, and every other argument that is not the default."""
         amount = "ratio" if self.budget is None else "budget"
-        kept = [self.name, f"{amount}={shown(getattr(self, amount))}"] if self.press_name != "none" else ["full cache"]
+        amounts = [] if self.sets_amount else [f"{amount}={shown(getattr(self, amount))}"]
+        kept = [self.name, *amounts] if self.press_name != "none" else ["full cache"]
         return " ".join([*kept, *self.settings()])
 
     def settings(self) -> Iterator[str]:

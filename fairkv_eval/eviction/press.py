@@ -36,8 +36,9 @@ STATISTICS_FILE = Parameter("", path=True, help="safetensors file of the model's
 class Press:
     """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`).
 
-    default_base: the press that a wrapper wraps unless base= names another; ``base``: the one it wraps. A wrapper's
-    rule also gets ``base``, the wrapped scores as a function of the span; without a rule of its own it scores as its
+    default_base: the press that a wrapper wraps unless base= names another, "none" if one must be named; ``base``: the
+    one it wraps; refuses: those it cannot, by name, and why. A wrapper's rule also gets ``base``, the wrapped scores as
+    a function of the span (and of another layer, if one stands behind it); without a rule of its own it scores as its
     base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
     cache before anything is evicted (see `replays`). decode: the rule for pairs in the cache while decoding;
     ``collects``: whether it needs the attention they have received so far (see `decode_budget`). statistics: what it
@@ -56,6 +57,7 @@ class Press:
     sha256: str = ""
     default_base: str | None = None
     base: Press | None = None
+    refuses: Mapping[str, str] = field(default_factory=dict, compare=False)
     budget: Callable[..., Division] | None = field(default=None, compare=False)
     replay: Callable[..., list[list[int]]] | None = field(default=None, compare=False)
     decode: Callable[..., Tensor] | None = field(default=None, compare=False)
@@ -81,6 +83,8 @@ class Press:
             raise UsageError(f"press {self.name!r} cannot wrap {base.name!r}, which is a wrapper itself")
         if base.replay:
             raise UsageError(f"press {self.name!r} cannot wrap {base.name!r}: it scores by a replay, after the prefill")
+        if base.name in self.refuses:
+            raise UsageError(f"press {self.name!r} cannot wrap {base.name!r}: {self.refuses[base.name]}")
         both = sorted(self.parameters.keys() & base.parameters)
         if both:
             raise UsageError(f"press {self.name!r} cannot wrap {base.name!r}: both have a parameter {both[0]!r}")
@@ -113,8 +117,14 @@ class Press:
             assert self.score is not None
             score = cache(partial(self.score, layer, **accepted(self.score, parameters)))
             return lambda span: score(replace(span, head_budgets=()))
-        base = self.base.scorer(layer, parameters)
-        return base if self.score is None else partial(self.score, layer, base=base, **accepted(self.score, parameters))
+        wrapped, of_base = self.base, self.base.scorer(layer, parameters)
+        if self.score is None:
+            return of_base
+
+        def base(span: Span, on: Layer = layer) -> Tensor:
+            return (of_base if on is layer else wrapped.scorer(on, parameters))(span)
+
+        return partial(self.score, layer, base=base, **accepted(self.score, parameters))
 
     def digest(self, parameters: Parameters) -> str:
         """Its SHA-256; if parameters name files, theirs are part of it."""
@@ -123,8 +133,20 @@ class Press:
 
     def division(self, parameters: Parameters) -> Division:
         """How budgets differ by layer and head."""
-        division = EVEN if self.base is None else self.base.division(parameters)
-        return division if self.budget is None else self.budget(division, **accepted(self.budget, parameters))
+        of_base = EVEN if self.base is None else self.base.division(parameters)
+        if self.base and of_base.own is not None:
+            raise UsageError(
+                f"press {self.name!r} cannot wrap {self.base.name!r}: its scores say how much is kept, by themselves"
+            )
+        if self.budget is None:
+            return of_base
+        division = self.budget(of_base, **accepted(self.budget, parameters))
+        sets_all = division.own is not None or division.pooled == "model"
+        if self.base and sets_all and not of_base.uniform:
+            raise UsageError(
+                f"press {self.name!r} cannot wrap {self.base.name!r}: both say how many pairs a layer and head keeps"
+            )
+        return division
 
 
 def accepted(function: Callable[..., Any], parameters: Parameters) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
 _TEXTS = ("summary", "paper", "observes")
-_KEYS = {"press", "base", "aliases", "parameters", "collects", *_TEXTS, *FUNCTIONS}
+_KEYS = {"press", "base", "refuses", "aliases", "parameters", "collects", *_TEXTS, *FUNCTIONS}
 _ARXIV_NUMBER = re.compile(r"[0-9]{4}\.[0-9]{4,5}(v[0-9]+)?")
 _BRIDGE = "kvpress:"
 
@@ -36,6 +36,8 @@ def load_press(name: object, base: object = None) -> Press | None:
     """
     press = _named(str(name))
     if press is not None and press.default_base is not None:
+        if base is None and press.default_base == "none":
+            raise UsageError(f"press {press.name!r} needs a press that scores: base=<press>, as base=knorm")
         wrapped = _named(str(press.default_base if base is None else base))
         if wrapped is None:
             raise UsageError(f"press {press.name!r} cannot wrap 'none'; it needs a press that scores")
@@ -44,6 +46,12 @@ def load_press(name: object, base: object = None) -> Press | None:
         wrappers = sorted({p.name for p in built_in_presses().values() if p.default_base})
         raise UsageError(f"base={base!r} is for presses that wrap another ({', '.join(wrappers)}), not for {name!r}")
     return press
+
+
+def listed_press(name: str) -> Press | None:
+    """The press of this name as a list shows it: a wrapper that must be told what it wraps stands alone."""
+    press = _named(name)
+    return press if press is None or press.default_base == "none" else load_press(name)
 
 
 def _named(name: str) -> Press | None:
@@ -122,6 +130,7 @@ def _press(config: Mapping[str, Any]) -> Press:
         parameters=_parameters(config),
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
+        refuses=config.get("refuses") or {},
         collects=config.get("collects", False),
         **texts,
     )
@@ -192,7 +201,11 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 def _check_kinds(config: Mapping[str, Any]) -> None:
     if not isinstance(config.get("collects", False), bool):
         raise UsageError(f"collects must be true or false, not {config['collects']!r}")
-    for key, kind, allowed in (("aliases", list, "a list"), ("parameters", dict, "a mapping")):
+    for key, kind, allowed in (
+        ("aliases", list, "a list"),
+        ("parameters", dict, "a mapping"),
+        ("refuses", dict, "a mapping of presses to reasons"),
+    ):
         if config.get(key) is not None and not isinstance(config[key], kind):
             raise UsageError(f"{key} must be {allowed}, not {config[key]!r}")
     for key in _TEXTS:

@@ -10,6 +10,11 @@ Ask = Callable[[str], Sequence[int]]
 _REMINDER = 8  # tokens before a chunk with which its answer begins
 
 
+def kvcompose(context: Sequence[int], ask: Ask) -> list[list[int]]:
+    """The context itself, once more (arXiv 2509.05165)."""
+    return [[*context]]
+
+
 def kvzip(context: Sequence[int], ask: Ask, *, chunk: int) -> list[list[int]]:
     """A request to repeat the context and then the context itself, in chunks of so many tokens (arXiv 2505.23416).
 

@@ -49,12 +49,14 @@ def check_evictable(jobs: Sequence[Job]) -> None:
 
 
 def check_layers(windows: Sequence[int | None], policy: Policy) -> None:
-    """UsageError if the policy would evict, and every layer keeps a sliding window, which is not compressed."""
+    """UsageError if the policy would evict, and every layer keeps a sliding window, which is not compressed; or if it
+    has budgets for another number of layers."""
     if None not in windows and (policy.evicts or policy.decode_budget is not None):
         raise UsageError(
             f"{policy.label} evicts nothing in this model: all of its {len(windows)} layers attend within a sliding "
             "window, which keeps its pairs"
         )
+    policy.division.layers(1, 1, windows.count(None), 0)  # refuses a list of budgets for another number of layers
 
 
 def warn_if_nothing_was_evicted(policy: Policy, totals: Totals) -> None:

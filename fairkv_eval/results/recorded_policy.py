@@ -34,6 +34,7 @@ class RecordedPolicy(PolicyArguments):
     fewshot_delimiter: str | None = None
     context_field: str | None = None
     press_sha256: str | None = None
+    sets_amount: bool = False
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> RecordedPolicy:
@@ -50,13 +51,15 @@ class RecordedPolicy(PolicyArguments):
             fewshot_delimiter=_unless(described.get("fewshot_delimiter"), PromptSettings.fewshot_delimiter),
             context_field=described.get("context_field"),
             press_sha256=_present_digest(described.get("press_sha256")),
+            sets_amount=described.get("sets_amount") is True,
             **{entry.name: entry.restored(described.get(entry.name)) for entry in ARGUMENTS},
         )
 
     @property
     def full(self) -> bool:
         """Whether nothing is ever evicted, and all pairs are held as the model computes them."""
-        evicts = self.press != "none" and (self.ratio or self.budget or self.decode_budget)
+        amounts = self.ratio or self.budget or self.decode_budget or self.sets_amount
+        evicts = self.press != "none" and amounts
         return not evicts and self.kv_bits == PLAIN_BITS
 
     @property

@@ -18,6 +18,7 @@ from fairkv_eval.scores.attention import noncausal_attention as noncausal_attent
 from fairkv_eval.scores.attention import snapkv as snapkv
 from fairkv_eval.scores.attention import tova as tova
 from fairkv_eval.scores.blends import compactor as compactor
+from fairkv_eval.scores.blockwise import blockwise as blockwise
 from fairkv_eval.scores.decoding import h2o_decoding as h2o_decoding
 from fairkv_eval.scores.decoding import tova_decoding as tova_decoding
 from fairkv_eval.scores.expected import capkv as capkv
@@ -29,7 +30,10 @@ from fairkv_eval.scores.keys import lagkv as lagkv
 from fairkv_eval.scores.keys import leverage as leverage
 from fairkv_eval.scores.positions import random as random
 from fairkv_eval.scores.positions import streaming_llm as streaming_llm
+from fairkv_eval.scores.replayed import kvcompose as kvcompose
 from fairkv_eval.scores.replayed import kvzip as kvzip
+from fairkv_eval.scores.selective import simlayerkv as simlayerkv
+from fairkv_eval.scores.selective import threshold as threshold
 from fairkv_eval.scores.stored import expected_attention_stats as expected_attention_stats
 from fairkv_eval.scores.stored import qfilter as qfilter
 from fairkv_eval.scores.wrappers import chunkkv as chunkkv

@@ -7,6 +7,18 @@ from torch import Tensor
 from fairkv_eval.eviction.layer import Layer, Span
 
 
+def kvcompose(layer: Layer, span: Span) -> Tensor:
+    """The most attention a key got from any query of a replay of the context, averaged over the heads of its group, and
+    once more over all heads on top (arXiv 2509.05165).
+
+    ValueError if the context was not replayed.
+    """
+    if layer.replayed_by_query_head is None:
+        raise ValueError("kvcompose scores what a replay of the context attends to, and this context was not replayed")
+    of_heads = layer.per_kv_head(layer.replayed_by_query_head[:, span.start : span.stop].float())
+    return of_heads + of_heads.mean(0)
+
+
 def kvzip(layer: Layer, span: Span) -> Tensor:
     """The most attention a key got from any query of a replay of the context, in any head (arXiv 2505.23416).
 

@@ -30,7 +30,7 @@ def policies_of(presses: Any, grid: Mapping[str, Any], fidelity: bool) -> tuple[
     policies: dict[Policy, None] = {}
     for entry in entries:
         with naming(f"presses: {entry!r}"):
-            policies |= dict.fromkeys(_policies({**grid, **_press_entry(entry)}))
+            policies |= dict.fromkeys(_policies(_press_entry(entry), grid))
     if fidelity:
         _check_fidelity(policies)
     if fidelity or Policy() in policies:
@@ -57,18 +57,26 @@ def _press_entry(entry: Any) -> Mapping[str, Any]:
     return entry
 
 
-def _policies(entry: Mapping[str, Any]) -> Iterator[Policy]:
+def _policies(entry: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[Policy]:
     """Every combination of the values of a press; a list stands for each of its values."""
     values = {key: _listed(key, value) for key, value in entry.items() if key not in GRID}
-    amounts: list[tuple[str, float]] = [("budget", budget) for budget in budgets(entry.get("budgets"))]
-    amounts += [("ratio", ratio) for ratio in ratios(entry.get("ratios"))]
-    if not amounts:
-        raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
-    fair = entry.get("fair")
+    fair = {**grid, **entry}.get("fair")
     degrees = _listed("fair", False if fair is None else fair)
     for combination in product(*values.values()):
-        for (name, amount), degree in product(amounts, degrees):
-            yield _policy(dict(zip(values, combination, strict=True)), {name: amount, "fair": degree})
+        press = dict(zip(values, combination, strict=True))
+        for amount, degree in product(_amounts(press, entry, grid), degrees):
+            yield _policy(press, {**amount, "fair": degree})
+
+
+def _amounts(press: Mapping[str, Any], entry: Mapping[str, Any], grid: Mapping[str, Any]) -> list[dict[str, float]]:
+    """The ratios and budgets of a press; none, once, if it says itself how much is kept."""
+    sets_amount = Policy.split(press)[0].sets_amount
+    named = entry if sets_amount else {**grid, **entry}  # those of the sweep are for the other presses
+    amounts: list[dict[str, float]] = [{"budget": budget} for budget in budgets(named.get("budgets"))]
+    amounts += [{"ratio": ratio} for ratio in ratios(named.get("ratios"))]
+    if not amounts and not sets_amount:
+        raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
+    return amounts or [{}]
 
 
 def _listed(key: str, value: Any) -> list[Any]:

@@ -18,7 +18,7 @@ from fairkv_eval.commands.presses import describe
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.eviction.press_files import built_in_presses, load_press
+from fairkv_eval.eviction.press_files import built_in_presses, listed_press
 from fairkv_eval.files import resource_dir
 
 NAMES = list(dict.fromkeys(press.name for press in built_in_presses().values()))
@@ -68,7 +68,7 @@ def on_terminal(monkeypatch: pytest.MonkeyPatch, columns: int, *argv: str) -> st
 
 
 def press(name: str) -> Press:
-    found = load_press(name)
+    found = listed_press(name)
     assert found is not None
     return found
 
@@ -90,7 +90,8 @@ class TestInAPipe:
             assert all(alias in row for alias in rule.aliases) and rule.summary in row and rule.observes in row
             assert all(text in row for text in defaults)
             assert rule.paper.rpartition("/")[2] in row
-            assert (f"base={rule.base.name}" in row) if rule.base else ("base=" not in row)
+            base = rule.base.name if rule.base else rule.default_base
+            assert (f"base={base}" in row) if base else ("base=" not in row)
 
     @pytest.mark.parametrize("variable", ["COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE"])
     def test_whatever_the_environment_says(
@@ -194,6 +195,8 @@ class TestJson:
         for key, policy in (("decode_budget", {"decode_budget": 8}), ("contiguous", {"positions": "contiguous"})):
             if entry[key]:
                 Policy(rule, rule.configure({}), 0.5, **policy)
+            elif name == "threshold":  # it has no base here
+                assert not Policy(rule, rule.configure({})).division.uniform
             else:
                 with pytest.raises(UsageError):
                     Policy(rule, rule.configure({}), 0.5, **policy)
@@ -218,7 +221,8 @@ class TestMarkdown:
         for name, row in rows.items():
             rule = press(name)  # a wrapper's row leaves out the parameters of what it wraps
             own = rule.parameters if rule.base is None else rule.parameters.keys() - rule.base.parameters.keys()
-            settings = [f"base={rule.base.name}"] if rule.base else []
+            base = rule.base.name if rule.base else rule.default_base
+            settings = [f"base={base}"] if base else []
             settings += [f"{key}={written(value.default)}" for key, value in rule.parameters.items() if key in own]
             assert re.findall(r"`([^`]+)`", row) == [name, *rule.aliases, *settings]
             assert f"| {rule.summary} |" in row and f"| {rule.observes} |" in row and rule.paper in row

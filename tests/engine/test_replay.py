@@ -70,7 +70,7 @@ def test_attention_received_is_that_of_a_dense_pass(monkeypatch, kind: str, pack
     found = received((model, windows), monkeypatch, jobs, packed)
     assert len(found) == 3
     for context, layers in found.items():
-        expected = dense_reference.replayed(model, context, chunk, ask)
+        expected = dense_reference.replayed(model, context, kvzip(context, ask, chunk=chunk))
         for window, mine, other in zip(windows, layers, expected, strict=True):
             if window is None:
                 torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)

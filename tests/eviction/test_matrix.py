@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cache, wraps
 from typing import Any, NamedTuple
 
+import kept_by_loops
 import merged_by_loops
 import press_table
 import pytest
@@ -16,7 +17,7 @@ import torch
 from exact_shares import largest_remainder_exactly, shares_exactly
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from press_table import PRESSES
+from press_table import OWN, PRESSES
 from scores_by_loops import output_of
 
 from fairkv_eval.attention.rotation import Rotation
@@ -25,8 +26,10 @@ from fairkv_eval.eviction.budgets import pyramid
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.policy_arguments import AMOUNTS
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses
+from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.prompts.segments import Segment
 
 CONTEXTS = (1, 2, 5, 17, 300)
@@ -67,18 +70,21 @@ def layers_of(n: int) -> list[Layer]:
             k, v = k[:, torch.arange(n) % 4], v[:, torch.arange(n) % 4]
         replayed = torch.rand(KV_HEADS, n, generator=generator).mul(20).round() / 20
         seen = {"rotation": rotation, "replayed": replayed, "output": output_of(HEADS, DIM)}
-        layers.append(Layer(q, k, v, DIM**-0.5, index, LAYERS, n, **seen))
+        layer = Layer(q, k, v, DIM**-0.5, index, LAYERS, n, **seen)
+        layers.append(replace(layer, replayed_by_query_head=replayed.repeat_interleave(HEADS // KV_HEADS, 0)))
     return layers
 
 
 def layers_for(press: Press, layers: list[Layer]) -> list[Layer]:
     """All three layers if budgets differ by layer; two of them say as much otherwise."""
-    return layers if "beta" in press.parameters else layers[:2]
+    return layers if {"beta", "by_layer", "bound"} & press.parameters.keys() else layers[:2]
 
 
 def with_cached_scores(press: Press) -> Press:
     """The press, with each score computed once for all settings."""
     sees_budget = not BUDGETED.isdisjoint((press.name, press.base.name if press.base else ""))
+    if press.name == "blockwise":  # its base scores other layers too
+        return _cached(press, sees_budget=True)
     if press.base is not None:
         press = replace(press, base=_cached(press.base, sees_budget))
     return _cached(press, sees_budget)
@@ -135,12 +141,18 @@ class Reference:
     @property
     def arena(self) -> Span:
         """The context before the budgets of heads are known: where they compete for them."""
-        return Span(0, len(self.whitelisted), budget=self.mean_budget)
+        n = len(self.whitelisted)
+        return Span(0, n, budget=n if self.by_score else self.mean_budget)
 
     def proportional(self, budget: int) -> list[Fraction]:
         """Each span's share of a budget, no less than its whitelisted tokens."""
         floors = [sum(self.whitelisted[a:b]) for a, b in self.spans]
         return shares_exactly([b - a for a, b in self.spans], floors, budget)
+
+    @property
+    def by_score(self) -> bool:
+        """Whether scores decide the budget, so that rules see none but that of all pairs."""
+        return self.policy.division.least is not None
 
     def kept(self, head: int, budget: int) -> list[int]:
         plain, fair = self.ranking(self.context, head)[:budget], Fraction(self.policy.fair)
@@ -155,7 +167,8 @@ class Reference:
         )
         chosen: list[int] = []
         for i, (a, b) in enumerate(self.spans):
-            span = Span(a, b, i, len(self.spans), means[i], tuple(budgets[i] for budgets in by_head))
+            mean = b - a if self.by_score else means[i]
+            span = Span(a, b, i, len(self.spans), mean, tuple(budgets[i] for budgets in by_head))
             chosen += self.ranking(span, head)[: quotas[i]]
         return sorted(chosen)
 
@@ -219,10 +232,12 @@ class Checker:
         self.plain_budgets: dict = {}
 
     def check(self, setting: Setting, layers: list[Layer]) -> None:
-        policy = Policy(self.press, self.parameters, **setting.arguments)
-        listed, n = sum(setting.whitelisted), setting.n
-        if listed > setting.n_kept:
-            message = rf"keep holds {listed} tokens.* of {n} tokens is {setting.n_kept}:"
+        amounts = AMOUNTS if self.press.name in OWN else ()
+        arguments = {name: value for name, value in setting.arguments.items() if name not in amounts}
+        policy = Policy(self.press, self.parameters, **arguments)
+        listed, n, room = sum(setting.whitelisted), setting.n, self._room(policy, setting)
+        if listed > room:
+            message = rf"keep holds {listed} tokens.* of {n} tokens is {room}:"
             with pytest.raises(UsageError, match=message):
                 choose(policy, setting.segments, layers)
             return
@@ -231,10 +246,23 @@ class Checker:
         references = self._check_positions(policy, setting, layers, kept)
         check_pools(policy, references, kept, setting)
 
+    def _room(self, policy: Policy, setting: Setting) -> int:
+        """Pairs that the smallest layer has room for, before any score is seen."""
+        if policy.division.least is not None:
+            return setting.n
+        ratios = str(dict(policy.parameters).get("by_layer", "")).split("+")
+        return min(n_kept(setting.n, float(ratio)) for ratio in ratios) if ratios != [""] else setting.n_kept
+
     def _check_counts(self, policy: Policy, setting: Setting, layers: list[Layer], kept: Kept) -> None:
         budgets = [[len(row) for row in heads] for heads in kept]
-        assert sum(map(sum, budgets)) == len(layers) * KV_HEADS * setting.n_kept, setting
         assert [len(heads) for heads in budgets] == [KV_HEADS] * len(layers), setting
+        if policy.press_name in (*OWN, "kvcompose", "zigzagkv"):
+            whitelisted = {p for p, stays in enumerate(setting.whitelisted) if stays}
+            assert budgets == kept_by_loops.budgets_by_head(policy, layers, whitelisted), setting
+        if policy.press_name in OWN:
+            assert sum(map(sum, budgets)) <= policy.n_kept(setting.n) * len(layers) * KV_HEADS, setting
+            return
+        assert sum(map(sum, budgets)) == len(layers) * KV_HEADS * setting.n_kept, setting
         if policy.division.pooled != "model":
             means = [setting.n_kept] * len(layers)
             given = dict(policy.parameters)
@@ -266,6 +294,11 @@ class Checker:
 
 def check_pools(policy: Policy, references: list[Reference], kept: Kept, setting: Setting) -> None:
     """Where heads compete, no pair that one lost is worth more than one that another won beyond its safeguard."""
+    if policy.press_name == "zigzagkv" or dict(policy.parameters).get("structured"):
+        assert all(len({len(row) for row in heads}) == 1 for heads in kept), setting
+        return
+    if policy.division.least is not None:
+        return
     pooled, safeguard = policy.division.pooled, policy.division.safeguard
     lanes = [
         (reference, head, len(row))
@@ -298,7 +331,7 @@ def pooled_over(name: str) -> str:
     """Over what the heads of a press of the table compete, as METHODS has it."""
     if name.startswith(("adakv", "criticalkv pooled")) or name == "kvzip uniform":
         return "layer"
-    return "model" if name.startswith("kvzip") else ""
+    return "model" if name.startswith(("kvzip", "kvcompose", "zigzagkv")) else ""
 
 
 def test_the_matrix_is_whole() -> None:
@@ -369,6 +402,7 @@ def drawn_settings(draw: st.DrawFn) -> tuple[Setting, list[Layer]]:
             k=torch.randint(-1, 2, (KV_HEADS, n, DIM), generator=generator).float(),
             v=torch.randn(KV_HEADS, n, DIM, generator=generator),
             replayed=torch.randint(4, (KV_HEADS, n), generator=generator) / 4,
+            replayed_by_query_head=torch.randint(4, (HEADS, n), generator=generator) / 4,
         )
         for layer in layers_of(n)
     ]

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from press_table import OWN, PRESSES, WRAPPERS
+from press_table import policy as table_policy
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
@@ -163,7 +165,7 @@ class TestDecodeBudget:
     @pytest.mark.parametrize("name", sorted({press.name for press in built_in_presses().values()} - set(DECODING)))
     def test_the_others_name_those_that_can(self, name: str) -> None:
         with pytest.raises(UsageError) as error:
-            policy(name, ratio=0.5, decode_budget=40)
+            table_policy(name, decode_budget=40)
         message = str(error.value)
         assert "decode_budget=40 needs a press" in message and f"'{name}' is not one of them" in message
         assert f"({', '.join(DECODING)})" in str(error.value)
@@ -233,7 +235,8 @@ class TestBase:
     def test_is_for_presses_that_wrap(self, name: str) -> None:
         with pytest.raises(UsageError) as error:
             load_press(name, "knorm")
-        assert str(error.value) == (f"base='knorm' is for presses that wrap another (adakv, chunkkv), not for {name!r}")
+        wrappers = ", ".join(sorted(WRAPPERS))
+        assert str(error.value) == f"base='knorm' is for presses that wrap another ({wrappers}), not for {name!r}"
 
     @pytest.mark.parametrize(
         "name, base, why",
@@ -268,17 +271,68 @@ class TestPoolOverTheModel:
         )
         return str(tmp_path / "mine.yaml")
 
-    def test_needs_a_replay(self, file: str) -> None:
-        with pytest.raises(UsageError, match="press 'mine' pools budgets over the model, which needs a replay"):
-            policy(file, ratio=0.5)
+    def test_needs_no_replay(self, file: str) -> None:
+        assert policy(file, ratio=0.5).division.pooled == "model"
 
     def test_by_layer_it_does_not(self, file: str) -> None:
         assert policy(file, None, {"uniform": True}, ratio=0.5).division.pooled == "layer"
 
     def test_a_wrapper_around_it_pools_as_it_does(self, file: str) -> None:
         assert policy("adakv", file, ratio=0.5).division.pooled == "layer"
-        with pytest.raises(UsageError, match="press 'chunkkv' pools budgets over the model, which needs a replay"):
-            policy("chunkkv", file, ratio=0.5)
+        assert policy("chunkkv", file, ratio=0.5).division.pooled == "model"
+        with pytest.raises(UsageError, match="press 'zigzagkv' cannot wrap 'mine': both say how many pairs a layer"):
+            policy("zigzagkv", file, ratio=0.5)
+
+
+class TestOwnAmount:
+    """Presses that say themselves how much is kept."""
+
+    @pytest.mark.parametrize("name", OWN)
+    @pytest.mark.parametrize("amount", [{"ratio": 0.5}, {"budget": 7}, {"ratio": 0.0}])
+    def test_takes_neither_ratio_nor_budget(self, name: str, amount: dict[str, float]) -> None:
+        (key, value), typed = *amount.items(), {"press": name, **PRESSES[name]}
+        with pytest.raises(UsageError) as error:
+            Policy.of({**typed, **amount})
+        assert str(error.value) == (
+            f"press '{name}' itself says how much is kept, so {key}={value:g} beside it has no meaning"
+        )
+        own = Policy.of(typed)
+        assert own.evicts and own.sets_amount and own.describe()["sets_amount"] is True
+        assert " ratio=" not in own.label and " budget=" not in own.label
+        assert Policy.of(own.arguments()) == own
+
+    def test_its_label_leaves_out_what_is_empty(self) -> None:
+        assert Policy.of({"press": "layer_ratios", "base": "knorm", "by_layer": [0.5, 0.25]}).label == (
+            "layer_ratios(base=knorm,by_layer=0.5+0.25)"
+        )
+
+    @pytest.mark.parametrize("base", ["pyramidkv", "simlayerkv"])
+    @pytest.mark.parametrize("name", ["threshold", "zigzagkv", "layer_ratios"])
+    def test_two_that_say_how_much_is_kept_are_one_too_many(self, name: str, base: str) -> None:
+        if (name, base) == ("threshold", "simlayerkv"):
+            pytest.skip("both have a parameter threshold, which is refused before")
+        parameters = {"by_layer": "0.5"} if name == "layer_ratios" else {}
+        with pytest.raises(UsageError, match=f"press '{name}' cannot wrap '{base}': "):
+            Policy.of({"press": name, "base": base, **parameters})
+
+    def test_nor_is_one_wrapped_by_a_rule_of_scores(self) -> None:
+        for name in ("chunkkv", "blockwise", "adakv"):
+            with pytest.raises(UsageError, match=f"press '{name}' cannot wrap 'simlayerkv': its scores say how much"):
+                Policy.of({"press": name, "base": "simlayerkv", "ratio": 0.5})
+
+    def test_a_threshold_needs_a_press_that_scores(self) -> None:
+        for base, why in ((None, "needs a press that scores: base=<press>"), ("none", "cannot wrap 'none'")):
+            with pytest.raises(UsageError, match=f"press 'threshold' {why}"):
+                Policy.of({"press": "threshold", "base": base})
+
+    def test_blockwise_refuses_by_name_what_needs_positions(self) -> None:
+        with pytest.raises(UsageError, match="'blockwise' cannot wrap 'expected_attention': it turns queries back"):
+            Policy.of({"press": "blockwise", "base": "expected_attention", "ratio": 0.5})
+
+    def test_kept_pairs_are_the_mean_or_the_most_there_can_be(self) -> None:
+        kept = {name: Policy.of({"press": name, **PRESSES[name]}).n_kept(100) for name in OWN}
+        assert kept == {"simlayerkv": 100, "threshold": 100, "layer_ratios": 50}
+        assert Policy.of({"press": "layer_ratios", "by_layer": "0.5+0.25"}).n_kept(9) == 5  # of 4 and 6
 
 
 @pytest.mark.parametrize(

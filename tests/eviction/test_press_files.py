@@ -10,6 +10,7 @@ import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
 from press_table import NAMES, WRAPPERS, press
+from press_table import policy as table_policy
 from scores_by_loops import output_of
 
 from fairkv_eval import scores
@@ -32,8 +33,9 @@ WRAPPER = "press: mine\nbase: lagkv\n"
 def make_layer(n: int) -> Layer:
     q, k, v = torch.randn(3, 4, n, 8, generator=torch.Generator().manual_seed(0))
     rotation = Rotation("half", torch.tensor([1.0, 0.3, 0.1, 0.03]))
-    seen = {"rotation": rotation, "replayed": v[2:, :, 0].sigmoid(), "output": output_of(4, 8)}
-    return Layer(q, k[:2], v[:2], 8**-0.5, **seen)
+    received = v[:, :, 0].sigmoid()
+    seen = {"rotation": rotation, "replayed": received[2:], "output": output_of(4, 8)}
+    return Layer(q, k[:2], v[:2], 8**-0.5, replayed_by_query_head=received, **seen)
 
 
 class TestBuiltIn:
@@ -45,16 +47,16 @@ class TestBuiltIn:
     def test_says_what_it_is_and_scores(self, name: str) -> None:
         rule = press(name)
         assert rule.summary and rule.observes
-        assert rule.paper.startswith("https://arxiv.org/abs/") or name == "random"
+        assert rule.paper.startswith("https://arxiv.org/abs/") or name in ("random", "layer_ratios")
         assert all(parameter.help for parameter in rule.parameters.values())
-        policy = Policy(rule, rule.configure({}), 0.5)
+        policy = table_policy(name)
         spans = ranges([0, 7], 20)
         for span in spans:
             assert policy.scorer(make_layer(20))(span).shape == (2, len(span))
 
     def test_these_observe_attention_while_decoding(self) -> None:
         assert {press.name for press in built_in_presses().values() if press.collects} == {"h2o"}
-        assert {press.name for press in built_in_presses().values() if press.replay} == {"kvzip"}
+        assert {press.name for press in built_in_presses().values() if press.replay} == {"kvcompose", "kvzip"}
         statistics = {press.name for press in built_in_presses().values() if press.statistics}
         assert statistics == {"expected_attention_stats", "qfilter"}
 
@@ -232,29 +234,40 @@ class TestFiles:
 
 class TestWrappers:
     def test_wrap_snapkv_unless_told(self) -> None:
-        assert {name for name, press in built_in_presses().items() if press.default_base} == {*WRAPPERS}
+        assert {press.name for press in built_in_presses().values() if press.default_base} == {*WRAPPERS}
         for name in WRAPPERS:
+            base = {"threshold": "knorm", "blockwise": "keydiff"}.get(name, "snapkv")
             wrapped = press(name)
-            assert wrapped.base is press("snapkv") and wrapped.default_base is None
-            assert press(name, "snapkv") == wrapped == press(name, "snap")
+            assert wrapped.base is press(base) and wrapped.default_base is None
+            assert press(name, base) == wrapped and press(name, "snapkv") == press(name, "snap")
             assert built_in_presses()[name].base is None  # what is built in is not changed
 
-    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, "kvzip"}))
+    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, "kvzip", "kvcompose", "simlayerkv"}))
     @pytest.mark.parametrize("name", sorted(WRAPPERS))
     def test_wrap_any_that_scores_a_prefill(self, name: str, base: str) -> None:
+        if base in built_in_presses()[name].refuses:
+            pytest.skip("refused by name")
         wrapped, inner = press(name, base), press(base)
         own = built_in_presses()[name].parameters
         assert dict(wrapped.parameters) == {**own, **inner.parameters}
         layer, span = make_layer(20), replace(ranges([0, 7], 20)[1], budget=6)
         worth = inner.scorer(layer, inner.configure({}))(span)
         parameters = dict(press(name).configure({}))
+        if name == "threshold":
+            assert wrapped.scorer(layer, wrapped.configure({}))(span).isinf().all()  # the last 128 are protected
+            assert torch.equal(wrapped.scorer(layer, wrapped.configure({"protect": 0}))(span), worth)
+            return
+        if name == "blockwise":
+            roomy = replace(span, budget=len(span))  # nothing is ever evicted
+            worth = inner.scorer(layer, inner.configure({}))(roomy)
+            assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(roomy), worth)
+            return
         expected = {
-            "adakv": lambda: worth,  # no rule of its own
             "chunkkv": lambda: scores.chunkkv(layer, span, lambda _: worth, chunk=parameters["chunk"]),
             "criticalkv": lambda: scores.criticalkv(
                 layer, span, lambda _: worth, **{key: parameters[key] for key in own}
             ),
-        }[name]()
+        }.get(name, lambda: worth)()  # the others have no rule of their own
         assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), expected)
 
     def test_parameters_of_both_are_told_and_checked(self) -> None:
@@ -309,7 +322,7 @@ class TestWrappers:
         [
             ("adakv", "press 'mine' cannot wrap 'adakv', which is a wrapper itself"),
             ("kvzip", "press 'mine' cannot wrap 'kvzip': it scores by a replay"),
-            ("none", "press 'mine' cannot wrap 'none'"),
+            ("none", "press 'mine' needs a press that scores: base=<press>"),
             ("knrom", "unknown press 'knrom'. Did you mean 'knorm'?"),
         ],
     )

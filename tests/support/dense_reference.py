@@ -143,9 +143,12 @@ def survivors(
     seed = zlib.crc32(repr(tuple(context)).encode())
     layers = [replace(layer, count=len(phase.layers), seed=seed) for layer in phase.layers]
     layers = [replace(layer, rotation=turn) for layer, turn in zip(layers, _rotations(model), strict=True)]
-    if policy.press and policy.press.name == "kvzip":
-        received = replayed(model, context, int(dict(policy.parameters)["chunk"]), ask)
-        layers = [replace(layer, replayed=most) for layer, most in zip(layers, received, strict=True)]
+    if policy.press and policy.press.name in ("kvzip", "kvcompose"):
+        received = replayed(model, context, replays_of(policy, context, ask))
+        layers = [
+            replace(layer, replayed=layer.most_per_kv_head(most), replayed_by_query_head=most)
+            for layer, most in zip(layers, received, strict=True)
+        ]
     evicting = [layer for layer, window in zip(layers, phase.windows, strict=True) if window is None]
     chosen = iter(kept_by_loops.kept(policy, evicting, segments) if evicting else [])
     return [whole if window else next(chosen) for whole, window in zip(everything, phase.windows, strict=True)]
@@ -156,21 +159,26 @@ def _rotations(model: PreTrainedModel) -> Sequence[Rotation | None]:
     return find_rotations(model)
 
 
-def replayed(model: PreTrainedModel, context: Sequence[int], chunk: int, ask: Ask | None) -> list[Tensor]:
-    """The most attention of any replay query and any head of a group to each key of the context, layer by layer."""
+def replays_of(policy: Policy, context: Sequence[int], ask: Ask | None) -> list[list[int]]:
+    if policy.press_name == "kvcompose":
+        return [list(context)]
     assert ask is not None
+    return kvzip(context, ask, chunk=int(dict(policy.parameters)["chunk"]))
+
+
+def replayed(model: PreTrainedModel, context: Sequence[int], tails: Sequence[Sequence[int]]) -> list[Tensor]:
+    """The most attention of any replay query to each key of the context, layer by layer and by query head."""
     n = len(context)
     received: list[Tensor] = []
-    for tail in kvzip(context, ask, chunk=chunk):
+    for tail in tails:
         phase = Dense()
         logits_of(model, [*context, *tail], phase)
-        for index, (layer, weights) in enumerate(zip(phase.layers, phase.weights, strict=True)):
+        for index, weights in enumerate(phase.weights):
             if index == len(received):
-                received.append(torch.zeros(layer.kv_heads, n))
+                received.append(torch.zeros(len(weights), n))
             for head, rows in enumerate(weights):
-                group = head * layer.kv_heads // len(weights)
                 for i in range(n, n + len(tail)):
-                    received[index][group] = torch.maximum(received[index][group], rows[i, :n])
+                    received[index][head] = torch.maximum(received[index][head], rows[i, :n])
     return received
 
 

@@ -12,7 +12,8 @@ from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Parameters, Press
 from fairkv_eval.eviction.press_files import load_press
 
-WRAPPERS = ("adakv", "chunkkv", "criticalkv")
+WRAPPERS = ("adakv", "chunkkv", "criticalkv", "threshold", "layer_ratios", "blockwise", "zigzagkv")
+OWN = ("simlayerkv", "threshold", "layer_ratios")  # they say themselves how much is kept, and take no ratio
 NAMES = (
     "streaming_llm",
     "snapkv",
@@ -32,6 +33,8 @@ NAMES = (
     "compactor",
     "cur",
     "capkv",
+    "kvcompose",
+    "simlayerkv",
     *WRAPPERS,
 )
 
@@ -76,13 +79,25 @@ SMALL: dict[str, dict[str, Any]] = {
     "criticalkv pyramidkv": {"base": "pyramidkv", "window": 2, "beta": 3},
     "criticalkv pooled": {"base": "snapkv", "window": 3, "pooled": True},
     "criticalkv pooled h2o": {"base": "h2o", "recent": 0.3, "pooled": True, "safeguard": 0.5, "first": 0.2},
+    "kvcompose": {},
+    "kvcompose heads": {"structured": False},
+    "simlayerkv small": {"threshold": 0.45, "sinks": 1, "recent": 6, "last": 2},
+    "threshold knorm": {"base": "knorm", "threshold": -1.0, "protect": 2},
+    "threshold h2o": {"base": "h2o", "recent": 0.25, "threshold": 0.1, "protect": 0},
+    "layer_ratios knorm": {"base": "knorm", "by_layer": "0.25+0.5+0.8"},
+    "blockwise keydiff": {"block_size": 3},
+    "blockwise small": {"base": "snapkv", "window": 3, "kernel": 3, "block_size": 4},
+    "zigzagkv small": {"window": 3, "share": 0.7},
+    "zigzagkv h2o": {"base": "h2o", "recent": 0.5, "bound": 0},
 }
+NEEDED = {"threshold": {"base": "knorm"}, "layer_ratios": {"by_layer": "0.5+0.2+0.8"}}
 PRESSES: dict[str, dict[str, Any]] = (
-    {name: {} for name in NAMES} | SMALL | {"chunkkv streaming_llm": {"base": "streaming_llm"}}
+    {name: {} for name in NAMES} | NEEDED | SMALL | {"chunkkv streaming_llm": {"base": "streaming_llm"}}
 )
 
-# Budgets that differ from head to head, or from layer to layer.
-UNEVEN = [name for name in SMALL if name.startswith(("pyramidkv", "kvzip", "adakv", "criticalkv p"))]
+# Budgets that differ from head to head, or from layer to layer, and are those of a ratio on average.
+_UNEVEN = ("pyramidkv", "kvzip", "adakv", "criticalkv p", "kvcompose", "zigzagkv")
+UNEVEN = [name for name in SMALL if name.startswith(_UNEVEN)]
 
 
 def press(name: str, base: str | None = None) -> Press:
@@ -105,7 +120,8 @@ def parameters(name: str) -> dict[str, Any]:
 
 def policy(name: str = "tova", ratio: float = 0.5, fair: float = 0.0, keep: Any = (), **arguments: Any) -> Policy:
     """A policy of a press by its name in the table, or by any name ("none", a file); ``arguments``: parameters of the
-    press, and what else a policy takes."""
-    given = {"press": name.split()[0], **PRESSES.get(name, {}), "ratio": ratio, "fair": fair, "keep": keep}
+    press, and what else a policy takes. A press that says itself how much is kept is not told a ratio."""
+    amount = {} if name.split()[0] in OWN else {"ratio": ratio}
+    given = {"press": name.split()[0], **PRESSES.get(name, {}), **amount, "fair": fair, "keep": keep}
     made = Policy.of({**given, **arguments})
     return replace(made, press=made.press and bound(made.press, made.parameters))
