@@ -117,7 +117,7 @@ def _table(entries: Sequence[dict[str, Any]]) -> Table:
     separator = "\n" if terminal else ", "
     table = plain_table(padding=(0, 2, 1 if terminal else 0, 0))
     for header in ("press", "keeps", "parameters", "observes", "decode_budget", "contiguous", "paper"):
-        table.add_column(header, overflow="fold", no_wrap=header in ("press", "parameters", "paper"))
+        table.add_column(header, overflow="fold", no_wrap=header not in ("keeps", "observes"))
     for entry in entries:
         table.add_row(
             separator.join([entry["press"], *entry["aliases"]]),

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairkv_eval import strict_yaml
-from fairkv_eval.eviction.parameter import Parameter
+from fairkv_eval.eviction.parameter import STATISTICS, STATISTICS_FILE, Parameter
 from fairkv_eval.files import resource_dir
 
 _TEXTS = ("summary", "observes", "paper")
@@ -65,11 +65,12 @@ def _read(path: Path) -> DeclaredPress:
     paper = texts.get("paper", "")
     if paper and "/" not in paper:  # the number of a preprint
         texts["paper"] = f"{_ARXIV}{paper}"
+    parameters = {name: _parameter(entry) for name, entry in (config.get("parameters") or {}).items()}
     return DeclaredPress(
         name=config["press"],
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
-        parameters={name: _parameter(entry) for name, entry in (config.get("parameters") or {}).items()},
+        parameters=parameters | ({STATISTICS: STATISTICS_FILE} if STATISTICS in config else {}),
         functions={key: name for key, name in config.items() if isinstance(name, _FunctionName)},
         **texts,
     )

@@ -70,3 +70,8 @@ def _text(value: object) -> str | None:
     if isinstance(value, str):
         return value if value.isprintable() else None
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+# The parameter of each press that needs statistics of the model: their file, unless they are measured.
+STATISTICS = "statistics"
+STATISTICS_FILE = Parameter("", path=True, help="safetensors file of the model's statistics; measured if it is empty")

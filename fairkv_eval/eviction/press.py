@@ -27,10 +27,6 @@ Parameters = tuple[tuple[str, Value], ...]
 # The functions a press may have, each with the number of its positional arguments.
 FUNCTIONS = {"score": 2, "budget": 1, "replay": 2, "decode": 2, "statistics": 1}
 
-# The parameter of each press that needs statistics of the model: their file, unless they are measured.
-STATISTICS = "statistics"
-STATISTICS_FILE = Parameter("", path=True, help="safetensors file of the model's statistics; measured if it is empty")
-
 
 @dataclass(frozen=True)
 class Press:

@@ -18,8 +18,8 @@ from fairkv_eval import strict_yaml
 from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.eviction.kvpress_bridge import bridged_press
 from fairkv_eval.eviction.model_statistics import text
-from fairkv_eval.eviction.parameter import Parameter
-from fairkv_eval.eviction.press import FUNCTIONS, STATISTICS, STATISTICS_FILE, Press, accepted
+from fairkv_eval.eviction.parameter import STATISTICS, STATISTICS_FILE, Parameter
+from fairkv_eval.eviction.press import FUNCTIONS, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
@@ -127,7 +127,7 @@ def _press(config: Mapping[str, Any]) -> Press:
         texts["paper"] = f"https://arxiv.org/abs/{texts['paper']}"
     return Press(
         name=config["press"],
-        parameters=_parameters(config),
+        parameters=_all_parameters(config),
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
         refuses=config.get("refuses") or {},
@@ -136,7 +136,7 @@ def _press(config: Mapping[str, Any]) -> Press:
     )
 
 
-def _parameters(config: Mapping[str, Any]) -> dict[str, Parameter]:
+def _all_parameters(config: Mapping[str, Any]) -> dict[str, Parameter]:
     parameters = {name: _parameter(name, entry) for name, entry in (config.get("parameters") or {}).items()}
     if STATISTICS in config and STATISTICS in parameters:
         raise UsageError(f"the parameter {STATISTICS!r} is the file of the press's statistics, and needs no entry")

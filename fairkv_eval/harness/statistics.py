@@ -19,8 +19,9 @@ from fairkv_eval.engine.measure import measure
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import model_statistics
 from fairkv_eval.eviction.model_statistics import ModelStatistics
+from fairkv_eval.eviction.parameter import STATISTICS
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import STATISTICS, Parameters, Press, accepted
+from fairkv_eval.eviction.press import Parameters, Press, accepted
 from fairkv_eval.files import cache_dir, folder, writing
 from fairkv_eval.harness.model_identity import identity_sha256, unidentified
 
