@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -141,6 +142,41 @@ def test_the_table_opens_by_equal_bytes_and_the_overall_average(opened: Any) -> 
     starts = opened.execute_script("return [...document.querySelectorAll('tr.starts')].map(r => r.rowIndex)")
     assert starts == [1, 2, 6]
     assert any("▼" in cell for cell in column(opened, "task-leaks"))
+
+
+def test_a_mark_says_what_the_tests_say_if_the_average_agrees(driver: Any, tmp_path: Path) -> None:
+    """tova is better on one task and worse on the other, and worse on average: its mark is that of the average."""
+    scores = {"a": {"none": 20, "tova": 34, "knorm": 34}, "b": {"none": 40, "tova": 24, "knorm": 40}}
+    docs = made.documents(40)
+    for number, (task, press) in enumerate((task, press) for task in scores for press in scores[task]):
+        values = [1.0] * scores[task][press] + [0.0] * (40 - scores[task][press])
+        ratio = 0.0 if press == "none" else 0.5
+        made.write(tmp_path, task=task, press=press, ratio=ratio, docs=docs, scores=values, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "")
+    shown = dict(zip(visible(driver, "#equal .name"), texts(driver, "#equal .plain-text")[1:], strict=True))
+    assert shown == {"knorm": "▲ 92.5", "tova": "▼ 72.5"}
+    assert "2 ▲ better, 1 ▼ worse of 4" in " ".join(visible(driver, ".card"))
+
+
+def test_measured_bytes_decide_what_is_equal_not_ratios(driver: Any, tmp_path: Path) -> None:
+    """Pairs stored in fewer bits hold fewer bytes than their ratio says; what holds other bytes is not drawn beside."""
+    policies = (("none", 0.0, 4e6), ("tova", 0.75, 1e6), ("knorm", 0.5, 1e6), ("h2o", 0.5, 2e6))
+    for number, (press, ratio, held) in enumerate(policies):
+        path = made.write(tmp_path, press=press, ratio=ratio, number=number)
+        result = json.loads(path.read_text())
+        result["results"][made.TASK]["kv_bytes_kept,none"] = held
+        path.write_text(json.dumps(result))
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "level=25")
+    assert texts(driver, "#levels label") == ["50 %", "25 %"]
+    assert set(visible(driver, "#equal .name")) == {"tova", "knorm"}
+    assert "Ratio" not in visible(driver, ".card")[0]
+    driver.find_elements("css selector", "#levels label")[0].click()
+    assert visible(driver, "#equal .name") == ["h2o"]
+    assert "Ratio 0.5, 1 policy." in visible(driver, ".card")[0]
 
 
 def test_another_level_of_bytes(opened: Any) -> None:

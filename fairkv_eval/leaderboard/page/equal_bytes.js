@@ -1,7 +1,7 @@
 // At equal bytes: each press, plain and fair, against the full cache.
 
 const TIGHT = 34; // pixels of a row, if there are many
-const LOOSE = 62;
+const LOOSE = 80;
 const FILLED = 450; // pixels that few rows share
 const HEAD = 46;
 const VALUES = 118; // pixels for the two figures at the right
@@ -74,9 +74,17 @@ function equalRow({ name, plain, fair }, measure, choice, { x, y, tall, names, r
     const isFair = row.fair > 0;
     parts.push(...errorBar(metric, x, y + shift, true, isFair), dot(x.place(metric.value), y + shift, isFair, labelOf(row, measure, choice)));
     const words = measure.share ? (100 * metric.value).toFixed(1) : figure(metric.value);
-    parts.push(text(right + edge, y + 4, `${verdict(metric.vs_full, measure.better)} ${words}`, isFair ? 'fair-text' : 'plain-text', 'end'));
+    parts.push(text(right + edge, y + 4, `${markOf(row, fullCacheOf(row), measure)} ${words}`, isFair ? 'fair-text' : 'plain-text', 'end'));
   });
   return parts;
+}
+
+/** "▲" or "▼" of the significant differences from the full cache on a measure's tasks, if the measure itself agrees. */
+function markOf(row, full, measure) {
+  const marks = measure.tested.map(([task, metric]) => verdict(row.tasks[task]?.metrics[metric]?.vs_full, betterOf(task, metric)));
+  if (measure.tested.length === 1) return marks[0];
+  const gain = full && measure.of(full) ? measure.of(row).value - measure.of(full).value : 0;
+  return gain > 0 && marks.includes('▲') ? '▲' : gain < 0 && marks.includes('▼') ? '▼' : '';
 }
 
 /** What the tests say at this level, in a sentence for each measure, and one for fair against plain. */
@@ -85,13 +93,13 @@ function answers(pairs, measures, choice, full) {
   const cards = measures.map((measure) => {
     const value = full && measure.of(full)?.value;
     const said = counted(rows, [measure], 'vs_full');
-    return card(measure.title + arrow(measure.better), value == null ? '–' : shownValue(measure, value), 'full cache', said, `of ${said.n} differences from the full cache`);
+    return card(measure.title + arrow(measure.better).replace(' ', '\u00a0'), value == null ? '–' : shownValue(measure, value), 'full cache', said, `of ${said.n} differences from the full cache`);
   });
   const said = counted(rows, measures, 'vs_plain');
   const held = pairs.flatMap(({ plain, fair }) => [plain, fair]).filter(Boolean).map((row) => heldOf(row, choice.task));
   const mean = held.reduce((sum, share) => sum + share, 0) / held.length;
   const lead = element('div', { class: 'card lead' },
-    element('p', { class: 'big' }, percent(mean, 0)), element('p', {}, `of the full cache's bytes, ${figure(Number((1 / mean).toPrecision(2)))} × smaller. ${ratiosOf(rows, choice)}${rows.length} policies.`));
+    element('p', { class: 'big' }, percent(mean, 0)), element('p', {}, `of the full cache's bytes, ${figure(Number((1 / mean).toPrecision(2)))} × smaller. ${ratiosOf(rows, choice)}${rows.length === 1 ? '1 policy' : `${rows.length} policies`}.`));
   const fair = said.n ? [card('Fair against plain', '', '', said, `of ${said.n} differences between fair and plain`)] : [];
   return [lead, ...cards, ...fair];
 }

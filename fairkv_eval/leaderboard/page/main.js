@@ -93,11 +93,10 @@ function download() {
 function offerFilters() {
   options('task', [['', 'average over tasks'], ...TASKS.map((task) => [task, task])]);
   if (!Object.keys(ROWS[0].averages).length) byId('task').value = TASKS[0];
-  const models = unique(ROWS.map(({ model }) => model));
-  options('model', [['', 'all models'], ...models.map((model) => [model, model])]);
+  options('model', [...(MODELS.length > 1 ? [['', 'all models']] : []), ...MODELS.map((model) => [model, model])]);
   const presses = unique(ROWS.map(({ press }) => press)).sort();
   byId('presses').replaceChildren(...presses.map((press) =>
-    element('label', {}, element('input', { type: 'checkbox', value: press }), press === 'none' ? 'full cache' : press)));
+    element('label', {}, element('input', { type: 'checkbox', value: press }), press === 'none' ? 'no press' : press)));
   byId('arguments').replaceChildren(...DATA.arguments.map(({ name, help }) =>
     element('label', { title: help }, name, element('select', { id: `with-${name}` }))));
   for (const { name } of DATA.arguments) {

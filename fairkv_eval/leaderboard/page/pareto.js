@@ -1,5 +1,6 @@
 // Both aspects at once: an arrow from plain to fair for each press, and the policies that no other one beats in both.
 
+const LABELLED = 8; // of more presses only those on the frontier have a name and their errors, the others a hint
 const PARETO = { left: 46, right: 16, top: 22, bottom: 44 };
 
 function drawPareto(pairs, choice) {
@@ -16,13 +17,20 @@ function drawPareto(pairs, choice) {
   const drawing = drawingOf(width, height, `${down.title} against ${across.title.toLowerCase()} at ${choice.level} % of the bytes: an arrow from plain to fair for each of ${pairs.length} presses`);
   drawing.append(...paretoAxes(down, across, x, y, width, height));
   const at = (row) => [x.place(across.of(row).value), y.place(down.of(row).value)];
-  drawing.append(svg('path', { class: 'frontier', d: steps(frontier(rows, down, across).map(at)) }));
-  const labels = [];
-  for (const row of rows) {
+  const best = frontier(rows, down, across);
+  drawing.append(svg('path', { class: 'frontier', d: steps(best.map(at)) }));
+  const clear = (row) => pairs.length <= LABELLED || best.includes(row);
+  for (const row of rows.filter(clear)) {
     const [px, py] = at(row);
     drawing.append(svg('g', { class: 'cross' }, ...errorBar(down.of(row), px, y, false, row.fair > 0), ...errorBar(across.of(row), x, py, true, row.fair > 0)));
   }
-  for (const pair of pairs) drawing.append(...paretoPair(pair, at, rows, down, across, choice, labels));
+  const labels = [];
+  for (const pair of pairs) {
+    const ends = [pair.plain, pair.fair].filter((row) => rows.includes(row));
+    const named = ends.filter(clear).at(-1);
+    drawing.append(svg('g', { class: named ? 'clear' : 'faint' }, ...paretoPair(ends, at, down, across, choice)));
+    if (named) labels.push({ x: at(named)[0], y: at(named)[1], words: shortened(pair.name, 20), kind: 'name' });
+  }
   if (full && down.of(full) && across.of(full)) {
     const [px, py] = at(full);
     drawing.append(svg('path', { class: 'full', d: `M${px - 6} ${py}H${px + 6}M${px} ${py - 6}V${py + 6}` }, svg('title', {}, `full cache: ${percent(down.of(full).value)}, ${percent(across.of(full).value)}`)));
@@ -53,8 +61,7 @@ function frontier(rows, down, across) {
 
 const steps = (points) => points.map(([px, py], i) => i ? `H${px.toFixed(1)}V${py.toFixed(1)}` : `M${px.toFixed(1)} ${py.toFixed(1)}`).join('');
 
-function paretoPair({ name, plain, fair }, at, rows, down, across, choice, labels) {
-  const ends = [plain, fair].filter((row) => rows.includes(row));
+function paretoPair(ends, at, down, across, choice) {
   const parts = [];
   if (ends.length === 2) {
     const [[x1, y1], [x2, y2]] = ends.map(at);
@@ -69,8 +76,6 @@ function paretoPair({ name, plain, fair }, at, rows, down, across, choice, label
   for (const row of ends) {
     parts.push(dot(...at(row), row.fair > 0, `${labelOf(row, down, choice)} and ${shownValue(across, across.of(row).value)}`));
   }
-  const last = ends.at(-1);
-  if (last) labels.push({ x: at(last)[0], y: at(last)[1], words: shortened(name, 20), kind: 'name' });
   return parts;
 }
 
@@ -81,7 +86,7 @@ function placed(labels, points, width, height) {
     Math.abs(other.y - box.y) < 14 && box.x < other.x + other.width && other.x < box.x + box.width);
   return labels.map(({ x, y, words, kind }) => {
     const long = 6.8 * words.length;
-    const starts = [x + 10, x - 10 - long].filter((start) => start > 4 && start + long < width);
+    const starts = [x + 10, x - 10 - long].filter((start) => start > PARETO.left && start + long < width);
     const places = [4, -10, 18, -22, 30, -34, 42, -46].flatMap((shift) => starts.map((start) => ({ x: start, width: long, y: y + shift })));
     const box = places.find(free) ?? { x: starts[0] ?? 4, width: long, y: y + 4 };
     boxes.push(box);

@@ -1,12 +1,13 @@
 // The data, elements, and the format of figures.
 
+const unique = (values) => [...new Set(values)];
 const DATA = JSON.parse(document.getElementById('data').textContent);
 const ROWS = DATA.rows;
 const TASKS = Object.keys(DATA.tasks);
+const MODELS = unique(ROWS.map(({ model }) => model));
 const ASPECTS = Object.keys(DATA.aspects);
 
 const byId = (id) => document.getElementById(id);
-const unique = (values) => [...new Set(values)];
 const NUMBERS = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 
 /** An element with attributes and children; text is only ever set as text. */

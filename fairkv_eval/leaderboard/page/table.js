@@ -10,7 +10,7 @@ const POLICY_COLUMNS = [
   { id: 'press', title: 'Policy', value: (row) => nameOf(row), cell: pressCell, number: false },
   { id: 'fair', title: 'Fair', value: (row) => row.fair, cell: (row) => [fairness(row)], number: false },
   { id: 'model', title: 'Model', value: ({ model }) => model, cell: ({ model }) => [modelLink(model)], number: false },
-  { id: 'held', title: 'Held', label: 'KV bytes held, in per cent of the full cache', value: (row, c) => heldOf(row, c.task), cell: (row, c) => [percent(heldOf(row, c.task))] },
+  { id: 'held', title: 'Held\u00a0%', label: 'KV bytes held, in per cent of the full cache', value: (row, c) => heldOf(row, c.task), cell: (row, c) => [plainPercent(heldOf(row, c.task))] },
   { id: 'ratio', title: 'Ratio', label: 'Ratio evicted', value: (row, c) => ratioOf(row, c.task), cell: (row, c) => [figure(ratioOf(row, c.task))] },
   ...ARGUMENT_COLUMNS,
 ];
@@ -191,5 +191,5 @@ function fillTable(rows, choice) {
     const down = sorting.column ? sorting.down : !choice.task;
     byId(`c-${id}`).setAttribute('aria-sort', id !== by ? 'none' : down ? 'descending' : 'ascending');
   }
-  byId('board').classList.toggle('one-model', byId('model').options.length < 3);
+  byId('board').classList.toggle('one-model', MODELS.length < 2);
 }
