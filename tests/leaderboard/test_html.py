@@ -148,7 +148,7 @@ def test_a_mark_says_what_the_tests_say_if_the_average_agrees(driver: Any, tmp_p
     """tova is better on one task and worse on the other, and worse on average: its mark is that of the average."""
     scores = {"a": {"none": 20, "tova": 34, "knorm": 34}, "b": {"none": 40, "tova": 24, "knorm": 40}}
     docs = made.documents(40)
-    for number, (task, press) in enumerate((task, press) for task in scores for press in scores[task]):
+    for number, (task, press) in enumerate((name, press) for name, presses in scores.items() for press in presses):
         values = [1.0] * scores[task][press] + [0.0] * (40 - scores[task][press])
         ratio = 0.0 if press == "none" else 0.5
         made.write(tmp_path, task=task, press=press, ratio=ratio, docs=docs, scores=values, number=number)
