@@ -106,6 +106,7 @@ def _add_tasks(manager: "Any") -> None:
 
     from fairkv_eval.files import resource_dir
     from fairkv_eval.harness.quiet import leave_out_remarks
+    from fairkv_eval.harness.task_index import build_index
 
     plain = manager.TaskIndex
     if getattr(plain, "indexes_fairkv", False):
@@ -115,7 +116,7 @@ def _add_tasks(manager: "Any") -> None:
     def build(paths: "Iterable[Path]", **options: object) -> object:
         searched = with_task_folder(paths, builtin, ours)
         _warn_of_unreadable(path for path in searched if path not in (builtin, ours))
-        index = plain.build(searched, **options)
+        index = plain.build(searched, **options) if options else build_index(plain, searched, builtin)
         leave_out_remarks(index)
         return index
 
