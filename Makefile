@@ -16,13 +16,14 @@ test test-all check: export FAIRKV_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help demo test test-all check lint clean
+.PHONY: help demo test test-all check lint docs clean
 
 help:
 	@echo "make demo        a real model under a half-evicted KV cache, two small tasks, one table"
 	@echo "make test        the tests, a few minutes on two cores"
 	@echo "make test-all    those and the long ones: wide matrices, a sweep killed at random, the real model at length"
 	@echo "make check       lint, format, types, then the tests"
+	@echo "make docs        the pages of docs/ and of the folders as a site, in build/site"
 	@echo "make clean       remove the virtual environment and build outputs"
 
 demo: $(VENV)/.installed
@@ -43,6 +44,9 @@ lint: $(VENV)/.installed-dev
 
 check: lint test
 
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m mkdocs build --strict
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, try: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +59,10 @@ $(VENV)/.installed: $(PACKAGING) | $(BIN)/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(INSTALL) -e '.[docs]'
 	@touch $@
 
 clean:

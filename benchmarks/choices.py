@@ -4,7 +4,7 @@ A question is a worked GSM8K problem without its last two words (about 200 token
 last words and those of three other problems. Both sides score the same harness requests through `loglikelihood`. `hf`
 runs the context once for every choice, apart from those that differ in their last token only, which its logits cache
 answers together; its batch size is the best of those tried on a few questions. ``--fewshot N`` puts the same N tokens
-of solved problems before every question. `hf` needs as long for each question, so ``--hf-questions`` may give it fewer.
+of solved problems before every question. `hf` needs as long for each question, so ``--hf_questions`` may give it fewer.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def parse() -> argparse.Namespace:
     common.add_comparison_arguments(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--questions", type=int, default=100)
-    parser.add_argument("--hf-questions", type=int, help="give `hf` fewer and compare questions a second")
+    parser.add_argument("--hf_questions", type=int, help="give `hf` fewer and compare questions a second")
     parser.add_argument(
         "--fewshot", type=int, nargs="?", const=1500, default=0, metavar="TOKENS", help="shared by all (1500)"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="of this package")
-    parser.add_argument("--hf-batch-sizes", type=int, nargs="+", help="the best is compared (1 4 8 16; few-shot 1 2 4)")
+    parser.add_argument("--batch_size", type=int, default=64, help="of this package")
+    parser.add_argument("--hf_batch_sizes", type=int, nargs="+", help="the best is compared (1 4 8 16; few-shot 1 2 4)")
     parser.add_argument("--tune", type=int, help="questions on which `hf`'s batch sizes are tried (8; few-shot 2)")
     args = parser.parse_args()
     # `hf` keeps the logits of every token, which at 1,700 tokens are a third of a GiB a sequence, twice.

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ratio", type=float, default=0.5, help="fraction of each context's KV pairs that is evicted")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of every side (default: all cores)")
     parser.add_argument(
-        "--kvpress-python",
+        "--kvpress_python",
         default=os.environ.get("KVPRESS_PYTHON"),
         help="interpreter of kvpress's own environment (default: KVPRESS_PYTHON)",
     )
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def kvpress_command(python: str | None, arguments: Sequence[str]) -> list[str]:
     """Command of kvpress's worker; ends the program where no interpreter was named."""
     if not python:
-        raise SystemExit("name kvpress's interpreter (benchmarks/README.md): --kvpress-python or KVPRESS_PYTHON")
+        raise SystemExit("name kvpress's interpreter (benchmarks/README.md): --kvpress_python or KVPRESS_PYTHON")
     return [python, str(WORKER), *arguments]
 
 

@@ -39,9 +39,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--few", type=int, default=100)
     parser.add_argument("--many", type=int, default=500)
-    parser.add_argument("--new-tokens", type=int, default=32, help="of every answer")
+    parser.add_argument("--new_tokens", type=int, default=32, help="of every answer")
     parser.add_argument(
-        "--batch-size", type=int, default=50, help="divides both numbers, so that the last batch is full"
+        "--batch_size", type=int, default=50, help="divides both numbers, so that the last batch is full"
     )
     return parser.parse_args()
 

@@ -125,8 +125,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_arguments(parser)
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=64, help="at most this many a prompt")
-    parser.add_argument("--batch-size", type=int, default=32, help="of this package; kvpress runs one prompt at a time")
+    parser.add_argument("--new_tokens", type=int, default=64, help="at most this many a prompt")
+    parser.add_argument("--batch_size", type=int, default=32, help="of this package; kvpress runs one prompt at a time")
     parser.add_argument("--repeats", type=int, default=2, help="rounds in which each side runs once")
     return parser.parse_args()
 

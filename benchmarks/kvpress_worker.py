@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--ratio", type=float, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--prompts", type=Path, help="decode: JSON list of {context, question}, rendered")
-    parser.add_argument("--new-tokens", type=int, help="decode: at most this many a prompt")
+    parser.add_argument("--new_tokens", type=int, help="decode: at most this many a prompt")
     parser.add_argument("--context", type=int, help="memory: tokens")
     args = parser.parse_args()
     # Answers go to the parent; whatever else is printed must not mix with them.

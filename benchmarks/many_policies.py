@@ -39,8 +39,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--press", default="tova")
     parser.add_argument("--ratios", type=float, nargs="+", default=[tenth / 10 for tenth in range(10)])
     parser.add_argument("--prompts", type=int, default=32)
-    parser.add_argument("--new-tokens", type=int, default=64, help="at most this many an answer")
-    parser.add_argument("--batch-size", type=int, default=64, help="rows of every engine run, if it has as many jobs")
+    parser.add_argument("--new_tokens", type=int, default=64, help="at most this many an answer")
+    parser.add_argument("--batch_size", type=int, default=64, help="rows of every engine run, if it has as many jobs")
     return parser.parse_args()
 
 

@@ -35,12 +35,12 @@ def parse() -> argparse.Namespace:
     common.add_arguments(parser)
     parser.add_argument("--context", type=int, default=8192, help="tokens")
     parser.add_argument(
-        "--kvpress-context",
+        "--kvpress_context",
         type=int,
         default=0,
         help="also compare with kvpress's observed attention at this many tokens; its memory grows with their square",
     )
-    parser.add_argument("--max-prefill-tokens", type=int, default=4096, help="of one pass; a longer context in chunks")
+    parser.add_argument("--max_prefill_tokens", type=int, default=4096, help="of one pass; a longer context in chunks")
     parser.add_argument("--one", choices=PRESSES, help="measure this press in this process and print JSON")
     return parser.parse_args()
 
@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
 def ours(args: argparse.Namespace, press: str, context: int) -> dict[str, Any]:
     """One press of this package in a fresh process."""
     arguments = [f"--dtype={args.dtype}", f"--ratio={args.ratio}", f"--threads={args.threads}", f"--context={context}"]
-    arguments.append(f"--max-prefill-tokens={args.max_prefill_tokens}")
+    arguments.append(f"--max_prefill_tokens={args.max_prefill_tokens}")
     return common.last_line([sys.executable, __file__, f"--one={press}", *arguments])
 
 

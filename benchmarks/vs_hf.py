@@ -85,9 +85,9 @@ def parse() -> argparse.Namespace:
     common.add_comparison_arguments(parser)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=128, help="at most this many a prompt")
-    parser.add_argument("--batch-size", type=int, default=64, help="of this package")
-    parser.add_argument("--hf-batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64], help="the best is compared")
+    parser.add_argument("--new_tokens", type=int, default=128, help="at most this many a prompt")
+    parser.add_argument("--batch_size", type=int, default=64, help="of this package")
+    parser.add_argument("--hf_batch_sizes", type=int, nargs="+", default=[8, 16, 32, 64], help="the best is compared")
     return parser.parse_args()
 
 

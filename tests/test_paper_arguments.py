@@ -49,7 +49,7 @@ COUNTS = {
 
 @pytest.fixture
 def published(published: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The published files, and the file of defences that a command names, in the current folder."""
+    """The published files, and the file of defenses that a command names, in the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.json").write_text('{"mine": "Mine.\\n$system_prompt"}')
 

@@ -35,6 +35,10 @@ def test_every_sub_command_is_shown() -> None:
     assert set(re.findall(r"^    fairkv (\w+)", README, re.MULTILINE)) == set(SUMMARIES)
 
 
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_lines_are_short(path: Path) -> None:
     text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from fairkv_eval.analysis.breakdown import GroupMean, Length
 
 EXAMPLES = (
-    "fairkv breakdown runs/mine/*/samples_sys_ifeval_*.jsonl",
-    "fairkv breakdown samples.jsonl.gz --by class,pair --metrics prompt_level_strict_acc --csv means.csv",
+    "fairkv breakdown runs/mine/*/sys_ifeval_demo/*/samples_*.jsonl",
+    "fairkv breakdown runs/mine/*/sys_ifeval_demo/full*/samples_*.jsonl --by class,pair "
+    "--metrics prompt_level_strict_acc --csv means.csv",
 )
 _TITLES = {
     "class": "by class of instruction",

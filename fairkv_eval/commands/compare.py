@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fairkv_eval.analysis.two_runs import Comparison, MetricComparison
 
 EXAMPLES = (
-    "fairkv compare runs/full/results_a.json runs/tova/results_b.json",
-    "fairkv compare a.json b.json --json",
+    "fairkv compare runs/mine/*/raccoon_demo/full*/results_*.json "
+    "runs/mine/*/raccoon_demo/tova_ratio=0.6-*/results_*.json",
 )
 _SIGNIFICANT = 0.05  # a corrected p-value below it is marked
 

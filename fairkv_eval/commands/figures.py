@@ -11,7 +11,7 @@ from fairkv_eval.commands.terminal import console, show
 
 EXAMPLES = (
     "fairkv figures results/baseline --output_path figures",
-    "fairkv figures runs/mine --tasks raccoon_plain,sys_ifeval",
+    "fairkv figures runs/mine --tasks raccoon_demo,sys_ifeval_demo",
 )
 
 

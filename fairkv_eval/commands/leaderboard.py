@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "fairkv leaderboard results/baseline",
-    "fairkv leaderboard runs/a runs/b --output_path page",
+    "fairkv leaderboard results/baseline runs/mine --output_path page",
     "fairkv leaderboard results/baseline --space space",
 )
 

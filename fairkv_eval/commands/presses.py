@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fairkv_eval.eviction.parameter import Parameter
     from fairkv_eval.eviction.press import Press
 
-EXAMPLES = ("fairkv presses", "fairkv presses snapkv adakv", "fairkv presses path/to/my_press.yaml --json")
+EXAMPLES = ("fairkv presses", "fairkv presses snapkv adakv", "fairkv presses my_press.yaml --json")
 _WIDE = 120  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
 _MARKDOWN_HEADERS = ("press", "aliases", "what it keeps", "parameters", "observes", "paper")

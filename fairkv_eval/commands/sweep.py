@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "fairkv sweep results/baseline.yaml --dry_run",
-    "fairkv sweep --presses tova,snapkv,window=16 --ratios 0:0.9:0.3 --fair false,true --tasks sys_ifeval_demo "
-    "--output_path runs/mine",
+    "fairkv sweep --presses tova,snapkv,window=16 --ratios 0:0.9:0.3 --fair false,true "
+    "--tasks sys_ifeval_demo,raccoon_demo --output_path runs/mine",
     "fairkv sweep --ratios 0,0.5 --limit 8 results/baseline.yaml",
 )
 # Flags with the name of a key in the YAML: type and help.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "fairkv view sys_ifeval_demo --doc 3 --model_args press=snapkv,ratio=0.5 --html view.html",
-    "fairkv view runs/mine/samples_raccoon_plain_2026-01-01T00-00-00.jsonl --doc 7",
+    "fairkv view runs/mine/*/raccoon_demo/tova_ratio=0.6-*/samples_*.jsonl --doc 1",
 )
 _PIPED = 140  # columns of the output in a pipe
 

@@ -232,7 +232,7 @@ ARGUMENTS = table(PolicyArguments)
 # What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.
 NAMES = {
     "press": "scoring rule: a name, an alias, the path of a press YAML, or `kvpress:<class>` (`fairkv presses` lists "
-    "them; [presses](presses.md))",
+    "them; [presses](../presses/README.md))",
     "base": "what a wrapper wraps: `press=adakv,base=knorm`",
     **{name: text for entry in ARGUMENTS for name, text in entry.names.items()},
 }

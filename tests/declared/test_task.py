@@ -49,7 +49,7 @@ def test_the_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     from lm_eval.__main__ import cli_evaluate
 
     section = (resource_dir("tasks") / "README.md").read_text(encoding="utf-8").split("## A task by YAML alone\n")[1]
-    blocks = re.findall(r"```(\w+)\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
+    blocks = re.findall(r"```(\w+)[^\n]*\n(.*?)```", section.split("\n## ")[0], re.DOTALL)
     assert [kind for kind, _ in blocks] == ["json", "yaml", "bash"]
     (tmp_path / "my_tasks").mkdir()
     for name, (_, text) in zip(("guide.jsonl", "guide.yaml"), blocks, strict=False):

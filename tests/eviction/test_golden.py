@@ -61,6 +61,6 @@ def test_fair_h2o_nearly(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FAIR if "/defense_first/" in name])
-def test_which_segment_is_called_the_defence_does_not_matter(name: str) -> None:
+def test_which_segment_is_called_the_defense_does_not_matter(name: str) -> None:
     other = REFERENCE[name.replace("defense_first", "directive_first")]
     assert np.array_equal(REFERENCE[name], other)

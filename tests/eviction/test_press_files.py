@@ -339,12 +339,10 @@ class TestFromOutside:
     @pytest.fixture
     def arguments(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
         """The two files of the README in a folder of their own; returns the model arguments of its command."""
-        files = re.findall(r"`(my_\w+\.(?:yaml|py))`[^\n]*\n\n```\w+\n(.*?)```", README, flags=re.DOTALL)
-        assert [name for name, _ in files] == ["my_press.yaml", "my_rules.py"]
-        folder = tmp_path / "path" / "to"
-        folder.mkdir(parents=True)
+        files = re.findall(r"`(my_\w+\.(?:yaml|py))`[^\n]*\n\n```\w+[^\n]*\n(.*?)```", README, flags=re.DOTALL)
+        assert [name for name, _ in files] == ["my_press.yaml", "my_rules.py", "my_attention.yaml", "my_attention.py"]
         for name, text in files:
-            (folder / name).write_text(text)
+            (tmp_path / name).write_text(text)
         monkeypatch.chdir(tmp_path)
         (command,) = re.findall(r"^lm_eval --model fairkv --model_args (\S*my_press\S*)", README, flags=re.MULTILINE)
         return simple_parse_args_string(command)

@@ -33,7 +33,7 @@ def _line(task: str, press: str, ratio: float, fair: float, keep, i: int, fideli
     document = random.Random(f"{task} {i}")
     draw = random.Random(f"{task} {press} {ratio} {fair} {keep} {i}")
     harm = ratio * (0.5 + 0.1 * len(press) / 5) * (1 - 0.3 * fair)
-    directive, defence = 1 - ratio * (0.6 + 0.4 * fair), 1 - min(1, ratio * (1.4 - 0.4 * fair))
+    directive, defense = 1 - ratio * (0.6 + 0.4 * fair), 1 - min(1, ratio * (1.4 - 0.4 * fair))
     metrics: dict[str, Any] = {}
     if task.startswith("sys_"):
         families = document.sample(FAMILIES, document.choice((1, 1, 2, 3)))
@@ -44,7 +44,7 @@ def _line(task: str, press: str, ratio: float, fair: float, keep, i: int, fideli
     else:
         leaked = min(1.0, draw.random() * (0.3 + 2 * ratio * (1 - ratio) * (1 - fair / 2)))
         metrics |= {"rougeL_recall_directive": leaked, "rougeL_recall_defense": leaked / 2}
-    metrics |= {"keep_rate": 1 - ratio, "keep_rate_directive": directive, "keep_rate_defense": 1.0 if keep else defence}
+    metrics |= {"keep_rate": 1 - ratio, "keep_rate_directive": directive, "keep_rate_defense": 1.0 if keep else defense}
     if task == "sys_multi":
         metrics |= {f"acc_position_{k}": float(draw.random() > harm * k / 4) for k in (1, 2, 4)}
         metrics |= {f"keep_rate_position_{k}": 1 - ratio * k / 5 for k in (1, 2, 4)}
