@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import gzip
+import json
 import random
 import shutil
 from pathlib import Path
 
+import published_baseline
 import pytest
 from mutations import mutated_text
 
@@ -22,7 +23,6 @@ from fairkv_eval.results.publish import publish
 from fairkv_eval.results.reader import read
 from fairkv_eval.results.selection import selected
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "baseline"
 POLICIES = ("full", "knorm_ratio=0.3-", "knorm_ratio=0.3_fair=1", "tova_ratio=0.6-", "tova_ratio=0.9-")
 
 
@@ -31,17 +31,12 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Five of the repository's own results of a task, with their samples."""
     folder = tmp_path_factory.mktemp("few")
     for policy in POLICIES:
-        (cell,) = RESULTS.glob(f"*/raccoon_preference/{policy}*")
-        for path in cell.iterdir():
-            if path.suffix == ".gz":
-                lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-                (folder / path.name.removesuffix(".gz")).write_text("\n".join(lines) + "\n")
-            elif path.suffix == ".json":
-                shutil.copy(path, folder)
+        (result,) = published_baseline.results(f"/raccoon_preference/{policy}")
+        published_baseline.write(result, folder)
     return folder
 
 
-def run_all(folder: Path, output: Path, changed: Path) -> None:
+def run_all(folder: Path, output: Path, changed: Path, same: Path) -> None:
     """What `leaderboard`, `figures`, `recommend`, `publish` and `compare` do with the folder."""
     records = read(folder)
     board = build(records, folder)
@@ -50,7 +45,6 @@ def run_all(folder: Path, output: Path, changed: Path) -> None:
     for results in arrange(selected([folder]).records)[0]:
         figures(results)
     publish([folder], output)
-    same = next(path for path in sorted(folder.glob("results_*")) if path != changed)
     for call in (lambda: compare(same, changed), lambda: compare(changed, same), lambda: recommend([folder])):
         try:
             call()
@@ -68,8 +62,36 @@ def test_results_that_are_changed_at_random(few: Path, tmp_path: Path, count: in
         path = folder / draw.choice(files).name
         path.write_bytes(mutated_text(path.read_text(), draw))
         dated = path.name.rpartition("_")[2].partition(".json")[0]
+        changed = folder / f"results_{dated}.json"
+        same = next(path for path in sorted(folder.glob("results_*")) if path != changed)
         try:
-            run_all(folder, folder / "published", folder / f"results_{dated}.json")
+            run_all(folder, folder / "published", changed, same)
+        except Exception as error:
+            raise AssertionError(f"seed {seed}, {path.name}") from error
+        shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(300, marks=pytest.mark.long)])
+def test_published_results_that_are_changed_at_random(few: Path, tmp_path: Path, count: int) -> None:
+    whole = tmp_path / "whole"
+    publish([few], whole)
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    first, second = (path.name for path in sorted(few.glob("results_*.json"))[:2])
+    for seed in range(count):
+        draw = random.Random(seed)
+        folder = tmp_path / str(seed)
+        shutil.copytree(whole, folder)
+        path = folder / draw.choice(files)
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            path.write_bytes(mutated_text(json.dumps(json.loads(content)), draw))
+        else:
+            at = draw.randrange(len(content))
+            path.write_bytes(content[:at] + draw.randbytes(draw.randrange(9)) + content[at + draw.randrange(9) :])
+        try:
+            run_all(folder, tmp_path / f"{seed} again", folder / first, folder / second)
+        except UsageError as error:
+            assert len(str(error)) < 2000
         except Exception as error:
             raise AssertionError(f"seed {seed}, {path.name}") from error
         shutil.rmtree(folder)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import former_digests
+import published_baseline
 import pytest
 
 from fairkv_eval.eviction.policy import Policy
@@ -13,8 +14,6 @@ from fairkv_eval.eviction.press_files import built_in_presses
 from fairkv_eval.leaderboard.board import build
 from fairkv_eval.results.reader import read
 from fairkv_eval.results.recorded_policy import RecordedPolicy
-
-OLD = Path(__file__).parents[2] / "results" / "baseline"
 
 
 @pytest.mark.parametrize(
@@ -63,10 +62,8 @@ def test_former_digests_lead_to_the_present_ones() -> None:
 
 @pytest.mark.parametrize("name", ["h2o", "knorm", "snapkv", "streaming_llm", "tova"])
 def test_results_from_before_and_after_share_a_row(name: str, tmp_path: Path) -> None:
-    old = next(OLD.glob(f"*/*/{name}_*ratio=0.5-*/results_*.json"), None) or next(
-        OLD.glob(f"*/*/{name}_*ratio=0.6-*/results_*.json")
-    )
-    result = json.loads(old.read_text())
+    parts = (f"/{name}_ratio=0.6-", f"/{name}_window=16_ratio=0.6-")
+    result = next(result for part in parts for result in published_baseline.results(part)).content
     (tmp_path / "old.json").write_text(json.dumps(result))
     policy = result["config"]["fairkv"]
     assert policy["press_sha256"] != former_digests.present(name)
