@@ -96,6 +96,11 @@ def simlayerkv(division: Division) -> Division:
     return replace(division, own=whole, least=0.0)
 
 
+def duo_attention(division: Division) -> Division:
+    """Every head keeps what its rule does not score below 0 (arXiv 2410.10819)."""
+    return replace(division, own=whole, least=0.0)
+
+
 def threshold(division: Division, *, threshold: float) -> Division:
     """Every head keeps what scores at least this much (as DMS at inference, arXiv 2506.05345)."""
     return replace(division, own=whole, least=threshold)

@@ -50,8 +50,9 @@ class Layer:
     ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
     ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
     Both are float32 ``[kv_heads, n]``; ``replayed_by_query_head`` is ``replayed`` head by head, ``[heads, n]``.
-    ``statistics``: what a press knows about this layer of the model beforehand, by name (see `statistics`).
-    ``output``: what the layer makes of its heads' outputs, if that can be asked.
+    ``statistics``: what a press knows about this layer of the model beforehand, by name (see `statistics`);
+    ``model_statistics``: the same of all layers, ``[layers, ...]``, for rules that compare layers. ``output``: what the
+    layer makes of its heads' outputs, if that can be asked.
     """
 
     q: Tensor
@@ -67,6 +68,7 @@ class Layer:
     replayed_by_query_head: Tensor | None = None
     received: Tensor | None = None
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+    model_statistics: Mapping[str, Tensor] = field(default_factory=dict)
     output: OutputProjection | None = None
 
     @classmethod

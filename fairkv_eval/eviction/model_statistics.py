@@ -43,6 +43,10 @@ class ModelStatistics:
             self._placed[place] = {name: t[layer.index].to(layer.k.device) for name, t in self.tensors.items()}
         return self._placed[place]
 
+    def of_all(self, layer: Layer) -> Mapping[str, Tensor]:
+        """All layers' parts, ``[layers, ...]``, on the CPU; ``layer``: any of them."""
+        return self.tensors
+
     @cached_property
     def sha256(self) -> str:
         """SHA-256 of the tensors' names, shapes and numbers."""

@@ -104,7 +104,8 @@ class Press:
             return layer
         if self.known_statistics is None:
             raise ValueError(f"press {self.name!r} needs statistics of the model, and is not bound to one")
-        return replace(layer, statistics=self.known_statistics.of(layer))
+        known = self.known_statistics
+        return replace(layer, statistics=known.of(layer), model_statistics=known.of_all(layer))
 
     def scorer(self, layer: Layer, parameters: Parameters) -> Callable[[Span], Tensor]:
         """The rule on one layer, a function of the span. Only a wrapper's rule sees budgets by head."""

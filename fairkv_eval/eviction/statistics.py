@@ -9,8 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fairkv_eval.attention.rotation import Rotation
 from fairkv_eval.errors import UsageError
-from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.layer import Layer, attention_weights
+
+REACH = 500  # positions at which the mean key stands, as in kvpress
 
 
 def qfilter(layer: Layer) -> dict[str, Tensor]:
@@ -34,9 +37,29 @@ def expected_attention(layer: Layer, *, sinks: int) -> dict[str, Tensor]:
     return {"mean": mean[:, 0], "covariance": deviation.mT @ deviation / max(queries.shape[1] - 1, 1)}
 
 
+def duo_attention(layer: Layer) -> dict[str, Tensor]:
+    """``retrieval`` ``[kv_heads]``: how far from the last position a head looks, from 0 to 1.
+
+    kvpress's measure in the place of DuoAttention's trained one: the text's mean key at each of `REACH` positions, and
+    its mean query at the last; the mean of the attention that is summed up from the first position on, which is large
+    if early positions get much; the mean of each group's heads.
+    """
+    positions = torch.arange(REACH, device=layer.k.device)
+    query, key = (_unrotated(layer, states).mean(1, keepdim=True) for states in (layer.q, layer.k))
+    rotation = _rotation(layer)
+    queries = rotation.rotate(query, positions[-1:])
+    keys = rotation.rotate(key.expand(-1, REACH, -1), positions)
+    weights = attention_weights(queries, keys, layer.scaling, layer.softcap)[:, 0]  # [heads, REACH]
+    return {"retrieval": layer.per_kv_head(weights.cumsum(-1).mean(-1, keepdim=True))[:, 0]}
+
+
 def _unrotated(layer: Layer, states: Tensor) -> Tensor:
     """float32 states ``[any_heads, n, dim]`` as they were before their rotation. UsageError if that is not known."""
+    positions = torch.arange(states.shape[1], device=states.device)
+    return _rotation(layer).rotate(states.float(), -positions)
+
+
+def _rotation(layer: Layer) -> Rotation:
     if layer.rotation is None:
         raise UsageError(f"how layer {layer.index} rotates its queries is not known, so they cannot be turned back")
-    positions = torch.arange(states.shape[1], device=states.device)
-    return layer.rotation.rotate(states.float(), -positions)
+    return layer.rotation

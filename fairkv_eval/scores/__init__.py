@@ -34,6 +34,7 @@ from fairkv_eval.scores.replayed import kvcompose as kvcompose
 from fairkv_eval.scores.replayed import kvzip as kvzip
 from fairkv_eval.scores.selective import simlayerkv as simlayerkv
 from fairkv_eval.scores.selective import threshold as threshold
+from fairkv_eval.scores.stored import duo_attention as duo_attention
 from fairkv_eval.scores.stored import expected_attention_stats as expected_attention_stats
 from fairkv_eval.scores.stored import qfilter as qfilter
 from fairkv_eval.scores.wrappers import chunkkv as chunkkv

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.layer import PROTECTED, Layer, Span
 from fairkv_eval.scores.expected import expected
 
 
@@ -18,3 +19,22 @@ def expected_attention_stats(layer: Layer, span: Span, *, sinks: int, horizon: i
     """`expected_attention` with the mean and covariance that the model's queries have on a text, in the place of those
     of the span's queries (arXiv 2510.00636)."""
     return expected(layer, span, layer.statistics["mean"], layer.statistics["covariance"], sinks, horizon)
+
+
+def duo_attention(layer: Layer, span: Span, *, sparsity: float, sinks: int, recent: int) -> Tensor:
+    """Recency, 0 or more for what a head keeps: everything, or if it streams, the context's first ``sinks`` tokens and
+    its last ``recent`` (arXiv 2410.10819).
+
+    The part ``sparsity`` of the model's KV heads streams, those with the lowest ``retrieval``.
+    """
+    n, device = layer.k.shape[1], layer.k.device
+    positions = torch.arange(span.start, span.stop, device=device)
+    first = torch.where(_streams(layer, sparsity).to(device), n - recent, 0)  # [kv_heads]
+    return (positions - first[:, None]).float().masked_fill(positions < sinks, PROTECTED)
+
+
+def _streams(layer: Layer, sparsity: float) -> Tensor:
+    """Which heads of a layer stream: boolean ``[kv_heads]``. Of equals the first do."""
+    retrieval = layer.model_statistics["retrieval"]
+    ranks = retrieval.flatten().argsort(stable=True).argsort().view_as(retrieval)
+    return ranks[layer.index] < round(retrieval.numel() * sparsity)

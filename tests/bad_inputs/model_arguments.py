@@ -28,6 +28,8 @@ def press_parameters() -> list[Case]:
         ("kvzip", "uniform"): [1, "yes", []],
         ("lagkv", "lag"): [0, 1.5],
         ("random", "seed"): [1.5, "x"],
+        ("duo_attention", "sparsity"): [-0.1, 1.1, "x", True],
+        ("duo_attention", "recent"): [0, 1.5],
     }
     return [
         arguments(f"press {press!r}", name, "it takes", press=press, ratio=0.5, **{name: value})
@@ -51,6 +53,14 @@ CASES = [
         for value in NOT_COUNTS
     ),
     *press_parameters(),
+    arguments(
+        "statistics='no/such.safetensors' is not a file", press="qfilter", ratio=0.5, statistics="no/such.safetensors"
+    ),
+    arguments("statistics='3'", "is not a file", press="qfilter", ratio=0.5, statistics=3),
+    arguments("unknown model argument 'statistics'", press="tova", ratio=0.5, statistics="a.safetensors"),
+    arguments("'duo_attention' itself says how much", "ratio=0.5", press="duo_attention", ratio=0.5),
+    arguments("'duo_attention' itself says how much", "budget=9", press="duo_attention", budget=9),
+    arguments("cannot wrap 'duo_attention'", "how much is kept", press="adakv", base="duo_attention", ratio=0.5),
     arguments("ratio=0.5 needs a press", "tova", ratio=0.5),
     arguments("both say how much is kept", press="tova", ratio=0.5, budget=4),
     arguments("fair=1", "needs a press", fair=True),

@@ -331,7 +331,7 @@ class TestOwnAmount:
 
     def test_kept_pairs_are_the_mean_or_the_most_there_can_be(self) -> None:
         kept = {name: Policy.of({"press": name, **PRESSES[name]}).n_kept(100) for name in OWN}
-        assert kept == {"simlayerkv": 100, "threshold": 100, "layer_ratios": 50}
+        assert kept == {"duo_attention": 100, "simlayerkv": 100, "threshold": 100, "layer_ratios": 50}
         assert Policy.of({"press": "layer_ratios", "by_layer": "0.5+0.25"}).n_kept(9) == 5  # of 4 and 6
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lm_eval.utils import simple_parse_args_string
-from press_table import NAMES, WRAPPERS, press
+from press_table import NAMES, OWN, WRAPPERS, press
 from press_table import policy as table_policy
 from scores_by_loops import output_of
 
@@ -58,7 +58,7 @@ class TestBuiltIn:
         assert {press.name for press in built_in_presses().values() if press.collects} == {"h2o"}
         assert {press.name for press in built_in_presses().values() if press.replay} == {"kvcompose", "kvzip"}
         statistics = {press.name for press in built_in_presses().values() if press.statistics}
-        assert statistics == {"expected_attention_stats", "qfilter"}
+        assert statistics == {"duo_attention", "expected_attention_stats", "qfilter"}
 
     def test_aliases(self) -> None:
         assert press("streamingllm") is press("streaming_llm")
@@ -242,7 +242,7 @@ class TestWrappers:
             assert press(name, base) == wrapped and press(name, "snapkv") == press(name, "snap")
             assert built_in_presses()[name].base is None  # what is built in is not changed
 
-    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, "kvzip", "kvcompose", "simlayerkv"}))
+    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, *OWN, "kvzip", "kvcompose"}))
     @pytest.mark.parametrize("name", sorted(WRAPPERS))
     def test_wrap_any_that_scores_a_prefill(self, name: str, base: str) -> None:
         if base in built_in_presses()[name].refuses:

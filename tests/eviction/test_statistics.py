@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from layer_recorder import recorded_layers
-from scores_by_loops import FREQUENCIES, Turn, make_layer, turned
+from scores_by_loops import FREQUENCIES, Turn, dot, make_layer, softmax, turned
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
@@ -62,3 +62,20 @@ def test_rotated_back_the_queries_are_as_they_were() -> None:
     turned_layer.q.copy_(rotated(plain))
     measured = statistics.expected_attention(turned_layer, sinks=0)
     torch.testing.assert_close(measured["mean"], plain.mean(1), atol=1e-5, rtol=1e-5)
+
+
+def test_duo_attention_is_the_area_under_the_summed_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    reach = 30
+    monkeypatch.setattr(statistics, "REACH", reach)
+    layer = make_layer(20)
+    means = []
+    for states in (layer.q, layer.k):
+        plain = [[turned(x, [-j * f for f in FREQUENCIES]) for j, x in enumerate(head)] for head in states.tolist()]
+        means.append([[sum(column) / 20 for column in zip(*head, strict=True)] for head in plain])
+    expected = [0.0, 0.0]
+    for head, mean in enumerate(means[0]):
+        query = turned(mean, [(reach - 1) * f for f in FREQUENCIES])
+        keys = [turned(means[1][head // 3], [p * f for f in FREQUENCIES]) for p in range(reach)]
+        weights = softmax([layer.scaling * dot(query, key) for key in keys])
+        expected[head // 3] += sum(sum(weights[: p + 1]) for p in range(reach)) / reach / 3
+    torch.testing.assert_close(statistics.duo_attention(layer)["retrieval"], torch.tensor(expected), atol=1e-5, rtol=0)

@@ -7,8 +7,9 @@ that is installed, never in the tests (kvpress wants a transformers older than 5
     PYTHONPATH=tests/support python tests/golden/make_kvpress_reference.py reference
 
 A file holds, as boolean ``[layers, kv_heads, n]`` under ``kept/<model>/<case>/<ratio>``, which positions survive; under
-``logits/<model>`` the last token's logits after an uncompressed pass, ``[vocabulary]``; and under ``about``, as JSON,
-versions, models and what each case is called here.
+``logits/<model>`` the last token's logits after an uncompressed pass, ``[vocabulary]``; under ``measured/<model>`` what
+the group's presses know about the model beforehand; and under ``about``, as JSON, versions, models and what each case
+is called here.
 """
 
 from __future__ import annotations
@@ -94,6 +95,8 @@ def reference(group: ModuleType) -> dict[str, np.ndarray]:
             for ratio in case.ratios:
                 arrays[f"kept/{kind}/{name}/{ratio}"] = survivors(model, tokens, case.make(ratio), full)
         arrays[f"logits/{kind}"] = logits.numpy()
+        measured = getattr(group, "measured", None)
+        arrays |= {f"measured/{kind}/{name}": array for name, array in measured(model).items()} if measured else {}
     return {**arrays, "about": np.array(json.dumps(about))}
 
 

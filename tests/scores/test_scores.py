@@ -30,6 +30,7 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
     "h2o": {"recent": [0.0, 0.3, 0.5, 1.0]},
     "lagkv": {"sinks": [0, 1, 4, 99], "lag": [1, 2, 3, 128]},
     "expected_attention": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
+    "duo_attention": {"sparsity": [0.0, 0.3, 1.0], "sinks": [0, 1, 99], "recent": [1, 3, 99]},
     "expected_attention_stats": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
     "criticalkv": {

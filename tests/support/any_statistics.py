@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ class AnyStatistics(ModelStatistics):
         assert press.statistics is not None
         self.rule = press.statistics
         self.arguments = accepted(press.statistics, parameters)
+
+    def of_all(self, layer: Layer) -> Mapping[str, Tensor]:
+        parts = [self.of(replace(layer, index=index)) for index in range(max(layer.count, layer.index + 1))]
+        return {name: torch.stack([part[name] for part in parts]).cpu() for name in parts[0]}
 
     def of(self, layer: Layer) -> Mapping[str, Tensor]:
         generator = torch.Generator().manual_seed(layer.index)

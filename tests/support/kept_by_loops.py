@@ -75,8 +75,9 @@ def budgets_by_head(policy: Policy, layers: Sequence[Layer], whitelisted: set[in
     names = {policy.press.name, policy.press.base.name if policy.press.base else ""}
     if "layer_ratios" in names:
         return [[n_kept(n, float(ratio))] * heads for ratio in str(parameters["by_layer"]).split("+")]
-    if names & {"simlayerkv", "threshold"}:
-        of_layer = simlayerkv if "simlayerkv" in names else threshold
+    own = {"simlayerkv": simlayerkv, "threshold": threshold, "duo_attention": duo_attention}
+    if named := names & own.keys():
+        of_layer = own[named.pop()]
         return [[len(kept | whitelisted) for kept in of_layer(policy, layer, parameters)] for layer in layers]
     mean = budget_of(policy, n)
     by_layer = [mean] * len(layers)
@@ -169,6 +170,17 @@ def threshold(policy: Policy, layer: Layer, parameters: dict[str, Any]) -> list[
     rows = policy.scorer(layer)(Span(0, n, budget=n)).tolist()
     least, first = parameters["threshold"], n - parameters["protect"]
     return [{p for p in range(n) if row[p] >= least or p >= first} for row in rows]
+
+
+def duo_attention(policy: Policy, layer: Layer, parameters: dict[str, Any]) -> list[set[int]]:
+    """Everything, or of a head that is among the model's least retrieving ones the sinks and the recent tokens."""
+    assert policy.press is not None and policy.press.known_statistics is not None
+    retrieval = policy.press.known_statistics.of_all(layer)["retrieval"].tolist()
+    heads = sorted((worth, place, head) for place, row in enumerate(retrieval) for head, worth in enumerate(row))
+    streaming = {(place, head) for _, place, head in heads[: round(len(heads) * parameters["sparsity"])]}
+    n = layer.k.shape[1]
+    near = {p for p in range(n) if p < parameters["sinks"] or p >= n - parameters["recent"]}
+    return [near if (layer.index, head) in streaming else set(range(n)) for head in range(layer.kv_heads)]
 
 
 def simlayerkv(policy: Policy, layer: Layer, parameters: dict[str, Any]) -> list[set[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from torch import Tensor
 from fairkv_eval.attention.rotation import find_rotations
 from fairkv_eval.attention.seam import attach
 from fairkv_eval.eviction.layer import Layer
+from fairkv_eval.eviction.model_statistics import ModelStatistics
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
@@ -74,19 +76,32 @@ class KvpressReference:
         assert press is not None
         return Policy(press, press.configure(self.cases[case]["parameters"]), ratio)
 
+    def measured(self, kind: str) -> dict[str, Tensor]:
+        """What kvpress knows about a model beforehand: ``[layers, ...]`` by name."""
+        names = {name: name.removeprefix(f"measured/{kind}/") for name in self.arrays}
+        return {short: torch.from_numpy(self.arrays[name]) for name, short in names.items() if short != name}
+
+    def bound(self, kind: str, policy: Policy) -> Policy:
+        """The policy with that, if its press needs some."""
+        if policy.press is None or not policy.press.needs_statistics:
+            return policy
+        known = ModelStatistics(self.measured(kind), {})
+        return replace(policy, press=policy.press.bound(lambda press: known))
+
     def theirs(self, kind: str, case: str, ratio: float) -> Tensor:
         """What kvpress keeps: boolean ``[layers, kv_heads, n]``."""
         return torch.from_numpy(self.arrays[f"kept/{kind}/{case}/{ratio}"])
 
     def ours(self, kind: str, case: str, ratio: float) -> Tensor:
         """What our press keeps: boolean ``[layers, kv_heads, n]``."""
-        plan = Plan(self.policy(case, ratio), (), self.n, range(LAYERS))
+        plan = Plan(self.bound(kind, self.policy(case, ratio)), (), self.n, range(LAYERS))
         return torch.stack([marked(plan.choose(layer), self.n) for layer in self.run(kind).layers])
 
     def check_whole(self) -> None:
         """Every array is there and has its shape, and our models are those that kvpress ran."""
         wanted = {f"kept/{kind}/{case}/{ratio}" for kind, case, ratio in self.settings()}
-        assert wanted | {"about", *(f"logits/{kind}" for kind in self.models)} == self.arrays.keys()
+        arrays = {name for name in self.arrays if not name.startswith("measured/")}
+        assert wanted | {"about", *(f"logits/{kind}" for kind in self.models)} == arrays
         assert all(self.arrays[name].shape == (LAYERS, KV_HEADS, self.n) for name in wanted)
         for kind, model in self.models.items():
             assert self.run(kind).fingerprint == model["fingerprint"]

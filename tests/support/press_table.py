@@ -13,7 +13,8 @@ from fairkv_eval.eviction.press import Parameters, Press
 from fairkv_eval.eviction.press_files import load_press
 
 WRAPPERS = ("adakv", "chunkkv", "criticalkv", "threshold", "layer_ratios", "blockwise", "zigzagkv")
-OWN = ("simlayerkv", "threshold", "layer_ratios")  # they say themselves how much is kept, and take no ratio
+# They say themselves how much is kept, and take no ratio.
+OWN = ("duo_attention", "simlayerkv", "threshold", "layer_ratios")
 NAMES = (
     "streaming_llm",
     "snapkv",
@@ -25,6 +26,7 @@ NAMES = (
     "expected_attention",
     "expected_attention_stats",
     "qfilter",
+    "duo_attention",
     "random",
     "pyramidkv",
     "kvzip",
@@ -81,6 +83,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "criticalkv pooled h2o": {"base": "h2o", "recent": 0.3, "pooled": True, "safeguard": 0.5, "first": 0.2},
     "kvcompose": {},
     "kvcompose heads": {"structured": False},
+    "duo_attention small": {"sparsity": 0.6, "sinks": 1, "recent": 5},
     "simlayerkv small": {"threshold": 0.45, "sinks": 1, "recent": 6, "last": 2},
     "threshold knorm": {"base": "knorm", "threshold": -1.0, "protect": 2},
     "threshold h2o": {"base": "h2o", "recent": 0.25, "threshold": 0.1, "protect": 0},

@@ -51,7 +51,9 @@ def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int
         "mean": torch.randn(heads, dim, generator=generator),
         "covariance": scale @ scale.mT,
     }
-    known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics, "output": output_of(heads, dim)}
+    everywhere = {"retrieval": torch.rand(3, kv_heads, generator=generator)}
+    known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics, "model_statistics": everywhere}
+    known["output"] = output_of(heads, dim)
     return Layer(q, k, v, scaling=dim**-0.5, **{**known, **options})
 
 
@@ -232,6 +234,17 @@ def qfilter_by_loops(layer: Layer, span: Span) -> list[list[float]]:
     filters = layer.statistics["filters"].tolist()
     heads = zip(layer.k.tolist(), filters, strict=True)
     return [[dot(key, direction) for key in keys[span.start : span.stop]] for keys, direction in heads]
+
+
+def duo_attention_by_loops(layer: Layer, span: Span, sparsity: float, sinks: int, recent: int) -> list[list[float]]:
+    values = layer.model_statistics["retrieval"].tolist()
+    heads = sorted((worth, place, head) for place, row in enumerate(values) for head, worth in enumerate(row))
+    streaming = {(place, head) for _, place, head in heads[: round(len(heads) * sparsity)]}
+    rows = []
+    for head in range(layer.kv_heads):
+        first = layer.k.shape[1] - recent if (layer.index, head) in streaming else 0
+        rows.append([INF if j < sinks else float(j - first) for j in range(span.start, span.stop)])
+    return rows
 
 
 def chunkkv_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], chunk: int) -> list[list[float]]:
@@ -439,6 +452,7 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "lagkv": (lagkv_by_loops, {"sinks": 2, "lag": 2}),
     "expected_attention": (expected_attention_by_loops, {"sinks": 2, "horizon": 5}),
     "expected_attention_stats": (expected_attention_stats_by_loops, {"sinks": 2, "horizon": 5}),
+    "duo_attention": (duo_attention_by_loops, {"sparsity": 0.5, "sinks": 2, "recent": 4}),
     "qfilter": (qfilter_by_loops, {}),
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "criticalkv": (criticalkv_by_loops, {"first": 0.5, "epsilon": 1e-4, "pooled": False, "safeguard": 0.2}),
