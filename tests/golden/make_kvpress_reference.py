@@ -53,7 +53,7 @@ def survivors(model: PreTrainedModel, tokens: list[int], press: Any, full: list[
 
 
 def _kept(model: PreTrainedModel, cache: DynamicCache, layer: int, before: Tensor) -> Tensor:
-    after = cache.layers[layer].keys[0]
+    after = cache.layers[layer].keys[0][:, : before.shape[1]]  # without those of a replay, which stand behind
     same = (before[:, :, None] == after[:, None]).all(-1)  # [kv_heads, n, m]
     if not (same.sum(1) == 1).all():
         raise RuntimeError(f"layer {layer}: a kept key is not that of exactly one position")
