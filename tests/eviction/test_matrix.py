@@ -223,6 +223,13 @@ def matrix() -> Iterator[Setting]:
             yield Setting({"ratio": float(ratio), "fair": fair, "keep": keep}, segments, n, n_kept)
 
 
+def policy_of(press: Press, parameters: Any, setting: Setting, **others: Any) -> Policy:
+    """A press in a setting; one that says itself how much is kept is not told."""
+    amounts = AMOUNTS if press.name in OWN else ()
+    arguments = {name: value for name, value in setting.arguments.items() if name not in amounts}
+    return Policy(press, parameters, **arguments, **others)
+
+
 class Checker:
     """Checks every promise about one press, setting by setting."""
 
@@ -232,9 +239,7 @@ class Checker:
         self.plain_budgets: dict = {}
 
     def check(self, setting: Setting, layers: list[Layer]) -> None:
-        amounts = AMOUNTS if self.press.name in OWN else ()
-        arguments = {name: value for name, value in setting.arguments.items() if name not in amounts}
-        policy = Policy(self.press, self.parameters, **arguments)
+        policy = policy_of(self.press, self.parameters, setting)
         listed, n, room = sum(setting.whitelisted), setting.n, self._room(policy, setting)
         if listed > room:
             message = rf"keep holds {listed} tokens.* of {n} tokens is {room}:"
@@ -360,9 +365,9 @@ def test_matrix(name: str) -> None:
 def test_merges_of_the_matrix(name: str, merge: str) -> None:
     """What every press evicts of a context of 17 tokens, merged as loops do it: plain in one span, fair by segment."""
     press = with_cached_scores(press_table.press(name))
-    every = [setting for setting in matrix() if setting.n == 17 and sum(setting.whitelisted) <= setting.n_kept]
-    for setting in every[::4]:
-        policy = Policy(press, press.configure(press_table.parameters(name)), merge=merge, **setting.arguments)
+    fits = [setting for setting in matrix() if setting.n == 17 and sum(setting.whitelisted) <= min(3, setting.n_kept)]
+    for setting in fits[::4]:
+        policy = policy_of(press, press.configure(press_table.parameters(name)), setting, merge=merge)
         layers = layers_for(press, layers_of(17))
         plan = Plan(policy, setting.segments, 17, range(len(layers)))
         plan.divide(layers)
