@@ -7,6 +7,7 @@ packages are imported only there, so help and errors are quick.
 
 SUMMARIES = {
     "breakdown": "report accuracy and leakage of a run by class, pair, number and prompt length",
+    "cache": "show what is kept on disk to start faster, how large it is and where; clear it",
     "compare": "compare two runs over the same documents: differences, intervals, p-values",
     "completion": "print a script that lets a shell complete this command",
     "figures": "draw results over the ratio, as PNG and SVG",

@@ -89,6 +89,12 @@ def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
         )
 
 
+def repositories() -> list[str]:
+    """The names of the folders in the cache folder that published files are kept in."""
+    others = {file.name for file in (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES)}
+    return sorted({*others, RACCOON_BENCH.partition("/")[2]})
+
+
 def read_file(file: BenchmarkFile) -> bytes:
     """The file's bytes, checked against its sha256.
 
