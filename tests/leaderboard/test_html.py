@@ -118,7 +118,7 @@ def test_it_opens_on_both_sides_at_equal_bytes(opened: Any) -> None:
     assert status(opened) == "9 of 9 policies"
     assert texts(opened, "#levels label") == ["70 %", "40 %"]
     assert visible(opened, "#equal .head") == ["Follows instructions ↑ %", "Keeps the secret ↑ %"]
-    assert visible(opened, "#equal svg:first-child .name") == ["tova, positions=contiguous", "knorm"]
+    assert texts(opened, "#equal svg:first-child .name title") == ["tova, positions=contiguous", "knorm"]
     assert opened.execute_script("return document.querySelectorAll('#equal svg:first-child .mark').length") == 4
     assert [card.splitlines()[0] for card in visible(opened, ".card")] == [
         "40 %",
@@ -177,6 +177,55 @@ def test_measured_bytes_decide_what_is_equal_not_ratios(driver: Any, tmp_path: P
     driver.find_elements("css selector", "#levels label")[0].click()
     assert visible(driver, "#equal .name") == ["h2o"]
     assert "Ratio 0.5, 1 policy." in visible(driver, ".card")[0]
+
+
+def test_of_each_press_the_highest_degree_and_the_most_bytes_are_drawn(driver: Any, tmp_path: Path) -> None:
+    policies = [("none", 0.0, 0.0), *(("tova", ratio, fair) for ratio in (0.5, 0.6) for fair in (0.0, 0.5, 1.0))]
+    for number, (press, ratio, fair) in enumerate(policies):
+        made.write(tmp_path, press=press, ratio=ratio, fair=fair, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "level=50")
+    labels = [label.partition(":")[0] for label in texts(driver, "#equal .mark title")]
+    assert labels == ["tova plain, 50.0 % held", "tova fair, 50.0 % held"]
+    assert series(driver) == {"tova plain", "tova fair 0.5", "tova fair"}
+
+
+def test_storage_in_fewer_bits_stands_beside_eviction(driver: Any, tmp_path: Path) -> None:
+    """Policies without a press that hold fewer bits are no full cache, and are compared at the bytes they hold."""
+    stored = [(16, 4e6), (8, 2e6), (4, 1e6), (2, 5e5)]
+    policies = [("none", 0.0, 0.0, bits, held) for bits, held in stored]
+    policies += [("tova", ratio, fair, 16, 4e6 * (1 - ratio)) for ratio in (0.5, 0.75) for fair in (0.0, 1.0)]
+    policies += [("tova", 0.5, fair, 4, 5e5) for fair in (0.0, 1.0)]
+    for number, (press, ratio, fair, bits, held) in enumerate(policies):
+        more = {"kv_bits": bits, "kv_scheme": "per_token"}
+        path = made.write(tmp_path, press=press, ratio=ratio, fair=fair, fairkv=more, number=number)
+        result = json.loads(path.read_text())
+        result["results"][made.TASK]["kv_bytes_kept,none"] = held
+        path.write_text(json.dumps(result))
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "level=25")
+    assert texts(driver, "#levels label") == ["50 %", "25 %", "15 %"]
+    assert set(texts(driver, "#equal .name title")) == {"tova", "no eviction, kv_bits=4"}
+    opened_at(driver, path.as_uri(), "level=50")  # 4 bits use less than two thirds of it
+    assert set(texts(driver, "#equal .name title")) == {"tova", "no eviction, kv_bits=8"}
+    # One line through all numbers of bits without a press, one for the press at several ratios, one for both.
+    assert series(driver) == {
+        "no eviction –",
+        "tova plain",
+        "tova fair",
+        "tova, kv_bits=4 plain",
+        "tova, kv_bits=4 fair",
+    }
+    assert driver.execute_script("return document.querySelectorAll('[data-name^=no] .mark').length") == 3
+    assert sorted(set(column(driver, "with-kv_bits"))) == ["16", "2", "4", "8"]
+    driver.find_element("css selector", "#more summary").click()
+    choose(driver, "with-kv_bits", "4")
+    assert status(driver) == "4 of 10 policies"
+    assert column(driver, "press")[0].startswith("full cache")
+    driver.find_element("css selector", "tr.result .open").click()
+    assert driver.get_log("browser") == []
 
 
 def test_another_level_of_bytes(opened: Any) -> None:

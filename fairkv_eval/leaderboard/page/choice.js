@@ -1,7 +1,7 @@
 // The state of the filters, and the address that keeps it.
 
 const FIELDS = ['task', 'metric', 'model', 'fair', 'from', 'to', 'search', ...DATA.arguments.map(({ name }) => `with-${name}`)];
-const RADIOS = ['level', 'aspect'];
+let wantedLevel = null; // the share of bytes that the reader chose
 
 const radio = (name) => document.querySelector(`input[name="${name}"]:checked`)?.value ?? '';
 
@@ -17,7 +17,7 @@ function chosen() {
     words: value.search.toLowerCase().split(/\s+/).filter(Boolean),
     arguments: DATA.arguments.map(({ name }) => [name, value[`with-${name}`]]).filter(([, wanted]) => wanted !== ''),
     presses: new Set([...byId('presses').querySelectorAll(':checked')].map((box) => box.value)),
-    level: Number(radio('level')) || null,
+    level: null, // see `offerLevels`
     aspect: radio('aspect'),
   };
 }
@@ -35,8 +35,6 @@ function passes(row, choice) {
   return choice.arguments.every(([name, wanted]) => argumentOf(row, name) === wanted);
 }
 
-const argumentOf = (row, name) => Array.isArray(row[name]) ? row[name].join('+') : String(row[name] ?? '–');
-
 function searched(row) {
   row.searched ??= [row.policy, pressName(row), fairness(row), row.variant, row.model, ...Object.keys(row.tasks)].join(' ').toLowerCase();
   return row.searched;
@@ -46,7 +44,8 @@ function searched(row) {
 function keepInAddress() {
   const kept = new URLSearchParams();
   for (const id of FIELDS) if (byId(id) && byId(id).value !== OPENING[id]) kept.append(id, byId(id).value);
-  for (const name of RADIOS) if (radio(name) !== OPENING[name]) kept.append(name, radio(name));
+  if (wantedLevel !== null) kept.append('level', wantedLevel);
+  if (radio('aspect') !== OPENING.aspect) kept.append('aspect', radio('aspect'));
   for (const box of byId('presses').querySelectorAll(':checked')) kept.append('press', box.value);
   if (sorting.column) kept.append('sort', (sorting.down ? '-' : '') + sorting.column);
   const hash = kept.toString();
@@ -63,10 +62,8 @@ function readAddress() {
     if (byId(id)) byId(id).value = kept.get(id) ?? OPENING[id];
     if (byId(id)?.value === '' && OPENING[id]) byId(id).value = OPENING[id];
   }
-  offerLevels();
-  for (const name of RADIOS) {
-    for (const button of document.querySelectorAll(`input[name="${name}"]`)) button.checked = button.value === (kept.get(name) ?? OPENING[name]);
-  }
+  wantedLevel = Number(kept.get('level')) || null;
+  for (const button of document.querySelectorAll('input[name="aspect"]')) button.checked = button.value === (kept.get('aspect') ?? OPENING.aspect);
   const presses = new Set(kept.getAll('press'));
   for (const box of byId('presses').querySelectorAll('input')) box.checked = presses.has(box.value);
   const sort = kept.get('sort') ?? '';

@@ -18,12 +18,13 @@ function drawEqualBytes(rows, choice) {
   }
   const whole = byId('equal').clientWidth;
   const stacked = whole < 620 && measures.length > 1;
-  const label = Math.min(190, whole * 0.28, 24 + 7.2 * Math.max(...pairs.map(({ name }) => shortened(name).length)));
+  const names = namesOf(pairs, choice);
+  const label = Math.min(260, whole * 0.3, 14 + Math.max(...[...names.values()].flatMap(([name, more]) => [7.6 * name.length, 6.1 * more.length])));
   const tall = whole < 620 ? TIGHT : Math.max(TIGHT, Math.min(LOOSE, (FILLED - HEAD - 26) / pairs.length));
   const panels = measures.map((measure, i) => {
-    const names = stacked || i === 0 ? label : 0;
-    const width = stacked ? whole : names + (whole - label) / measures.length;
-    return equalPanel(pairs, measure, choice, full, { width: Math.floor(width), names, tall });
+    const edge = stacked || i === 0 ? label : 0;
+    const width = stacked ? whole : edge + (whole - label) / measures.length;
+    return equalPanel(pairs, measure, choice, full, { width: Math.floor(width), edge, tall, names });
   });
   byId('equal').replaceChildren(...panels);
   return pairs;
@@ -39,12 +40,12 @@ function sortedPairs(pairs, measures) {
   return [...pairs].sort((a, b) => key(a) - key(b) || a.name.localeCompare(b.name));
 }
 
-function equalPanel(pairs, measure, choice, full, { width, names, tall }) {
+function equalPanel(pairs, measure, choice, full, { width, edge, tall, names }) {
   const height = HEAD + tall * pairs.length + 26;
   const rows = pairs.flatMap(({ plain, fair }) => [plain, fair]);
-  const [left, right] = [names + 12, width - VALUES];
+  const [left, right] = [edge + 12, width - VALUES];
   const x = measureScale(measure, [...rows, full], left, right, right - left < 240 ? 3 : 5);
-  const drawing = drawingOf(width, height, `${measure.title} at ${choice.level} % of the bytes, ${pairs.length} presses, plain and fair`);
+  const drawing = drawingOf(width, height, `${measure.title} within ${choice.level} % of the bytes, ${pairs.length} presses, plain and fair`);
   drawing.append(
     ...x.ticks.map((tick) => line('grid', x.place(tick), HEAD - 6, x.place(tick), height - 22)),
     ...x.ticks.map((tick) => text(x.place(tick), height - 8, tickText(measure, tick))),
@@ -52,8 +53,24 @@ function equalPanel(pairs, measure, choice, full, { width, names, tall }) {
       svg('tspan', { class: 'tick' }, `${arrow(measure.better)}${measure.share ? ' %' : ''}`)),
     text(right + 60, HEAD - 12, 'plain', 'plain-text', 'end'), text(right + VALUES - 4, HEAD - 12, 'fair', 'fair-text', 'end'),
     ...fullLine(measure, full, x, HEAD - 6, height - 22, right));
-  pairs.forEach((pair, i) => drawing.append(...equalRow(pair, measure, choice, { x, y: HEAD + tall * (i + 0.5), tall, names, right, width })));
+  pairs.forEach((pair, i) => drawing.append(...equalRow(pair, measure, choice, { x, y: HEAD + tall * (i + 0.5), tall, edge, right, width, words: names.get(pair.name) })));
   return drawing;
+}
+
+const alike = (shares) => Math.max(...shares) - Math.min(...shares) < 0.01;
+
+/** {name: its two lines}: the press, and the settings that set it apart, with its bytes if not all hold the same. */
+function namesOf(pairs, choice) {
+  const shares = pairs.map(({ plain, fair }) => heldOf(plain ?? fair, choice.task));
+  return new Map(pairs.map(({ name, plain, fair }, i) => {
+    const more = [alike(shares) ? '' : percent(shares[i]), extras(plain ?? fair, false)].filter(Boolean).join(' · ');
+    return [name, [pressName(plain ?? fair), more]];
+  }));
+}
+
+function nameLines([press, more], name, y, edge) {
+  const first = svg('text', { class: 'name', x: 2, y: more ? y - 2 : y + 4 }, shortened(press, Math.floor(edge / 7.6)), svg('title', {}, name));
+  return more ? [first, svg('text', { class: 'more', x: 2, y: y + 12 }, shortened(more, Math.floor(edge / 6.1)), svg('title', {}, name))] : [first];
 }
 
 function fullLine(measure, full, x, top, bottom, right) {
@@ -64,17 +81,17 @@ function fullLine(measure, full, x, top, bottom, right) {
   return [line('reference', at, top, at, bottom), text(at + (anchor === 'end' ? 2 : -2), top - 6, `full cache ${shownValue(measure, value)}`, 'tick', anchor)];
 }
 
-function equalRow({ name, plain, fair }, measure, choice, { x, y, tall, names, right, width }) {
+function equalRow({ name, plain, fair }, measure, choice, { x, y, tall, edge, right, width, words }) {
   const parts = [line('row', 0, y + tall / 2, width, y + tall / 2)];
-  if (names) parts.push(svg('text', { class: 'name', x: 2, y: y + 4 }, shortened(name, Math.floor(names / 7.2)), svg('title', {}, name)));
+  if (edge) parts.push(...nameLines(words, name, y, edge));
   const [a, b] = [plain, fair].map((row) => row && measure.of(row));
   if (a && b) parts.push(line('link', x.place(a.value), y - 4, x.place(b.value), y + 4));
   [[a, plain, 60, -4], [b, fair, VALUES - 4, 4]].forEach(([metric, row, edge, shift]) => {
     if (metric?.value == null) return;
     const isFair = row.fair > 0;
     parts.push(...errorBar(metric, x, y + shift, true, isFair), dot(x.place(metric.value), y + shift, isFair, labelOf(row, measure, choice)));
-    const words = measure.share ? (100 * metric.value).toFixed(1) : figure(metric.value);
-    parts.push(text(right + edge, y + 4, `${markOf(row, fullCacheOf(row), measure)} ${words}`, isFair ? 'fair-text' : 'plain-text', 'end'));
+    const shown = measure.share ? (100 * metric.value).toFixed(1) : figure(metric.value);
+    parts.push(text(right + edge, y + 4, `${markOf(row, fullCacheOf(row), measure)} ${shown}`, isFair ? 'fair-text' : 'plain-text', 'end'));
   });
   return parts;
 }
@@ -98,8 +115,9 @@ function answers(pairs, measures, choice, full) {
   const said = counted(rows, measures, 'vs_plain');
   const held = pairs.flatMap(({ plain, fair }) => [plain, fair]).filter(Boolean).map((row) => heldOf(row, choice.task));
   const mean = held.reduce((sum, share) => sum + share, 0) / held.length;
+  const share = alike(held) ? percent(mean, 0) : `≤ ${choice.level} %`;
   const lead = element('div', { class: 'card lead' },
-    element('p', { class: 'big' }, percent(mean, 0)), element('p', {}, `of the full cache's bytes, ${figure(Number((1 / mean).toPrecision(2)))} × smaller. ${ratiosOf(rows, choice)}${rows.length === 1 ? '1 policy' : `${rows.length} policies`}.`));
+    element('p', { class: 'big' }, share), element('p', {}, `of the full cache's bytes, ${alike(held) ? '' : 'on average '}${figure(Number((1 / mean).toPrecision(2)))} × smaller. ${ratiosOf(rows, choice)}${rows.length === 1 ? '1 policy' : `${rows.length} policies`}.`));
   const fair = said.n ? [card('Fair against plain', '', '', said, `of ${said.n} differences between fair and plain`)] : [];
   return [lead, ...cards, ...fair];
 }

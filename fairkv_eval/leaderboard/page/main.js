@@ -15,14 +15,19 @@ function offerMetrics() {
   byId('task-note').textContent = summary ? summary.explanation : '';
 }
 
-/** Radio buttons of the shares of bytes that policies hold; the one chosen before stays if there still is one. */
-function offerLevels() {
-  const choice = chosen();
-  const levels = levelsOf(choice);
-  const before = levels.some(([level]) => level === choice.level) ? choice.level : openingLevel(levels);
-  OPENING.level = String(openingLevel(levels));
-  const buttons = levels.map(([level, rows]) => radioButton('level', String(level), `${level} %`, level === before, `${level} % of the full cache's bytes, ${rows.length} policies`));
-  byId('levels').replaceChildren(...buttons);
+let offered = '';
+
+/** Offer the shares of bytes at which these rows can be compared, and return the one nearest to the reader's choice. */
+function offerLevels(rows, choice) {
+  const levels = levelsOf(rows, choice);
+  const level = wantedLevel === null ? openingLevel(levels) : nearest(levels, wantedLevel);
+  const labels = levels.map(([share, pairs]) => [share, `${share} % of the full cache's bytes, ${pairs.length} presses`]);
+  if (offered !== String(labels)) {
+    byId('levels').replaceChildren(...labels.map(([share, label]) => radioButton('level', String(share), `${share} %`, false, label)));
+    offered = String(labels);
+  }
+  for (const button of byId('levels').querySelectorAll('input')) button.checked = Number(button.value) === level;
+  return level;
 }
 
 function radioButton(name, value, words, checked, label) {
@@ -37,6 +42,7 @@ function rowsOf(choice) {
 
 function drawFigures(rows, choice) {
   const drawn = rows.length ? ofOneModel(rows) : rows;
+  choice.level = offerLevels(drawn, choice);
   const others = unique(rows.map(({ model }) => model)).length - 1;
   byId('figures-model').textContent = others > 0 ? `Figures are of ${rows[0].model}; choose another model above.` : '';
   // The panel beside the figures at equal bytes takes its place before they are measured.
@@ -64,10 +70,10 @@ function update() {
   return rows;
 }
 
-/** What has changed: other tasks have other metrics and levels. */
+/** Answer what has changed; another task has other metrics. */
 function changed(event) {
   if (event.target.id === 'task') offerMetrics();
-  if (event.target.id === 'task' || event.target.id === 'model') offerLevels();
+  if (event.target.name === 'level') wantedLevel = Number(event.target.value);
   update();
   keepInAddress();
 }

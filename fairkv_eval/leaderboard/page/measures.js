@@ -36,33 +36,36 @@ function ofOneModel(rows) {
   return rows.filter(({ model, model_sha }) => model === rows[0].model && model_sha === rows[0].model_sha);
 }
 
-/** [share in %, rows] of the policies that hold less than the full cache, most bytes first. */
-function levelsOf(choice) {
-  const levels = new Map();
-  for (const row of ROWS.filter((one) => !one.full_cache && (!choice.model || one.model === choice.model))) {
-    const level = levelOf(heldOf(row, choice.task));
-    if (level !== null) levels.set(level, [...(levels.get(level) ?? []), row]);
-  }
-  return [...levels].sort(([a], [b]) => b - a);
+/** [share in %, its pairs] of the levels that one of these rows is nearest to, most bytes first. */
+function levelsOf(rows, choice) {
+  const levels = unique(rows.filter((row) => !row.full_cache).map((row) => levelOf(heldOf(row, choice.task)))).filter((level) => level !== null);
+  return levels.sort((a, b) => b - a).map((level) => [level, pairsAt(rows, level, choice)]);
 }
 
-/** The level with the most policies, the one nearest to half if several have them. */
+/** The level nearest to half, of those at which most presses can be compared. */
 function openingLevel(levels) {
-  const most = Math.max(0, ...levels.map(([, rows]) => rows.length));
-  const fullest = levels.filter(([, rows]) => rows.length >= 0.8 * most).map(([level]) => level);
-  return fullest.reduce((best, level) => Math.abs(level - 50) < Math.abs(best - 50) ? level : best, fullest[0] ?? 0);
+  const most = Math.max(0, ...levels.map(([, pairs]) => pairs.length));
+  return nearest(levels.filter(([, pairs]) => pairs.length >= 0.8 * most), 50);
 }
 
-/** Of the rows at a level: {name, plain, fair: the highest degree}, the policy nearest to the level of each. */
+const nearest = (levels, wanted) => levels.map(([level]) => level).reduce((best, level) =>
+  best === null || Math.abs(level - wanted) < Math.abs(best - wanted) ? level : best, null);
+
+/** Whether a policy fits in this share of the bytes, and uses at least two thirds of it. */
+function fits(row, level, choice) {
+  const held = heldOf(row, choice.task);
+  return held !== null && levelOf(held) <= level && 100 * held >= (2 / 3) * level;
+}
+
+/** {name, plain, fair: the highest degree} of what fits in a share of the bytes, of each the policy that holds most. */
 function pairsAt(rows, level, choice) {
   const pairs = new Map();
-  const distance = (row) => Math.abs(100 * heldOf(row, choice.task) - level);
-  for (const row of rows.filter((one) => !one.full_cache && levelOf(heldOf(one, choice.task)) === level)) {
+  const better = (a, b) => a.fair - b.fair || heldOf(a, choice.task) - heldOf(b, choice.task);
+  for (const row of rows.filter((one) => !one.full_cache && fits(one, level, choice))) {
     const name = nameOf(row);
     const pair = pairs.get(name) ?? { name, plain: null, fair: null };
     const side = row.fair > 0 ? 'fair' : 'plain';
-    const before = pair[side];
-    if (!before || row.fair > before.fair || (row.fair === before.fair && distance(row) < distance(before))) pair[side] = row;
+    if (!pair[side] || better(row, pair[side]) > 0) pair[side] = row;
     pairs.set(name, pair);
   }
   return [...pairs.values()];

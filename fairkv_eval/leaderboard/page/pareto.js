@@ -29,7 +29,7 @@ function drawPareto(pairs, choice) {
     const ends = [pair.plain, pair.fair].filter((row) => rows.includes(row));
     const named = ends.filter(clear).at(-1);
     drawing.append(svg('g', { class: named ? 'clear' : 'faint' }, ...paretoPair(ends, at, down, across, choice)));
-    if (named) labels.push({ x: at(named)[0], y: at(named)[1], words: shortened(pair.name, 20), kind: 'name' });
+    if (named) labels.push({ x: at(named)[0], y: at(named)[1], words: shortened(pair.name.replace(/^no eviction, /, ''), 22), kind: 'name' });
   }
   if (full && down.of(full) && across.of(full)) {
     const [px, py] = at(full);
@@ -85,7 +85,7 @@ function placed(labels, points, width, height) {
   const free = (box) => box.y > 20 && box.y < height - PARETO.bottom + 2 && !boxes.some((other) =>
     Math.abs(other.y - box.y) < 14 && box.x < other.x + other.width && other.x < box.x + box.width);
   return labels.map(({ x, y, words, kind }) => {
-    const long = 6.8 * words.length;
+    const long = 7.4 * words.length;
     const starts = [x + 10, x - 10 - long].filter((start) => start > PARETO.left && start + long < width);
     const places = [4, -10, 18, -22, 30, -34, 42, -46].flatMap((shift) => starts.map((start) => ({ x: start, width: long, y: y + shift })));
     const box = places.find(free) ?? { x: starts[0] ?? 4, width: long, y: y + 4 };

@@ -35,23 +35,40 @@ for (const row of ROWS) MEMBERS.set(`${row.model} ${nameOf(row)}`, (MEMBERS.get(
 const SINGLE = new Map(unique(ROWS.map((row) => row.press)).map((press) => [press, ROWS.filter((row) =>
   row.press === press && !row.full_cache).every((row) => MEMBERS.get(`${row.model} ${nameOf(row)}`) <= 2)]));
 
-/** The name of the line that a policy is a point of: if a press has no two amounts, its settings make the line. */
-const lineOf = (row) => SINGLE.get(row.press) ? pressName(row) : nameOf(row);
+const argumentOf = (row, name) => Array.isArray(row[name]) ? row[name].join('+') : String(row[name] ?? '–');
 
-/** The typed ratio; for any other amount the one achieved. */
+/** Of a press without two amounts, the argument with the most values: it stands in for the amount. */
+function amountLike(press) {
+  const rows = ROWS.filter((row) => row.press === press && !row.full_cache);
+  const counts = DATA.arguments.map(({ name }) => [unique(rows.map((row) => argumentOf(row, name))).length, name]);
+  return counts.reduce((most, entry) => entry[0] > most[0] ? entry : most, [1, ''])[1];
+}
+
+const AMOUNT_LIKE = new Map([...SINGLE].filter(([, single]) => single).map(([press]) => [press, amountLike(press)]));
+
+/** The name of the line that a policy is a point of. */
+function lineOf(row) {
+  const amount = AMOUNT_LIKE.get(row.press);
+  const settings = extras(row, false).split(', ').filter((setting) => setting && !(amount && setting.startsWith(`${amount}=`)));
+  return [pressName(row), ...settings].join(', ');
+}
+
+/** The typed ratio; for any other amount the one achieved, of a task or on average. */
 function ratioOf(row, task) {
-  if (DATA.amounts.every((name) => name === 'ratio' || row[name] == null)) return row.ratio;
-  const achieved = Object.entries(row.tasks).filter(([name]) => !task || name === task).map(([, entry]) => entry.achieved_ratio ?? 0);
-  return achieved.reduce((sum, value) => sum + value, 0) / Math.max(achieved.length, 1);
+  if (row.ratio > 0 || row.full_cache || row.press === 'none') return row.ratio;
+  const entries = task ? [row.tasks[task]].filter(Boolean) : Object.values(row.tasks);
+  return entries.reduce((sum, entry) => sum + (entry.achieved_ratio ?? 0), 0) / Math.max(entries.length, 1);
 }
 
 /** Bytes held as a share of the full cache's: of a task, or on average. */
 const heldOf = (row, task) => (task ? row.tasks[task]?.held : row.held) ?? null;
 
-// Policies within half a step of one of these shares hold equally much.
-const LADDER = [...Array(20).keys()].map((i) => 100 - 5 * i).concat([2, 1, 0.5]);
-const levelOf = (held) => held === null ? null : LADDER.reduce((best, level) =>
-  Math.abs(level - 100 * held) < Math.abs(best - 100 * held) ? level : best);
+// Shares of the full cache's bytes, in per cent, that a reader may have room for.
+const LADDER = [0.5, 1, 2, ...[...Array(20).keys()].map((i) => 5 + 5 * i)];
+const SLACK = 0.5; // points by which the share of a policy may exceed its level: budgets are rounded to whole pairs
+
+/** The least level that a share fits in. */
+const levelOf = (held) => held === null ? null : LADDER.find((level) => 100 * held <= level + Math.min(SLACK, level / 10)) ?? 100;
 
 /** The full cache to compare a row with. */
 function fullCacheOf(row) {
