@@ -33,27 +33,26 @@ def main() -> None:
 
 def draw(plain: dict[str, Any], fair: dict[str, Any], theme: str) -> Figure:
     colours = THEMES[theme]
-    figure = Figure(figsize=(9.6, 4.5), facecolor=colours["page"])
+    figure = Figure(figsize=(7.6, 4.7), facecolor=colours["page"])
     ratio = plain["policy"]["ratio"]
-    name = f"{plain['policy']['press']}, {ratio:.0%} of the KV cache evicted"
-    left, width, height = 0.065, 0.77, 0.31
-    for view, kind, bottom in ((plain, "plain", 0.555), (fair, "fair", 0.1)):
+    left, width, height = 0.075, 0.735, 0.3
+    for view, kind, bottom in ((plain, "Plain", 0.555), (fair, "Fair", 0.1)):
         axes = figure.add_axes((left, bottom, width, height), facecolor=colours["gone"])
         axes.imshow(pixels(view, theme), aspect="auto", interpolation="nearest")
-        axes.set_ylabel("layer", color=colours["dim"], size=9)
+        axes.set_ylabel("layer", color=colours["dim"], size=11)
         axes.set_yticks([0, 10, 20, len(view["layers"]) - 1])
-        axes.tick_params(colors=colours["dim"], labelsize=8, length=2)
+        axes.tick_params(colors=colours["dim"], labelsize=9, length=2)
         axes.set_xticks([])
         for spine in axes.spines.values():
             spine.set_visible(False)
-        title = {"plain": f"Plain {name}: one ranking", "fair": f"Fair {name}: each segment keeps its share"}[kind]
-        figure.text(left, bottom + height + 0.075, title, color=colours["text"], size=11.5, weight="bold")
+        what = {"Plain": "one ranking", "Fair": "each segment keeps its share"}[kind]
+        figure.text(left, bottom + height + 0.075, f"{kind}: {what}", color=colours["text"], size=15, weight="bold")
         for segment, colour in zip(view["segments"], SEGMENTS[theme], strict=True):
             middle = left + width * (segment["start"] + segment["stop"]) / 2 / view["context"]
-            figure.text(middle, bottom + height + 0.022, segment["name"], color=colour, size=10, ha="center")
+            figure.text(middle, bottom + height + 0.022, segment["name"], color=colour, size=13, ha="center")
         bars(figure, view, theme, bottom, height)
-    note = "tokens of the system prompt →   a cell is full if every KV head of the layer keeps the token"
-    figure.text(left, 0.035, note, color=colours["dim"], size=9)
+    note = f"tokens of the system prompt →    {plain['policy']['press']}, {ratio:.0%} of all KV pairs evicted"
+    figure.text(left, 0.035, note, color=colours["dim"], size=11)
     return figure
 
 
@@ -69,16 +68,16 @@ def pixels(view: dict[str, Any], theme: str) -> np.ndarray:
 def bars(figure: Figure, view: dict[str, Any], theme: str, bottom: float, height: float) -> None:
     """What is kept of each segment, as a number over a bar."""
     colours = THEMES[theme]
-    axes = figure.add_axes((0.865, bottom, 0.115, height), facecolor=colours["page"])
+    axes = figure.add_axes((0.845, bottom, 0.145, height), facecolor=colours["page"])
     values = [view["keep_rates"][segment["name"]] for segment in view["segments"]]
     axes.bar((0, 1), values, width=0.72, color=SEGMENTS[theme])
     for at, value in enumerate(values):
-        axes.text(at, value + 0.03, f"{value:.0%}", color=colours["text"], size=12, weight="bold", ha="center")
+        axes.text(at, value + 0.03, f"{value:.0%}", color=colours["text"], size=14, weight="bold", ha="center")
     axes.set(ylim=(0, 0.8), xlim=(-0.6, 1.6), xticks=[], yticks=[])
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(colours["dim"])
-    figure.text(0.9225, bottom - 0.045, "kept", color=colours["dim"], size=9, ha="center")
+    figure.text(0.9175, bottom - 0.05, "kept", color=colours["dim"], size=11, ha="center")
 
 
 if __name__ == "__main__":
