@@ -21,11 +21,13 @@ from fairkv_eval.storage.pairs import Pairs, store
 
 
 class Variant(NamedTuple):
-    """One way to evict from a context: a policy, the segments it is fair to, and what else its whitelist may name."""
+    """One way to evict from a context: a policy, the segments it is fair to, what else its whitelist may name, and what
+    is asked after the context, for presses that score by that."""
 
     policy: Policy
     segments: tuple[Segment, ...] = ()
     marks: tuple[Segment, ...] = ()
+    question: tuple[int, ...] = ()
 
     @property
     def replays(self) -> bool:

@@ -65,10 +65,15 @@ class Job:
         return self.prompt.tokens[: self.prompt.context_length]
 
     @property
+    def question(self) -> tuple[int, ...]:
+        """The tokens of the prompt after the context, without a continuation to score."""
+        return self.prompt.tokens[self.prompt.context_length :]
+
+    @property
     def tail(self) -> tuple[int, ...]:
         """The tokens that run against the compressed context; a continuation's last token predicts nothing."""
-        tail = self.prompt.tokens[self.prompt.context_length :]
-        return tail + self.want.continuation[:-1] if isinstance(self.want, LogLikelihood) else tail
+        scored = self.want.continuation[:-1] if isinstance(self.want, LogLikelihood) else ()
+        return self.question + scored
 
     @property
     def n_predictions(self) -> int:

@@ -5,7 +5,7 @@ A replay is one or more tails, each against the uncompressed context alone; none
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,20 +13,20 @@ from torch import Tensor
 
 from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.engine.context import Context
+from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.engine.phases import Extend, Tail
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.layer import attention_weights, block_rows
-from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import accepted
+from fairkv_eval.eviction.press import Press, accepted
 from fairkv_eval.eviction.replays import Ask
 
 
 @dataclass(eq=False)
 class ReplayTail(Tail):
-    """A tail of one context's replay. ``received`` collects, layer by layer, the most attention that any of its
-    queries gave each key of the context, by query head: float32 ``[heads, n]``."""
+    """A tail of one context's replay. ``received`` collects, layer by layer, what each key of the context got from its
+    queries, as ``receives`` says (see `Press`), by query head: float32 ``[heads, n]``."""
 
+    receives: str = "most"
     received: list[Tensor] = field(default_factory=list)
 
 
@@ -39,9 +39,9 @@ class Replays:
         self._tails: dict[tuple[Context, Hashable], list[ReplayTail]] = {}
         for context in contexts:
             for variant in context.replays:
-                key = (context, _key(variant.policy))
+                key = (context, _key(variant))
                 if key not in self._tails:
-                    self._tails[key] = _tails(context, variant.policy, ask)
+                    self._tails[key] = _tails(context, variant, ask)
 
     @property
     def n_tokens(self) -> int:
@@ -64,26 +64,39 @@ class Replays:
         """Evict by the attention that the replays collected, and drop the uncompressed pairs."""
         for context in self._contexts:
             for variant in context.replays:
-                tails = self._tails[context, _key(variant.policy)]
+                tails = self._tails[context, _key(variant)]
                 by_layer = zip(*(tail.received for tail in tails), strict=True)
-                context.finish(variant, [torch.stack(received).amax(0) for received in by_layer])
+                context.finish(variant, [_of_all_tails(received, _press(variant).receives) for received in by_layer])
             context.close_replays()
 
 
-def _tails(context: Context, policy: Policy, ask: Ask | None) -> list[ReplayTail]:
-    press = policy.press
+def _press(variant: Variant) -> Press:
+    press = variant.policy.press
     assert press is not None and press.replay is not None
+    return press
+
+
+def _tails(context: Context, variant: Variant, ask: Ask | None) -> list[ReplayTail]:
+    press = _press(variant)
     if ask is None:
         raise UsageError(f"press {press.name!r} replays the context, which needs a tokenizer")
-    tails = press.replay(context.tokens, ask, **accepted(press.replay, policy.parameters))
-    return [ReplayTail(tokens, context.full, continues=False) for tokens in tails]
+    with naming(context.label):
+        tails = press.replays(context.tokens, ask, variant.question, variant.policy.parameters)
+    return [ReplayTail(tokens, context.full, continues=False, receives=press.receives) for tokens in tails]
 
 
-def _key(policy: Policy) -> Hashable:
-    """What decides a policy's replay: the function and its parameters."""
-    press = policy.press
-    assert press is not None and press.replay is not None
-    return (press.replay, *accepted(press.replay, policy.parameters).items())
+def _key(variant: Variant) -> Hashable:
+    """What decides a variant's replay: the function and its parameters, what is asked, and what is collected."""
+    press = _press(variant)
+    assert press.replay is not None
+    parameters = accepted(press.replay, variant.policy.parameters)
+    return (press.replay, *parameters.items(), variant.question, press.receives)
+
+
+def _of_all_tails(received: Sequence[Tensor], receives: str) -> Tensor:
+    """What all tails of a replay gave a layer's keys, from what each gave: ``[kv_heads, n]``."""
+    together = torch.stack(list(received))
+    return together.amax(0) if receives == "most" else together.mean(0)
 
 
 class Replay(Extend):
@@ -99,18 +112,37 @@ class Replay(Extend):
         for tail in self.replay_tails:
             at = slice(start, start := start + len(tail.tokens))
             keys = torch.cat([tail.cache.layers[self.layer_index][0].plain().keys, k[0, :, at]], 1)
-            tail.received.append(_most_received(q[0, :, at], keys, options))
+            tail.received.append(RECEIVED[tail.receives](q[0, :, at], keys, options))
         return super().attend(q, k, v, options)
 
 
 def _most_received(q: Tensor, k: Tensor, options: Options) -> Tensor:
     """The most attention the last m of n tokens give each key before them, by query head: ``[heads, n - m]``."""
+    most = torch.zeros(q.shape[0], k.shape[1] - q.shape[1], device=k.device)
+    for _, weights in _blocks(q, k, options):
+        most = torch.maximum(most, weights.amax(1))
+    return most
+
+
+def _mean_received(q: Tensor, k: Tensor, options: Options) -> Tensor:
+    """Attention that the last m of n tokens give each key before them, times the number of tokens before the query, so
+    that an even share counts 1; the mean over queries, by query head: ``[heads, n - m]``."""
+    total = torch.zeros(q.shape[0], k.shape[1] - q.shape[1], device=k.device)
+    for place, weights in _blocks(q, k, options):
+        before = torch.arange(place, place + weights.shape[1], device=k.device)
+        total += (weights * before[:, None]).sum(1)
+    return total / q.shape[1]
+
+
+RECEIVED: dict[str, Callable[[Tensor, Tensor, Options], Tensor]] = {"most": _most_received, "mean": _mean_received}
+
+
+def _blocks(q: Tensor, k: Tensor, options: Options) -> Iterator[tuple[int, Tensor]]:
+    """The attention of the last m of n tokens to the keys before them, in blocks of queries: the place of a block's
+    first query, and ``[heads, rows, n - m]``."""
     m, n = q.shape[1], k.shape[1]
-    most = torch.zeros(q.shape[0], n - m, device=k.device)
-    rows = block_rows(q.shape[0], n)
-    k = k.float()
+    rows, k = block_rows(q.shape[0], n), k.float()
     for first in range(0, m, rows):
         last = min(first + rows, m)
         weights = attention_weights(q[:, first:last], k[:, : n - m + last], options.scaling, options.softcap)
-        most = torch.maximum(most, weights[:, :, : n - m].amax(1))
-    return most
+        yield n - m + first, weights[:, :, : n - m]

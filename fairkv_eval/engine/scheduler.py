@@ -120,4 +120,5 @@ class Scheduler:
 
 
 def _variant(job: Job) -> Variant:
-    return Variant(job.policy, job.prompt.segments, job.prompt.marks)
+    asks = job.policy.press is not None and job.policy.press.replays_question
+    return Variant(job.policy, job.prompt.segments, job.prompt.marks, job.question if asks else ())

@@ -47,7 +47,7 @@ class Layer:
     q: ``[heads, n, dim]``; k, v: ``[kv_heads, n, dim]``, all after RoPE. It is the ``index``-th of ``count`` layers.
     ``seed`` is a number drawn from the context's tokens, for rules that need noise. ``softcap`` bounds the logits
     (Gemma 2). ``rotation`` is how the layer turned q and k by their positions, 0 … n−1; None if that is not known.
-    ``replayed`` is the most attention that each key got from a replay, for presses that replay the context.
+    ``replayed`` is the attention that each key got from a replay, for presses that replay: the most, or a mean.
     ``received`` is the mean attention that each key got from the queries so far, for rules that score while decoding.
     Both are float32 ``[kv_heads, n]``; ``replayed_by_query_head`` is ``replayed`` head by head, ``[heads, n]``.
     ``statistics``: what a press knows about this layer of the model beforehand, by name (see `statistics`);

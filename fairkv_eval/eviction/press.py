@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -20,6 +20,7 @@ from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.model_statistics import ModelStatistics
 from fairkv_eval.eviction.parameter import Parameter, Value
+from fairkv_eval.eviction.replays import Ask
 from fairkv_eval.files import sha256_of
 
 Parameters = tuple[tuple[str, Value], ...]
@@ -36,10 +37,11 @@ class Press:
     one it wraps; refuses: those it cannot, by name, and why. A wrapper's rule also gets ``base``, the wrapped scores as
     a function of the span (and of another layer, if one stands behind it); without a rule of its own it scores as its
     base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
-    cache before anything is evicted (see `replays`). decode: the rule for pairs in the cache while decoding;
-    ``collects``: whether it needs the attention they have received so far (see `decode_budget`). statistics: what it
-    needs to know about the model beforehand (see `statistics`); ``known_statistics``: that, once it is `bound` to a
-    model. ``sha256``: see `press_digest`; an edited rule has another. Presses are equal if their names, bases and
+    cache before anything is evicted (see `replays`); ``receives``: whether a key counts with the ``most`` attention it
+    got from them, or with the ``mean``, relative to an even share. decode: the rule for pairs in the cache while
+    decoding; ``collects``: whether it needs the attention they have received so far (see `decode_budget`). statistics:
+    what it needs to know about the model beforehand (see `statistics`); ``known_statistics``: that, once it is `bound`
+    to a model. ``sha256``: see `press_digest`; an edited rule has another. Presses are equal if their names, bases and
     digests are.
     """
 
@@ -56,6 +58,7 @@ class Press:
     refuses: Mapping[str, str] = field(default_factory=dict, compare=False)
     budget: Callable[..., Division] | None = field(default=None, compare=False)
     replay: Callable[..., list[list[int]]] | None = field(default=None, compare=False)
+    receives: str = field(default="most", compare=False)
     decode: Callable[..., Tensor] | None = field(default=None, compare=False)
     collects: bool = field(default=False, compare=False)
     statistics: Callable[..., Mapping[str, Tensor]] | None = field(default=None, compare=False)
@@ -122,6 +125,19 @@ class Press:
             return (of_base if on is layer else wrapped.scorer(on, parameters))(span)
 
         return partial(self.score, layer, base=base, **accepted(self.score, parameters))
+
+    @property
+    def replays_question(self) -> bool:
+        """Whether it replays what is asked after the context, so that every question evicts by itself."""
+        return self.replay is not None and "question" in inspect.signature(self.replay).parameters
+
+    def replays(
+        self, context: Sequence[int], ask: Ask, question: Sequence[int], parameters: Parameters
+    ) -> list[list[int]]:
+        """The tokens to run against the full cache of a context, tail by tail."""
+        assert self.replay is not None
+        asked = {"question": question} if self.replays_question else {}
+        return self.replay(context, ask, **asked, **accepted(self.replay, parameters))
 
     def digest(self, parameters: Parameters) -> str:
         """Its SHA-256; if parameters name files, theirs are part of it."""

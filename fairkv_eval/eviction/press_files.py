@@ -24,7 +24,7 @@ from fairkv_eval.eviction.press_digest import digest
 from fairkv_eval.files import resource_dir
 
 _TEXTS = ("summary", "paper", "observes")
-_KEYS = {"press", "base", "refuses", "aliases", "parameters", "collects", *_TEXTS, *FUNCTIONS}
+_KEYS = {"press", "base", "refuses", "aliases", "parameters", "collects", "receives", *_TEXTS, *FUNCTIONS}
 _ARXIV_NUMBER = re.compile(r"[0-9]{4}\.[0-9]{4,5}(v[0-9]+)?")
 _BRIDGE = "kvpress:"
 
@@ -132,6 +132,7 @@ def _press(config: Mapping[str, Any]) -> Press:
         default_base=config.get("base"),
         refuses=config.get("refuses") or {},
         collects=config.get("collects", False),
+        receives=config.get("receives", "most"),
         **texts,
     )
 
@@ -201,6 +202,10 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 def _check_kinds(config: Mapping[str, Any]) -> None:
     if not isinstance(config.get("collects", False), bool):
         raise UsageError(f"collects must be true or false, not {config['collects']!r}")
+    if config.get("receives", "most") not in ("most", "mean"):
+        raise unknown("receives", config["receives"], ("most", "mean"))
+    if "receives" in config and "replay" not in config:
+        raise UsageError("receives says what keys get from a replay, and the press has no replay")
     for key, kind, allowed in (
         ("aliases", list, "a list"),
         ("parameters", dict, "a mapping"),
@@ -240,8 +245,9 @@ def _check_functions(press: Press) -> None:
         if name not in used and press.parameters[name] is not STATISTICS_FILE:
             raise UsageError(f"no function of the press takes the parameter {name!r}")
     for key, function in press.functions.items():
-        base = {"base": None} if key == "score" and press.default_base else {}
+        named = {"base": None} if key == "score" and press.default_base else {}
+        named |= {"question": None} if key == "replay" and press.replays_question else {}
         try:
-            inspect.signature(function).bind(*[None] * FUNCTIONS[key], **base, **accepted(function, defaults))
+            inspect.signature(function).bind(*[None] * FUNCTIONS[key], **named, **accepted(function, defaults))
         except TypeError as error:
             raise UsageError(f"{key} cannot be called as a press calls it: {error}") from error

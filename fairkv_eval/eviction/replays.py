@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from fairkv_eval.errors import UsageError
+
 # A request to the model -> tokens: a user's turn and the header of the answer, or a paragraph if there are no turns.
 Ask = Callable[[str], Sequence[int]]
 
@@ -26,3 +28,10 @@ def kvzip(context: Sequence[int], ask: Ask, *, chunk: int) -> list[list[int]]:
     for start in range(chunk, len(context), chunk):
         tails.append([*go_on, *context[max(0, start - _REMINDER) : start + chunk]])
     return tails
+
+
+def finch(context: Sequence[int], ask: Ask, *, question: Sequence[int]) -> list[list[int]]:
+    """What is asked after the context (arXiv 2408.00167). UsageError if nothing is."""
+    if not question:
+        raise UsageError("finch scores a context by what follows it, and nothing follows this one")
+    return [list(question)]

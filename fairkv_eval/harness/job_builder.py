@@ -17,7 +17,6 @@ from fairkv_eval.engine.sampling import Sampling, request_seed
 from fairkv_eval.errors import UsageError, naming
 from fairkv_eval.eviction.argument import count_or_none
 from fairkv_eval.eviction.policy import Policy
-from fairkv_eval.eviction.press import accepted
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.prompts.division import Text
 from fairkv_eval.prompts.prompter import Prompter
@@ -136,13 +135,16 @@ class JobBuilder:
         return prompt
 
     def _replayed_tokens(self, prompt: Prompt, policy: Policy) -> int:
-        """Tokens of the longest replay that follows the context; 0 for presses without one."""
+        """Tokens of the longest replay that follows the context; 0 for presses without one.
+
+        A replay of the prompt's own question takes no more room than the prompt. UsageError if there is none.
+        """
         press = policy.press
         if press is None or press.replay is None or not policy.evicts:
             return 0
-        context = prompt.tokens[: prompt.context_length]
-        replays = press.replay(context, self.prompter.ask, **accepted(press.replay, policy.parameters))
-        return max((len(tail) for tail in replays), default=0)
+        context, question = prompt.tokens[: prompt.context_length], prompt.tokens[prompt.context_length :]
+        replays = press.replays(context, self.prompter.ask, question, policy.parameters) if context else []
+        return 0 if press.replays_question else max((len(tail) for tail in replays), default=0)
 
     def _text(self, result: Result, until: list[str]) -> str:
         """The text of a generation, from the end of its thinking, if it has one, to a stop string."""

@@ -30,6 +30,7 @@ from fairkv_eval.scores.keys import lagkv as lagkv
 from fairkv_eval.scores.keys import leverage as leverage
 from fairkv_eval.scores.positions import random as random
 from fairkv_eval.scores.positions import streaming_llm as streaming_llm
+from fairkv_eval.scores.replayed import finch as finch
 from fairkv_eval.scores.replayed import kvcompose as kvcompose
 from fairkv_eval.scores.replayed import kvzip as kvzip
 from fairkv_eval.scores.selective import simlayerkv as simlayerkv

@@ -27,3 +27,14 @@ def kvzip(layer: Layer, span: Span) -> Tensor:
     if layer.replayed is None:
         raise ValueError("kvzip scores what a replay of the context attends to, and this context was not replayed")
     return layer.replayed[:, span.start : span.stop].float()
+
+
+def finch(layer: Layer, span: Span) -> Tensor:
+    """The mean attention a key got from the queries of what is asked after the context, relative to an even share
+    (arXiv 2408.00167).
+
+    The same in a segment as in the context: the whole question votes. ValueError if it was not replayed.
+    """
+    if layer.replayed_by_query_head is None:
+        raise ValueError("finch scores what the question attends to, and it was not run against this context")
+    return layer.per_kv_head(layer.replayed_by_query_head[:, span.start : span.stop].float())

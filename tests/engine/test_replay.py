@@ -7,17 +7,20 @@ import math
 import dense_reference
 import pytest
 import torch
-from engine_runs import ask, attached, check, prompt, run
+from engine_runs import ask, assert_same, attached, check, prompt, run
 from hypothesis import given
 from hypothesis import strategies as st
 from press_table import policy
 from torch import Tensor
 
+from fairkv_eval.attention.backend import Options
+from fairkv_eval.engine import replay
 from fairkv_eval.engine.context import Context
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import layer as layer_module
-from fairkv_eval.eviction.replays import kvzip
+from fairkv_eval.eviction.replays import finch, kvzip
+from fairkv_eval.prompts.tokens import Prompt
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +89,64 @@ def test_policies_on_one_context_share_its_prefill_and_its_replay(llama) -> None
     _, engine = run(llama, [*jobs, Job(p, policy("kvzip", chunk=10), LogLikelihood((1,)), "")], rows=5)
     assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 12 + 18 + 12 + 10 + 12 + 8 + 8)
     check(llama, jobs)
+
+
+class TestQuestion:
+    """finch runs what is asked after a context, so jobs on one context that ask otherwise keep other pairs of it."""
+
+    @pytest.mark.parametrize("kind", ["llama", "gemma2"])
+    @pytest.mark.parametrize("packed", [1, 4096])
+    def test_attention_received_is_that_of_a_dense_pass(self, monkeypatch, kind: str, packed: int) -> None:
+        """However the questions are packed, and in blocks of 16 queries; the last has 24 tokens."""
+        monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", 1)
+        model, windows = attached(kind)
+        prompts = [prompt(0, 24, 20, 7), prompt(1, 5, 4, 0), prompt(2, 30, 6, 0)]
+        jobs = [Job(p, policy("finch"), Generation(1), "") for p in prompts]
+        found = received((model, windows), monkeypatch, jobs, packed)
+        for job in jobs:
+            expected = dense_reference.asked(model, job.context_tokens, job.question)
+            for window, mine, other in zip(windows, found[job.context_tokens], expected, strict=True):
+                if window is None:
+                    torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+
+    def test_an_even_share_counts_one(self) -> None:
+        """Keys of which none stands out get 1 but for what the question's own tokens and rounding down take."""
+        q, k = torch.zeros(4, 3, 8), torch.randn(2, 40, 8)
+        found = replay.RECEIVED["mean"](q, k, Options(1.0))
+        expected = sum(i / (i + 1) for i in (37, 38, 39)) / 3
+        torch.testing.assert_close(found, torch.full((4, 37), expected))
+
+    def test_jobs_that_ask_otherwise_share_the_prefill_alone(self, llama) -> None:
+        p = prompt(1)
+        other = Prompt((*p.tokens[:18], 9, 8, 7, 6), 18, p.segments)
+        jobs = [Job(one, policy("finch", 0.6, fair), Generation(4), "") for one in (p, other) for fair in (0.0, 1.0)]
+        jobs += [Job(p, policy("tova", 0.6), Generation(4), "")]
+        _, engine = run(llama, jobs)
+        assert (engine.totals.prefill_tokens, engine.totals.replay_tokens) == (18, 6 + 4)
+        results = check(llama, jobs)
+        plain, fair, plain_of_other, fair_of_other, _ = (dict(result.telemetry["segments"]) for result in results)
+        assert fair == fair_of_other and plain != fair and plain_of_other != fair
+
+    def test_what_is_scored_has_no_say(self, llama) -> None:
+        """Choices of one question share its eviction: none evicts by the tokens it is scored on."""
+        jobs = [Job(prompt(1), policy("finch", 0.6), LogLikelihood(c), "") for c in ((5,), (77, 130, 9), (200, 3))]
+        assert {job.question for job in jobs} == {prompt(1).tokens[18:]}
+        _, engine = run(llama, jobs)
+        assert engine.totals.replay_tokens == 6
+        check(llama, jobs)
+
+    def test_beside_others_and_alone(self, llama) -> None:
+        jobs = [
+            Job(prompt(i, 24 - i, 18 - i, 7), policy("finch", 0.5, fair), Generation(5), "")
+            for i, fair in enumerate((0.0, 0.5, 1.0))
+        ]
+        together, _ = run(llama, jobs, rows=3, max_prefill_tokens=20)
+        for job, result in zip(jobs, together, strict=True):
+            assert_same(result, run(llama, [job])[0][0])
+
+    def test_nothing_asked_is_refused(self) -> None:
+        with pytest.raises(UsageError, match="finch scores a context by what follows it, and nothing follows this one"):
+            finch([1, 2, 3], ask, question=())
 
 
 def test_nothing_is_replayed_where_nothing_is_evicted(llama) -> None:

@@ -10,11 +10,17 @@ from dataclasses import replace
 import pytest
 import torch
 from kvpress_reference import KvpressReference, marked, overlap
-from numpy_weights import KV_HEADS
+from numpy_weights import KV_HEADS, numbered_model, numbered_tokens
 from torch import Tensor
 
+from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.eviction.layer import Layer, Span
+from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.eviction.quotas import choose
+from fairkv_eval.prompts.tokens import Prompt
 from fairkv_eval.scores import criticalkv, keys, knorm, noncausal_attention
 
 REFERENCE = KvpressReference("scores")
@@ -35,10 +41,10 @@ def of(*names: str) -> pytest.MarkDecorator:
 def test_the_reference_is_whole_and_its_models_are_ours() -> None:
     REFERENCE.check_whole()
     presses = {case["press"] for case in REFERENCE.cases.values()}
-    assert presses == {"leverage", "noncausal_attention", "compactor", "cur", "capkv", "criticalkv"}
+    assert presses == {"leverage", "noncausal_attention", "compactor", "cur", "capkv", "criticalkv", "finch"}
 
 
-@of(*REFERENCE.cases.keys() - OVERLAP.keys())
+@of(*REFERENCE.cases.keys() - OVERLAP.keys() - {"finch"})
 def test_the_same_positions(kind: str, case: str, ratio: float) -> None:
     assert torch.equal(REFERENCE.ours(kind, case, ratio), REFERENCE.theirs(kind, case, ratio))
 
@@ -89,3 +95,31 @@ def test_criticalkv_with_the_signs_of_kvpress(kind: str, case: str, ratio: float
         sizes = critical(worth + top, epsilon=1.0) - critical(worth + top, epsilon=0.0)
         published = (critical(worth + top, epsilon=0.0) + (1e-4 - top) * sizes).nan_to_num(nan=float("inf"))
         assert torch.equal(marked([choose(lambda _, s=published: s, [whole], budget, 0, None)], N), theirs)
+
+
+class Watching:
+    """What is kept of each layer: boolean ``[kv_heads, n]``."""
+
+    def __init__(self) -> None:
+        self.kept_by_layer: list[Tensor] = []
+
+    def computed(self, layer: Layer, window: int | None) -> None:
+        pass
+
+    def kept(self, layer: Layer, index: list[Tensor]) -> None:
+        self.kept_by_layer.append(marked(list(index), layer.k.shape[1]))
+
+
+@of("finch")
+def test_finch_through_the_engine(kind: str, case: str, ratio: float) -> None:
+    """kvpress evicts from context and question as from one text, and protects the question; so the budget of the
+    context is what that leaves. Its keys, and ours, stay at their places here."""
+    seed, question = REFERENCE.models[kind]["seed"], 20
+    model, prompt = numbered_model(kind, seed), Prompt(tuple(numbered_tokens(N, seed)), N - question)
+    theirs = REFERENCE.theirs(kind, case, ratio)
+    assert theirs[..., -question:].all()
+    watching = Watching()
+    policy = Policy(load_press("finch"), budget=int(theirs[0, 0].sum()) - question)
+    engine = Engine(model, attach_checked(model), ask=lambda text: [])
+    engine.watch(Job(prompt, policy, Generation(1), case), watching)
+    assert torch.equal(torch.stack(watching.kept_by_layer), theirs[..., :-question])

@@ -246,6 +246,8 @@ class TestBase:
             ("adakv", "adakv", "press 'adakv' cannot wrap 'adakv', which is a wrapper itself"),
             ("adakv", "kvzip", "press 'adakv' cannot wrap 'kvzip': it scores by a replay, after the prefill"),
             ("chunkkv", "kvzip", "press 'chunkkv' cannot wrap 'kvzip': it scores by a replay, after the prefill"),
+            ("criticalkv", "finch", "press 'criticalkv' cannot wrap 'finch': it scores by a replay, after the prefill"),
+            ("criticalkv", "adakv", "press 'criticalkv' cannot wrap 'adakv', which is a wrapper itself"),
             ("adakv", "none", "press 'adakv' cannot wrap 'none'; it needs a press that scores"),
         ],
     )

@@ -56,7 +56,7 @@ class TestBuiltIn:
 
     def test_these_observe_attention_while_decoding(self) -> None:
         assert {press.name for press in built_in_presses().values() if press.collects} == {"h2o"}
-        assert {press.name for press in built_in_presses().values() if press.replay} == {"kvcompose", "kvzip"}
+        assert {press.name for press in built_in_presses().values() if press.replay} == {"finch", "kvcompose", "kvzip"}
         statistics = {press.name for press in built_in_presses().values() if press.statistics}
         assert statistics == {"duo_attention", "expected_attention_stats", "qfilter"}
 
@@ -132,6 +132,8 @@ class TestFiles:
             ),
             (GOOD + "decode: !function fairkv_eval.scores.h2o_decoding\n", "missing a required argument: 'recent'"),
             (GOOD + "replay: !function fairkv_eval.eviction.replays.kvzip\n", "missing a required argument: 'chunk'"),
+            (GOOD + "receives: mean\n", "receives says what keys get from a replay, and the press has no replay"),
+            (GOOD + "receives: maen\n", "unknown receives 'maen'. Did you mean 'mean'?"),
             (GOOD + "base: snapkv\n", "unexpected keyword argument 'base'"),  # the rule of a press that wraps nothing
             ("press: mine\nscore: !function fairkv_eval.scores.chunkkv\n", "missing a required argument"),
             ("base: snapkv\n", "the key 'press' is missing"),
@@ -242,7 +244,7 @@ class TestWrappers:
             assert press(name, base) == wrapped and press(name, "snapkv") == press(name, "snap")
             assert built_in_presses()[name].base is None  # what is built in is not changed
 
-    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, *OWN, "kvzip", "kvcompose"}))
+    @pytest.mark.parametrize("base", sorted({*NAMES} - {*WRAPPERS, *OWN, "finch", "kvcompose", "kvzip"}))
     @pytest.mark.parametrize("name", sorted(WRAPPERS))
     def test_wrap_any_that_scores_a_prefill(self, name: str, base: str) -> None:
         if base in built_in_presses()[name].refuses:

@@ -418,9 +418,11 @@ class TestChunkkv:
         assert self.score(torch.tensor([[1.0, math.nan, 2.0]]), 2).isnan().tolist() == [[False, True, False]]
 
 
-def test_kvzip_needs_a_replay() -> None:
+def test_presses_that_replay_need_one() -> None:
     with pytest.raises(ValueError, match="was not replayed"):
         scores.kvzip(make_layer(9, replayed=None), Span(0, 9))
+    with pytest.raises(ValueError, match=r"finch .*was not run against this context"):
+        scores.finch(make_layer(9, replayed_by_query_head=None), Span(0, 9))
 
 
 class TestRandom:

@@ -133,8 +133,12 @@ def survivors(
     segments: Sequence[Segment],
     policy: Policy,
     ask: Ask | None = None,
+    question: Sequence[int] = (),
 ) -> Kept:
-    """Kept positions of every layer and head, from an uncompressed pass over the context; windows are left whole."""
+    """Kept positions of every layer and head, from an uncompressed pass over the context; windows are left whole.
+
+    question: what follows the context, for presses that look at that.
+    """
     phase, n = Dense(), len(context)
     logits_of(model, context, phase)
     everything = [[list(range(n))] * layer.kv_heads for layer in phase.layers]
@@ -143,11 +147,15 @@ def survivors(
     seed = zlib.crc32(repr(tuple(context)).encode())
     layers = [replace(layer, count=len(phase.layers), seed=seed) for layer in phase.layers]
     layers = [replace(layer, rotation=turn) for layer, turn in zip(layers, _rotations(model), strict=True)]
-    if policy.press and policy.press.name in ("kvzip", "kvcompose"):
-        received = replayed(model, context, replays_of(policy, context, ask))
+    if policy.press and policy.press.replay:
+        replayed_by_head = (
+            asked(model, context, question)
+            if policy.press.name == "finch"
+            else replayed(model, context, replays_of(policy, context, ask))
+        )
         layers = [
-            replace(layer, replayed=layer.most_per_kv_head(most), replayed_by_query_head=most)
-            for layer, most in zip(layers, received, strict=True)
+            replace(layer, replayed=layer.most_per_kv_head(received), replayed_by_query_head=received)
+            for layer, received in zip(layers, replayed_by_head, strict=True)
         ]
     evicting = [layer for layer, window in zip(layers, phase.windows, strict=True) if window is None]
     chosen = iter(kept_by_loops.kept(policy, evicting, segments) if evicting else [])
@@ -182,6 +190,17 @@ def replayed(model: PreTrainedModel, context: Sequence[int], tails: Sequence[Seq
     return received
 
 
+def asked(model: PreTrainedModel, context: Sequence[int], question: Sequence[int]) -> list[Tensor]:
+    """The mean over the question's queries of the attention to each key of the context, times the tokens before the
+    query, layer by layer and by query head."""
+    n, phase = len(context), Dense()
+    logits_of(model, [*context, *question], phase)
+    return [
+        torch.stack([sum(rows[i, :n] * i for i in range(n, n + len(question))) / len(question) for rows in weights])
+        for weights in phase.weights
+    ]
+
+
 class Sequencing:
     """One job's sequence, as it goes on: tokens, their positions and the epochs of what they see."""
 
@@ -193,7 +212,7 @@ class Sequencing:
         self.epochs: list[Epoch] = []
         self.position = n
         if n:
-            kept = survivors(model, prompt.tokens[:n], prompt.segments, policy, ask)
+            kept = survivors(model, prompt.tokens[:n], prompt.segments, policy, ask, prompt.tokens[n:])
             if policy.evicts and self.moves:
                 self.position = kept_by_loops.budget_of(policy, n)
             self.epochs.append(Epoch(n, kept, self.position))

@@ -58,7 +58,7 @@ class MergingRow:
 
     def _store(self, context: tuple[int, ...], ask: Ask | None) -> None:
         n, policy, segments = len(context), self.policy, self.job.prompt.segments
-        kept = dense_reference.survivors(self.model, context, segments, policy, ask)
+        kept = dense_reference.survivors(self.model, context, segments, policy, ask, self.job.question)
         phase = dense_reference.Dense()
         dense_reference.logits_of(self.model, context, phase)
         spans = [(s.start, s.stop) for s in ranges([s.start for s in segments], n)] if policy.fair else [(0, n)]

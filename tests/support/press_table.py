@@ -37,6 +37,7 @@ NAMES = (
     "capkv",
     "kvcompose",
     "simlayerkv",
+    "finch",
     *WRAPPERS,
 )
 
@@ -56,6 +57,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "qfilter": {},
     "random": {},
     "pyramidkv small": {"window": 2, "beta": 3},
+    "finch": {},
     "kvzip": {},
     "kvzip uniform": {"uniform": True},
     "kvzip small": {"chunk": 7},

@@ -53,6 +53,7 @@ def make_layer(n: int, kv_heads: int = 2, group: int = 3, dim: int = 4, rng: int
     }
     everywhere = {"retrieval": torch.rand(3, kv_heads, generator=generator)}
     known = {"rotation": Turn(), "replayed": replayed, "statistics": statistics, "model_statistics": everywhere}
+    known["replayed_by_query_head"] = torch.rand(heads, n, generator=generator)
     known["output"] = output_of(heads, dim)
     return Layer(q, k, v, scaling=dim**-0.5, **{**known, **options})
 
@@ -442,6 +443,11 @@ def capkv_by_loops(layer: Layer, span: Span, sinks: int, horizon: int, sharpness
     return rows
 
 
+def finch_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+    assert layer.replayed_by_query_head is not None
+    return group_mean(layer, [row[span.start : span.stop] for row in layer.replayed_by_query_head.tolist()])
+
+
 RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "streaming_llm": (streaming_llm_by_loops, {"sinks": 3}),
     "snapkv": (snapkv_by_loops, {"window": 4, "kernel": 3}),
@@ -457,6 +463,7 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "criticalkv": (criticalkv_by_loops, {"first": 0.5, "epsilon": 1e-4, "pooled": False, "safeguard": 0.2}),
     "kvzip": (kvzip_by_loops, {}),
+    "finch": (finch_by_loops, {}),
     "leverage": (leverage_by_loops, {"sketch": 4}),
     "noncausal_attention": (noncausal_attention_by_loops, {"block": 5}),
     "compactor": (

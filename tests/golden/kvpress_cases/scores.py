@@ -16,6 +16,7 @@ from kvpress.presses.non_causal_attention_press import NonCausalAttnPress
 from kvpress_cases.case import Case
 
 MODELS = {"llama": 19, "qwen3": 20}
+QUESTION = 20  # tokens that finch takes as the question, of the context's last
 
 
 def seeded(make: Callable[[float], Any]) -> Callable[[float], Any]:
@@ -30,6 +31,13 @@ def seeded(make: Callable[[float], Any]) -> Callable[[float], Any]:
 
 def _snapkv(ratio: float) -> Any:
     return kvpress.SnapKVPress(ratio, window_size=16, kernel_size=5)
+
+
+def finch(ratio: float) -> Any:
+    """The last 20 tokens are the question. Its delimiter, which no vocabulary here has, only says how many they are."""
+    press = kvpress.FinchPress(ratio, rerotate_keys=False)
+    press.window_size, press.delimiter_token_id = QUESTION, -1
+    return press
 
 
 def _compactor(**settings: Any) -> Callable[[float], Any]:
@@ -94,4 +102,5 @@ CASES: dict[str, Case] = {
         )
         for safeguard in (0.2, 0.9)
     },
+    "finch": Case("finch", finch, {}),
 }
