@@ -165,7 +165,7 @@ _OF_CONFIG: dict[str, Form] = {
 # The policy, what it did and cost, and where the numbers come from. Not the command, which has the typed texts.
 _OF_FAIRKV: dict[str, Form] = {
     **dict.fromkeys((entry.name for entry in ARGUMENTS), _nested),
-    **dict.fromkeys(("press", "base", "press_sha256", "segments", "scope", "chat"), name),
+    **dict.fromkeys(("press", "base", "press_sha256", "sets_amount", "segments", "scope", "chat"), name),
     **dict.fromkeys(("parameters", "versions", "identity"), _nested),
     **dict.fromkeys(("context_field", "attn_implementation", "commit", "model_sha256"), name),
     **dict.fromkeys(("contexts", "context_tokens", "generated_tokens", "achieved_ratio"), _number),

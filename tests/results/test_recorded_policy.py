@@ -24,6 +24,10 @@ from fairkv_eval.results.recorded_policy import RecordedPolicy
         {"press": "adakv", "base": "knorm", "safeguard": 0.3, "budget": 64, "fair": True},
         {"press": "tova", "keep": "defense+0:12", "keep_text": "a, b", "positions": "contiguous"},
         {"press": "h2o", "recent": 0.1, "decode_budget": 64, "decode_every": 4},
+        {"press": "simlayerkv", "threshold": 0.8},
+        {"press": "threshold", "base": "knorm", "threshold": -3.5, "fair": 0.5},
+        {"press": "layer_ratios", "base": "knorm", "by_layer": "0.5+0.25"},
+        {"press": "zigzag", "ratio": 0.5},
         {"kv_bits": 4},
         {"kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 16, "kv_residual": 0},
         {"press": "tova", "ratio": 0.5, "kv_bits": 8, "kv_scheme": "rotated"},
@@ -43,6 +47,12 @@ def test_a_described_policy_is_read_back(arguments: dict) -> None:
 
 def test_a_result_of_another_model_is_the_full_cache() -> None:
     assert RecordedPolicy.of({}) == RecordedPolicy() and RecordedPolicy().full
+
+
+def test_a_press_that_says_how_much_is_kept_is_not_the_full_cache() -> None:
+    described = Policy.of({"press": "simlayerkv"}).describe()
+    assert not RecordedPolicy.of(described).full
+    assert RecordedPolicy.of({**described, "sets_amount": None}).full
 
 
 def test_a_packed_cache_is_not_the_full_cache() -> None:

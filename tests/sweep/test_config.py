@@ -60,6 +60,21 @@ def test_lists_of_parameters_bases_and_whitelists() -> None:
     ]
 
 
+def test_a_press_that_says_how_much_is_kept_has_no_ratios() -> None:
+    """Those of the sweep are for the other presses, and its own are refused."""
+    presses = [
+        "knorm",
+        {"press": "threshold", "base": "knorm", "threshold": [-2.5, -3], "fair": [False, True]},
+        {"press": "layer_ratios", "base": "knorm", "by_layer": ["0.5+0.2", "0.5+0.7"]},
+    ]
+    assert names(presses=presses, ratios=[0.3, 0.6]) == [
+        *("knorm_ratio=0.3", "knorm_ratio=0.6"),
+        *(f"threshold_base=knorm_threshold={x}{fair}" for x in ("-2.5", "-3") for fair in ("", "_fair=1")),
+        *(f"layer_ratios_base=knorm_by_layer={x}" for x in ("0.5+0.2", "0.5+0.7")),
+    ]
+    assert names(presses="simlayerkv", ratios=None) == ["simlayerkv"]
+
+
 def test_a_policys_arguments_make_it_again() -> None:
     presses = [
         {"press": "adakv", "base": "h2o", "recent": 0.3},
@@ -87,6 +102,12 @@ def test_every_setting_has_a_parser() -> None:
 
 
 WRONG = {
+    "press 'simlayerkv' itself says how much is kept, so ratio=0.5": {
+        "presses": [{"press": "simlayerkv", "ratios": 0.5}]
+    },
+    "press 'simlayerkv' itself says how much is kept, so budget=9": {
+        "presses": [{"press": "simlayerkv", "budgets": 9}]
+    },
     "fair=[] is not allowed; it takes at least one value": {"fair": []},
     "ratios=[] is not allowed": {"ratios": []},
     "budgets=[] is not allowed": {"budgets": []},
