@@ -28,6 +28,11 @@ def press_parameters() -> list[Case]:
         ("kvzip", "uniform"): [1, "yes", []],
         ("lagkv", "lag"): [0, 1.5],
         ("random", "seed"): [1.5, "x"],
+        ("blockwise", "block_size"): [0, 1.5],
+        ("zigzagkv", "share"): [-0.1, 1.1, math.nan],
+        ("kvcompose", "structured"): [1, "yes"],
+        ("simlayerkv", "threshold"): [-0.1, 1.1, math.nan, True],
+        ("layer_ratios", "by_layer"): [True, [], None],
         ("duo_attention", "sparsity"): [-0.1, 1.1, "x", True],
         ("duo_attention", "recent"): [0, 1.5],
     }
@@ -61,6 +66,23 @@ CASES = [
     arguments("'duo_attention' itself says how much", "ratio=0.5", press="duo_attention", ratio=0.5),
     arguments("'duo_attention' itself says how much", "budget=9", press="duo_attention", budget=9),
     arguments("cannot wrap 'duo_attention'", "how much is kept", press="adakv", base="duo_attention", ratio=0.5),
+    *(
+        arguments(f"'{press}' itself says how much is kept", "ratio=0.5", press=press, ratio=0.5, **needed)
+        for press, needed in {
+            "simlayerkv": {},
+            "threshold": {"base": "knorm"},
+            "layer_ratios": {"by_layer": "0.5+0.5"},
+        }.items()
+    ),
+    arguments("press 'threshold' needs a press that scores", "base=knorm", press="threshold", threshold=1),
+    arguments("'threshold' cannot wrap 'pyramidkv'", "both say how many", press="threshold", base="pyramidkv"),
+    arguments("'zigzagkv' cannot wrap 'pyramidkv'", press="zigzagkv", base="pyramidkv", ratio=0.5),
+    arguments("'blockwise' cannot wrap 'leverage'", "positions", press="blockwise", base="leverage", ratio=0.5),
+    arguments("cannot wrap 'simlayerkv'", "how much is kept", press="chunkkv", base="simlayerkv", ratio=0.5),
+    arguments("layer_ratios needs a ratio for each layer", press="layer_ratios"),
+    arguments("'2' of by_layer is not a ratio", press="layer_ratios", by_layer="0.5+2"),
+    arguments("by_layer_file='no/such.txt' is not a file", press="layer_ratios", by_layer_file="no/such.txt"),
+    arguments("positions=contiguous needs", "kvcompose", press="kvcompose", ratio=0.5, positions="contiguous"),
     arguments("ratio=0.5 needs a press", "tova", ratio=0.5),
     arguments("both say how much is kept", press="tova", ratio=0.5, budget=4),
     arguments("fair=1", "needs a press", fair=True),

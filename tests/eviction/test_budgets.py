@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
+import kept_by_loops
 import pytest
 import torch
 from exact_shares import largest_remainder_exactly
@@ -12,7 +16,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fairkv_eval.eviction.budgets import EVEN, Division, adakv, even, kvzip, pyramid, pyramidkv
+from fairkv_eval.errors import UsageError
+from fairkv_eval.eviction.budgets import (
+    EVEN,
+    Division,
+    adakv,
+    by_uncertainty,
+    composites_compete,
+    even,
+    heads_compete,
+    kvcompose,
+    kvzip,
+    pyramid,
+    pyramidkv,
+    simlayerkv,
+    threshold,
+    uncertainty,
+)
+from fairkv_eval.eviction.layer_ratios import layer_ratios
 from fairkv_eval.eviction.quotas import pooled
 
 
@@ -147,6 +168,87 @@ class TestPooled:
         assert pooled(worth, 3, 0) == [1, 2]
 
 
+@st.composite
+def worths(draw: st.DrawFn) -> tuple[list[Tensor], int, int]:
+    """Scores of the heads of some layers from the best down, the mean of a head, and what each must keep."""
+    layers, heads, n = (draw(st.integers(1, most)) for most in (4, 3, 10))
+    values = st.sampled_from([-1.0, 0.0, 0.25, 0.5, 3.0, float("inf")])
+    rows = [
+        [sorted(draw(st.lists(values, min_size=n, max_size=n)), reverse=True) for _ in range(heads)]
+        for _ in range(layers)
+    ]
+    mean = draw(st.integers(1, n))
+    return [torch.tensor(layer) for layer in rows], mean, draw(st.integers(0, mean))
+
+
+class TestOfTheModel:
+    """Budgets made of what all layers score."""
+
+    @given(worths())
+    def test_totals_are_kept_and_no_head_goes_below_its_whitelist(self, drawn: tuple) -> None:
+        worth, mean, floor = drawn
+        n, heads = worth[0].shape[1], len(worth[0])
+        for rule in (heads_compete, composites_compete, partial(by_uncertainty, share=0.9, bound=0.2)):
+            budgets = rule(worth, mean, floor)
+            assert [len(of_layer) for of_layer in budgets] == [heads] * len(worth)
+            assert sum(map(sum, budgets)) == mean * heads * len(worth)
+            assert all(floor <= budget <= n for of_layer in budgets for budget in of_layer)
+
+    @given(worths(), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.sampled_from([0.0, 0.2, 1.0]))
+    def test_equal_plain_loops(self, drawn: tuple, share: float, bound: float) -> None:
+        worth, mean, floor = drawn
+        lanes, n, heads = [layer.tolist() for layer in worth], worth[0].shape[1], len(worth[0])
+        by_layer = kept_by_loops.zigzagkv(lanes, mean, n, floor, share, bound)
+        assert by_uncertainty(worth, mean, floor, share=share, bound=bound) == [[b] * heads for b in by_layer]
+        by_layer = kept_by_loops.kvcompose(lanes, mean, floor)
+        assert composites_compete(worth, mean, floor) == [[b] * heads for b in by_layer]
+
+    def test_a_layer_is_as_uncertain_as_its_scores_are_spread(self) -> None:
+        spread, sharp = torch.ones(2, 10), torch.tensor([[9.0, *[0.1] * 9], [99.0, *[0.01] * 9]])
+        assert (uncertainty(spread, 0.9), uncertainty(sharp, 0.9)) == (9, 1)
+        assert uncertainty(torch.cat([spread[:1], sharp[:1]]), 0.9) == 5  # the mean of the heads
+        assert uncertainty(torch.full((2, 10), -1.0), 0.9) == 1
+        assert by_uncertainty([spread, sharp], 5, 0, share=0.9, bound=0.2) == [[8, 8], [2, 2]]
+        assert by_uncertainty([spread, sharp], 5, 4, share=0.9, bound=0.2) == [[6, 6], [4, 4]]  # a whitelist of 4
+        assert by_uncertainty([spread, sharp], 5, 0, share=0.9, bound=1) == [[5, 5], [5, 5]]
+
+    def test_the_first_layer_has_no_less_than_any(self) -> None:
+        low, high = torch.tensor([[0.2, 0.1, 0.0]]), torch.tensor([[0.9, 0.8, 0.7]])
+        assert composites_compete([low, high], 2, 0) == [[2], [2]]
+        assert heads_compete([low, high], 2, 0) == [[1], [3]]
+
+
+class TestLayerRatios:
+    def test_each_layer_keeps_what_its_ratio_leaves(self) -> None:
+        division = layer_ratios(EVEN, by_layer="0.5+0+0.9", by_layer_file="")
+        assert division.layers(100, 53, 3, 0) == [50, 100, 10]
+        assert division.own is not None and division.own(100) == 54 and not division.uniform
+
+    @pytest.mark.parametrize("text", ["0.5 0 0.9", "0.5,0,0.9\n", "[0.5, 0, 0.9]", "0.5\n0\n0.9\n"])
+    def test_a_file_says_the_same(self, text: str, tmp_path: Path) -> None:
+        path = tmp_path / "ratios.txt"
+        path.write_text(text)
+        assert layer_ratios(EVEN, by_layer="", by_layer_file=str(path)).layers(100, 53, 3, 0) == [50, 100, 10]
+
+    @pytest.mark.parametrize("text", ["", "0.5 1", "0.5 -0.1", "half", "nan", "{}"])
+    def test_a_file_that_says_something_else_is_named(self, text: str, tmp_path: Path) -> None:
+        path = tmp_path / "ratios.txt"
+        path.write_text(text)
+        with pytest.raises(UsageError, match=r"layer_ratios: '.*' of .*ratios.txt is not a ratio; it takes numbers"):
+            layer_ratios(EVEN, by_layer="", by_layer_file=str(path))
+
+    @pytest.mark.parametrize(
+        "given", [{"by_layer": "", "by_layer_file": ""}, {"by_layer": "0.5", "by_layer_file": "a"}]
+    )
+    def test_one_source_and_no_more(self, given: dict[str, str]) -> None:
+        with pytest.raises(UsageError, match="either by_layer=a"):
+            layer_ratios(EVEN, **given)
+
+    def test_another_number_of_layers_is_named_with_the_right_one(self) -> None:
+        with pytest.raises(UsageError, match="layer_ratios has 2 ratios, and the model 3 layers that evict"):
+            layer_ratios(EVEN, by_layer="0.5+0.5", by_layer_file="").layers(10, 5, 3, 0)
+
+
 class TestDivisions:
     """What the functions that a press file names make of the division of what they wrap."""
 
@@ -169,6 +271,16 @@ class TestDivisions:
         division = kvzip(EVEN, uniform=uniform)
         assert division.pooled == pool and division.safeguard == 0 and not division.uniform
         assert division.layers(100, 10, 3, 0) == [10] * 3
+
+    @pytest.mark.parametrize("structured, model", [(True, composites_compete), (False, heads_compete)])
+    def test_kvcompose_pools_the_model(self, structured: bool, model: Any) -> None:
+        division = kvcompose(EVEN, structured=structured)
+        assert (division.pooled, division.model, division.own) == ("model", model, None) and not division.uniform
+
+    def test_scores_decide_for_these(self) -> None:
+        for division, least in ((simlayerkv(EVEN), 0.0), (threshold(EVEN, threshold=-2.5), -2.5)):
+            assert division.least == least and division.own is not None and division.own(17) == 17
+            assert not division.uniform
 
     def test_an_even_division_is_uniform(self) -> None:
         assert EVEN.uniform and EVEN.layers(100, 10, 3, 5) == [10] * 3

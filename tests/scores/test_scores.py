@@ -33,6 +33,9 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
     "duo_attention": {"sparsity": [0.0, 0.3, 1.0], "sinks": [0, 1, 99], "recent": [1, 3, 99]},
     "expected_attention_stats": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
+    "simlayerkv": {"threshold": [0.0, 0.4, 0.7, 1.0], "sinks": [0, 1, 3], "recent": [1, 3, 6], "last": [1, 2, 4]},
+    "threshold": {"protect": [0, 1, 4, 99]},
+    "blockwise": {"block_size": [1, 2, 3, 5, 99]},
     "criticalkv": {
         "first": [0.0, 0.3, 0.5, 1.0],
         "epsilon": [0.0, 1e-4, 0.5],
@@ -59,13 +62,13 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
 }
 
 
-WRAPPERS = ("chunkkv", "criticalkv")
+WRAPPERS = ("chunkkv", "criticalkv", "threshold", "blockwise")
 
 
 def rule(name: str, layer: Layer, **parameters) -> Callable[[Span], Tensor]:
     """The rule as a function of the span. A wrapper wraps knorm here, or the ``base`` it is given."""
     if name in WRAPPERS:
-        parameters = {"base": partial(scores.knorm, layer), **parameters}
+        parameters = {"base": lambda span, on=layer: scores.knorm(on, span), **parameters}
     return partial(getattr(scores, name), layer, **{**RULES[name][1], **parameters})
 
 
@@ -179,7 +182,7 @@ def test_keys_and_values_that_are_all_alike_have_scores(name: str) -> None:
 def test_no_rule_changes_what_it_is_given(name: str) -> None:
     layer, same = make_layer(12), make_layer(12)
     base = torch.randn(2, 12)
-    wrapped = {"base": lambda span: base} if name in WRAPPERS else {}
+    wrapped = {"base": lambda span, on=layer: base[:, : len(span)]} if name in WRAPPERS else {}
     before = base.clone()
     rule(name, layer, **wrapped)(Span(0, 12, budget=6))
     assert torch.equal(base, before)
@@ -190,6 +193,34 @@ def protected(found: Tensor) -> list[int]:
     """Positions, counted from the span's start, that every head protects; no head protects others."""
     assert (found.isinf() == found[0].isinf()).all()
     return found[0].isinf().nonzero().flatten().tolist()
+
+
+class TestBlockwise:
+    """A cache that holds what was kept so far and the next block, with one KV head, so that it is a plain selection."""
+
+    @pytest.mark.parametrize(
+        "base, parameters", [("tova", {}), ("h2o", {}), ("keydiff", {}), ("snapkv", {"window": 2})]
+    )
+    @pytest.mark.parametrize("span", [Span(0, 20, budget=5), Span(6, 20, 1, 2, 4)])
+    def test_is_the_base_on_what_is_there(self, base: str, parameters: dict, span: Span) -> None:
+        layer = make_layer(20, kv_heads=1)
+        given = {**RULES[base][1], **parameters}
+
+        def on_others(part: Span, on: Layer) -> Tensor:
+            return getattr(scores, base)(on, part, **given)
+
+        found = scores.blockwise(layer, span, on_others, block_size=4)
+        kept = list(range(span.start, span.start + span.budget))
+        for start in range(span.start + span.budget, span.stop, 4):
+            there = kept + list(range(start, min(start + 4, span.stop)))
+            at = [*range(span.start), *there]
+            alone = Layer(layer.q[:, at], layer.k[:, at], layer.v[:, at], layer.scaling)
+            part = Span(span.start, len(at), span.index, span.count, span.budget)
+            worth = getattr(scores, base)(alone, part, **given)[0].tolist()
+            best = sorted(range(len(there)), key=lambda i, worth=worth: (worth[i], i), reverse=True)[: span.budget]
+            kept = sorted(there[i] for i in best)
+        assert (found[0].topk(span.budget).indices.sort().values + span.start).tolist() == kept
+        assert sorted(found[0].tolist()) == list(range(len(span)))
 
 
 class TestH2oRecent:

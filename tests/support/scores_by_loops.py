@@ -248,6 +248,48 @@ def duo_attention_by_loops(layer: Layer, span: Span, sparsity: float, sinks: int
     return rows
 
 
+def kvcompose_by_loops(layer: Layer, span: Span) -> list[list[float]]:
+    assert layer.replayed_by_query_head is not None
+    heads = group_mean(layer, layer.replayed_by_query_head.tolist())
+    means = [sum(column) / len(heads) for column in zip(*heads, strict=True)]
+    return [[x + means[j] for j, x in enumerate(row)][span.start : span.stop] for row in heads]
+
+
+def simlayerkv_by_loops(
+    layer: Layer, span: Span, threshold: float, sinks: int, recent: int, last: int
+) -> list[list[float]]:
+    n, first = layer.k.shape[1], 0
+    if n > sinks + recent + last and threshold < 1:
+        seen = n - last
+        rows = [head[i] for head in attention_by_loops(layer) for i in range(seen, n)]
+        near = [sum(row[:sinks][:seen]) + sum(row[max(0, seen - recent) : seen]) for row in rows]
+        if sum(near) / len(near) > threshold:
+            first = n - max(recent - last, 0)
+    return [[INF if j < sinks else float(j - first) for j in range(span.start, span.stop)]] * layer.kv_heads
+
+
+def threshold_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], protect: int) -> list[list[float]]:
+    n = layer.k.shape[1]
+    return [[INF if span.start + i >= n - protect else x for i, x in enumerate(row)] for row in base(span).tolist()]
+
+
+def blockwise_by_loops(layer: Layer, span: Span, base: Callable, block_size: int) -> list[list[float]]:
+    """With the norms of keys, which do not depend on what else is there."""
+    rows, budget = [], max(span.budget, 1)
+    for norms in knorm_by_loops(layer, span):
+        if len(span) <= budget:
+            rows.append(norms)
+            continue
+        kept, evicted, waiting = list(range(budget)), [], list(range(budget, len(span)))
+        while waiting:
+            kept, waiting = kept + waiting[:block_size], waiting[block_size:]
+            kept.sort(key=lambda i, norms=norms: (norms[i], i))
+            evicted, kept = evicted + kept[: len(kept) - budget], kept[len(kept) - budget :]
+        order = evicted + kept
+        rows.append([float(order.index(i)) for i in range(len(span))])
+    return rows
+
+
 def chunkkv_by_loops(layer: Layer, span: Span, base: Callable[[Span], Tensor], chunk: int) -> list[list[float]]:
     rows = base(span).tolist()
     free = [x for row in rows for x in row if x != INF]
@@ -463,6 +505,10 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "criticalkv": (criticalkv_by_loops, {"first": 0.5, "epsilon": 1e-4, "pooled": False, "safeguard": 0.2}),
     "kvzip": (kvzip_by_loops, {}),
+    "kvcompose": (kvcompose_by_loops, {}),
+    "simlayerkv": (simlayerkv_by_loops, {"threshold": 0.5, "sinks": 1, "recent": 4, "last": 2}),
+    "threshold": (threshold_by_loops, {"protect": 3}),
+    "blockwise": (blockwise_by_loops, {"block_size": 3}),
     "finch": (finch_by_loops, {}),
     "leverage": (leverage_by_loops, {"sketch": 4}),
     "noncausal_attention": (noncausal_attention_by_loops, {"block": 5}),
