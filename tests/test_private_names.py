@@ -31,6 +31,7 @@ THEIRS = {
     "_make_wrapper_subclass": "torch: how a tensor subclass is made",
     "_schema": "torch: an operator's signature",
     "_parameters": "torch: a module's own tensors",
+    "_forward_pre_hooks": "torch: what runs before a module",
     "_buffers": "torch: a module's own tensors",
 }
 

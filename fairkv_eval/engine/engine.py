@@ -145,7 +145,8 @@ class Engine:
         replays = Replays(contexts, self.ask)
         for tails in replays.groups(self.runner.max_tokens):
             phase = Replay(tails, self.backend)
-            self.runner.forward(phase, phase.tokens, phase.positions, [len(phase.tokens) - 1])
+            with phase.watching(replays.attentions):
+                self.runner.forward(phase, phase.tokens, phase.positions, [len(phase.tokens) - 1])
         replays.finish()
         return replays.n_tokens
 

@@ -41,7 +41,8 @@ class RecordedPolicy(PolicyArguments):
         """The policy that `Policy.describe` described in a result; {} for a result of another model."""
         if not described:
             return cls()
-        parameters = described.get("parameters") or {}
+        former = _former_digests().get(described.get("press_sha256"), {})
+        parameters = {**former.get("parameters", {}), **(described.get("parameters") or {})}
         return cls(
             press=described["press"],
             base=described.get("base"),
@@ -50,7 +51,7 @@ class RecordedPolicy(PolicyArguments):
             scope=described.get("scope"),
             fewshot_delimiter=_unless(described.get("fewshot_delimiter"), PromptSettings.fewshot_delimiter),
             context_field=described.get("context_field"),
-            press_sha256=_present_digest(described.get("press_sha256")),
+            press_sha256=former.get("present", described.get("press_sha256")),
             sets_amount=described.get("sets_amount") is True,
             **{entry.name: entry.restored(described.get(entry.name)) for entry in ARGUMENTS},
         )
@@ -97,12 +98,8 @@ def _unless(value: str | None, default: str) -> str | None:
     return None if value == default else value
 
 
-def _present_digest(digest: str | None) -> str | None:
-    """A press's digest as it is taken now; see former_digests.yaml."""
-    return _former_digests().get(digest, digest)
-
-
 @cache
-def _former_digests() -> dict[str | None, str]:
+def _former_digests() -> dict[str | None, dict[str, Any]]:
+    """By a press's former digest the present one, and the parameters that it has got since; see former_digests.yaml."""
     text = files("fairkv_eval.results").joinpath("former_digests.yaml").read_text(encoding="utf-8")
-    return {entry["former"]: entry["present"] for entry in yaml.safe_load(text).values()}
+    return {entry["former"]: entry for entry in yaml.safe_load(text).values()}

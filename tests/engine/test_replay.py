@@ -79,6 +79,30 @@ def test_attention_received_is_that_of_a_dense_pass(monkeypatch, kind: str, pack
                 torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("packed", [1, 60, 4096])
+def test_plus_divides_attention_by_the_length_of_the_hidden_state(monkeypatch, kind: str, packed: int) -> None:
+    """However the replays are packed, also with those that do not."""
+    monkeypatch.setattr(layer_module, "BLOCK_ELEMENTS", 1)
+    model, windows = attached(kind)
+    variants = [("plus", (24, 20, 7)), ("original", (22, 19, 0)), ("plus", (18, 13, 4))]
+    jobs = [
+        Job(prompt(i, *size), policy("kvzip", chunk=5, variant=variant), LogLikelihood((1,)), "")
+        for i, (variant, size) in enumerate(variants)
+    ]
+    found = received((model, windows), monkeypatch, jobs, packed)
+    for job in jobs:
+        context, by_length = job.context_tokens, dict(job.policy.parameters)["variant"] == "plus"
+        expected = dense_reference.replayed(model, context, kvzip(context, ask, chunk=5), by_length)
+        for mine, other in zip(found[context], expected, strict=True):
+            torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
+
+
+def test_nothing_watches_the_model_after_a_replay(llama) -> None:
+    run(llama, [Job(prompt(1), policy("kvzip", variant="plus"), Generation(2), "")])
+    assert not any(module._forward_pre_hooks for module in llama[0].modules())
+
+
 def test_policies_on_one_context_share_its_prefill_and_its_replay(llama) -> None:
     """But for another chunk, which is another replay, and a press that needs none."""
     p = prompt(1)

@@ -32,6 +32,7 @@ DRAWN: dict[str, dict[str, list[Any]]] = {
     "expected_attention": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
     "duo_attention": {"sparsity": [0.0, 0.3, 1.0], "sinks": [0, 1, 99], "recent": [1, 3, 99]},
     "expected_attention_stats": {"sinks": [0, 1, 4, 99], "horizon": [1, 3, 20]},
+    "kvzip": {"variant": ["original", "plus"]},
     "chunkkv": {"chunk": [1, 2, 3, 5, 99]},
     "simlayerkv": {"threshold": [0.0, 0.4, 0.7, 1.0], "sinks": [0, 1, 3], "recent": [1, 3, 6], "last": [1, 2, 4]},
     "threshold": {"protect": [0, 1, 4, 99]},

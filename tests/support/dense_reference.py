@@ -151,7 +151,9 @@ def survivors(
         replayed_by_head = (
             asked(model, context, question)
             if policy.press.name == "finch"
-            else replayed(model, context, replays_of(policy, context, ask))
+            else replayed(
+                model, context, replays_of(policy, context, ask), dict(policy.parameters).get("variant") == "plus"
+            )
         )
         layers = [
             replace(layer, replayed=layer.most_per_kv_head(received), replayed_by_query_head=received)
@@ -174,19 +176,23 @@ def replays_of(policy: Policy, context: Sequence[int], ask: Ask | None) -> list[
     return kvzip(context, ask, chunk=int(dict(policy.parameters)["chunk"]))
 
 
-def replayed(model: PreTrainedModel, context: Sequence[int], tails: Sequence[Sequence[int]]) -> list[Tensor]:
-    """The most attention of any replay query to each key of the context, layer by layer and by query head."""
+def replayed(
+    model: PreTrainedModel, context: Sequence[int], tails: Sequence[Sequence[int]], by_length: bool = False
+) -> list[Tensor]:
+    """The most attention of any replay query to each key of the context, layer by layer and by query head; by_length:
+    by the length of the hidden state that the query comes from."""
     n = len(context)
     received: list[Tensor] = []
     for tail in tails:
         phase = Dense()
         logits_of(model, [*context, *tail], phase)
+        lengths = _lengths(model, [*context, *tail]) if by_length else torch.ones(len(phase.weights), n + len(tail))
         for index, weights in enumerate(phase.weights):
             if index == len(received):
                 received.append(torch.zeros(len(weights), n))
             for head, rows in enumerate(weights):
                 for i in range(n, n + len(tail)):
-                    received[index][head] = torch.maximum(received[index][head], rows[i, :n])
+                    received[index][head] = torch.maximum(received[index][head], rows[i, :n] / lengths[index][i])
     return received
 
 
@@ -199,6 +205,16 @@ def asked(model: PreTrainedModel, context: Sequence[int], question: Sequence[int
         torch.stack([sum(rows[i, :n] * i for i in range(n, n + len(question))) / len(question) for rows in weights])
         for weights in phase.weights
     ]
+
+
+@torch.inference_mode()
+def _lengths(model: PreTrainedModel, tokens: Sequence[int]) -> list[Tensor]:
+    """Lengths of the hidden states that enter each layer's attention: ``[n]`` each."""
+    ids, places = torch.tensor([list(tokens)]), torch.arange(len(tokens))[None]
+    inputs = {"input_ids": ids, "position_ids": places, "use_cache": False, "kv": Dense()}
+    states = model(**inputs, output_hidden_states=True).hidden_states
+    layers = model.model.layers
+    return [layer.input_layernorm(entering)[0].norm(dim=-1) for layer, entering in zip(layers, states, strict=False)]
 
 
 class Sequencing:

@@ -6,6 +6,7 @@ For a rename inside a rule. If a rule scores otherwise, delete its entries inste
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -15,8 +16,11 @@ from fairkv_eval.eviction.press_files import load_press
 FILE = Path(fairkv_eval.__file__).parent / "results" / "former_digests.yaml"
 
 
-def digests() -> dict[str, dict[str, str]]:
-    """{press or wrapper/base: {"former": digest, "present": digest}}, as in the file."""
+def digests() -> dict[str, dict[str, Any]]:
+    """{press or wrapper/base: {"former": digest, "present": digest}}, as in the file.
+
+    Under ``parameters`` are those that the press has got since, with the value that means what it did before.
+    """
     return dict(yaml.safe_load(FILE.read_text(encoding="utf-8")))
 
 
@@ -30,7 +34,7 @@ def present(name: str) -> str:
 
 def main() -> None:
     comment = "".join(line for line in FILE.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
-    rewritten = {name: {"former": entry["former"], "present": present(name)} for name, entry in digests().items()}
+    rewritten = {name: {**entry, "present": present(name)} for name, entry in digests().items()}
     FILE.write_text(comment + yaml.safe_dump(rewritten, sort_keys=False), encoding="utf-8")
 
 

@@ -61,6 +61,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "kvzip": {},
     "kvzip uniform": {"uniform": True},
     "kvzip small": {"chunk": 7},
+    "kvzip plus": {"variant": "plus", "chunk": 7},
     "leverage": {},
     "leverage small": {"sketch": 2},
     "noncausal_attention small": {"block": 5},

@@ -334,9 +334,24 @@ def criticalkv_by_loops(
     return rows
 
 
-def kvzip_by_loops(layer: Layer, span: Span) -> list[list[float]]:
-    assert layer.replayed is not None
-    return [row[span.start : span.stop] for row in layer.replayed.tolist()]
+def kvzip_by_loops(layer: Layer, span: Span, variant: str) -> list[list[float]]:
+    if variant == "original":
+        assert layer.replayed is not None
+        return [row[span.start : span.stop] for row in layer.replayed.tolist()]
+    assert layer.replayed_by_query_head is not None and layer.output is not None
+    weight, dim = layer.output.attention.o_proj.weight.tolist(), layer.v.shape[2]
+    group, by_head = layer.q.shape[0] // layer.kv_heads, layer.replayed_by_query_head.tolist()
+    rows = []
+    for kv_head, values in enumerate(layer.v.tolist()):
+        row = []
+        for j in range(span.start, span.stop):
+            sizes = []
+            for head in range(kv_head * group, (kv_head + 1) * group):
+                added = [dot(out[head * dim : (head + 1) * dim], values[j]) for out in weight]
+                sizes.append(by_head[head][j] * math.sqrt(dot(added, added)))
+            row.append(max(sizes))
+        rows.append(row)
+    return rows
 
 
 def solved(matrix: list[list[float]], right: list[float]) -> list[float]:
@@ -504,7 +519,7 @@ RULES: dict[str, tuple[Callable, dict[str, Any]]] = {
     "qfilter": (qfilter_by_loops, {}),
     "chunkkv": (chunkkv_by_loops, {"chunk": 3}),
     "criticalkv": (criticalkv_by_loops, {"first": 0.5, "epsilon": 1e-4, "pooled": False, "safeguard": 0.2}),
-    "kvzip": (kvzip_by_loops, {}),
+    "kvzip": (kvzip_by_loops, {"variant": "original"}),
     "kvcompose": (kvcompose_by_loops, {}),
     "simlayerkv": (simlayerkv_by_loops, {"threshold": 0.5, "sinks": 1, "recent": 4, "last": 2}),
     "threshold": (threshold_by_loops, {"protect": 3}),

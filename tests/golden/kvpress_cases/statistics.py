@@ -108,5 +108,6 @@ CASES: dict[str, Case] = {
         for sparsity in (0.25, 0.5, 0.75)
     },
     "kvzip": Case("kvzip", KVzipPress),
+    "kvzip-plus": Case("kvzip", lambda r: KVzipPress(r, kvzip_plus_normalization=True), {"variant": "plus"}),
     "kvzip-uniform": Case("kvzip", lambda r: KVzipPress(r, layerwise=True), {"uniform": True}),
 }
