@@ -77,8 +77,14 @@ def run(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     from fairkv_eval.sweep.config import read_keys, read_sweep
+    from fairkv_eval.sweep.finished import FinishedSweep
 
     path, flags = _path(args), _flags(args)
+    keys = read_keys(path, flags)
+    finished = FinishedSweep(keys)
+    if not args.dry_run and (cells := finished.cells()) is not None:
+        print(f"{len(cells)} cells in {keys['output_path']}")
+        return
     sweep = read_sweep(path, flags)
     if args.dry_run:
         from fairkv_eval.sweep.estimate import dry_run
@@ -88,11 +94,12 @@ def _run(args: argparse.Namespace) -> None:
     if args.launcher == "ray":
         from fairkv_eval.sweep.on_ray import run_on_ray
 
-        folders = run_on_ray(sweep, read_keys(path, flags))
+        folders = run_on_ray(sweep, keys)
     else:
         from fairkv_eval.sweep.run import run_sweep
 
         folders = run_sweep(sweep)
+        finished.store(folders)
     print(f"{len(folders)} cells in {sweep.output_path}")
 
 
