@@ -92,7 +92,7 @@ class FairKV(Processes):
 
     def jobs(self, request: Instance, policies: Sequence[Policy], repeat: int = 0) -> list[Job]:
         """A request as one job per policy, for `run`. ``repeat``: how often the same request came before."""
-        return self.job_builder.jobs(request, [*map(self.statistics.bound, policies)], repeat)
+        return self.job_builder.jobs(request, policies, repeat)
 
     def job(self, request: Instance, repeat: int = 0) -> Job:
         """A request as a job under the model's own policy."""
@@ -124,7 +124,7 @@ class FairKV(Processes):
         """
         tokens = self.settings.max_prefill_tokens
         engine = self.engine(self._rows(jobs), min(tokens, at_most or tokens))
-        yield from engine.run(jobs)
+        yield from engine.run([*map(self.statistics.job, jobs)])
         self.run_log.totals.add(engine.totals)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -204,7 +204,7 @@ class FairKV(Processes):
         job = self.job(request)
         if not job.prompt.context_length:
             raise UsageError(f"{job.label}: its context is empty, so nothing is evicted")
-        return job, self.engine(1).watch(job, watcher)
+        return job, self.engine(1).watch(self.statistics.job(job), watcher)
 
     def _detect_batch_size(self, requests: Sequence | None = None, pos: int = 0) -> int:
         """The batch size that the harness uses for rolling windows: the largest allowed, without a trial."""

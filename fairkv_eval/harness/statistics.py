@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fairkv_eval import source_digest
 from fairkv_eval.engine.engine import Engine
+from fairkv_eval.engine.jobs import Job
 from fairkv_eval.engine.measure import measure
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction import model_statistics
@@ -64,6 +65,11 @@ class Statistics:
             press = policy.press.bound(partial(self._of, parameters=policy.parameters))
             self._bound[policy] = replace(policy, press=press)
         return self._bound[policy]
+
+    def job(self, job: Job) -> Job:
+        """The job under its policy with the statistics that this needs; they are measured only for what really runs."""
+        policy = self.bound(job.policy)
+        return job if policy is job.policy else replace(job, policy=policy)
 
     def describe(self, policy: Policy) -> dict[str, Any]:
         """``statistics`` of a policy for its result; {} if it needs none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -12,7 +13,9 @@ import torch
 from filelock import FileLock
 from tiny_sweeps import assert_same, cell_files, cell_metrics, tiny_sweep
 
+from fairkv_eval.engine.measure import measure
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness import statistics
 from fairkv_eval.model import FairKV
 from fairkv_eval.results.reader import read
 from fairkv_eval.sweep.estimate import dry_run
@@ -71,6 +74,35 @@ def test_merging_is_a_setting_of_a_press_entry(task_folder: Path, tmp_path: Path
         assert result["config"]["fairkv"]["kv_bytes_kept"] == kept
         assert (alone["config"]["fairkv"]["kv_pairs_merged"] > 0) == (rule != "none")
     assert len({str([sample["resps"] for sample in samples]) for _, samples in files.values()}) > 1
+
+
+def test_statistics_are_measured_for_what_runs_and_named_by_each_cell(
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
+    def counted(engine: Any, tokens: Any, rule: Any, label: str, *rest: Any) -> Any:
+        measured.append(label)
+        return measure(engine, tokens, rule, label, *rest)
+
+    monkeypatch.setattr(statistics, "measure", counted)
+    monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path / "cache"))
+    sweep = tiny_sweep(task_folder, tmp_path / "out", tasks=["some"], presses=["qfilter", "tova"], ratios=0.5)
+    dry_run(sweep)  # times some of the answers, which need them
+    run_sweep(sweep)
+    assert measured == ["statistics of press 'qfilter'"]
+    monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path / "another"))
+    run_sweep(sweep)  # nothing is left to run
+    assert len(measured) == 1
+    files = cell_files(tmp_path / "out")
+    named = {policy: result["config"]["fairkv"].get("statistics") for (_, policy), (result, _) in files.items()}
+    for fair in ("", "_fair=1"):
+        assert named[f"qfilter_ratio=0.5{fair}"]["statistics"] == "qfilter"
+        assert named[f"tova_ratio=0.5{fair}"] is None
+    alone = tiny_evaluation.evaluate(task_folder, {"press": "qfilter", "ratio": 0.5})
+    assert alone["config"]["fairkv"]["statistics"] == named["qfilter_ratio=0.5"]
+    samples = files["some", "qfilter_ratio=0.5"][1]
+    assert [a["resps"] for a in samples] == [b["resps"] for b in alone["samples"]["some"]]
 
 
 def test_finished_cells_and_journalled_answers_are_not_computed_again(
