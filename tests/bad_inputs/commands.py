@@ -31,6 +31,7 @@ CASES = [
         words=("task 'mine' cannot be loaded", "nomodule"),
         files={"mine.yaml": "task: mine\ndataset_path: json\nprocess_results: !function nomodule.f\n"},
     ),
+    command("cache", "--clear", "model", words=("unknown kind 'model'", "Did you mean 'models'?")),
     command("presses", "--jsn", words=("--jsn", "--json")),
     sweep("--presses", "tovva", "--ratios", "0.5", words=("tovva", "Did you mean 'tova'?")),
     sweep("--presses", "tova", "--ratios", "2", words=("ratio 2",)),
