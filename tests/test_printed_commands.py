@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,14 @@ def few_tasks(words: list[str], patch: pytest.MonkeyPatch) -> None:
 
 
 def knows_its_options(words: list[str]) -> None:
-    done = subprocess.run([sys.executable, ROOT / words[0], "--help"], capture_output=True, text=True)
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(words[0])
+
+
+@cache
+def options_of(script: str) -> frozenset[str]:
+    done = subprocess.run([sys.executable, ROOT / script, "--help"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    options = set(re.findall(r"--\w+", done.stdout))
-    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options
+    return frozenset(re.findall(r"--\w+", done.stdout))
 
 
 @pytest.mark.parametrize("page", pages(COMMANDS))

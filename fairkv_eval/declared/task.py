@@ -33,6 +33,8 @@ GREEDY = {"until": [], "do_sample": False, "temperature": 0.0}
 class DeclaredTask(ConfigurableTask):
     """A harness task made of a YAML's DECLARATIONS. Wrong ones raise UsageError or DataError with the task's name."""
 
+    KEYS = DECLARATIONS  # of its YAML, beside the harness's own
+
     def __init__(self, config: dict[str, Any]) -> None:
         with naming(f"task {config.get('task')}"):
             check_keys(config)

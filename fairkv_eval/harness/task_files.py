@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from fairkv_eval.errors import unknown
+from fairkv_eval.files import resource_dir
 from fairkv_eval.strict_yaml import misread
 
 # The order of the keys in a task's YAML; within a group any order is allowed.
@@ -92,7 +93,7 @@ def read_folder(folder: Path) -> tuple[list[TaskFile], list[Finding]]:
         except Exception as error:  # whatever a YAML or a function it names can raise
             findings.append(Finding(where, f"cannot be read, so the harness does not see it: {error}", unreadable=True))
             continue
-        findings += [Finding(where, what) for what in _about_keys(path)]
+        findings += [Finding(where, what) for what in _about_keys(path, file.config.get("class"))]
         if path.name.startswith("_"):
             continue
         if not file.name:
@@ -103,8 +104,11 @@ def read_folder(folder: Path) -> tuple[list[TaskFile], list[Finding]]:
             findings.append(Finding(where, f"{file.name!r} is declared in {twin.path.relative_to(folder)} too"))
             continue
         files.append(file)
+    ours = folder.resolve() == resource_dir("tasks").resolve()
     for file in files:
         findings += [Finding(file.name, what) for what in _about_file(file)]
+        # Whoever writes a task for a run of their own need not describe it.
+        findings += [Finding(file.name, what, wrong=ours) for what in _about_readme(file)]
     return files, findings
 
 
@@ -128,14 +132,18 @@ def _source_of(path: Path, key: str) -> Path | None:
     return next((source for name in later_first if (source := _source_of(path.parent / name, key))), None)
 
 
-def _about_keys(path: Path) -> Iterator[str]:
-    """What is wrong with its keys and values: unknown keys, what the harness misreads, and the order of keys."""
+def _about_keys(path: Path, kind: Any) -> Iterator[str]:
+    """What is wrong with its keys and values: unknown keys, what the harness misreads, and the order of keys.
+
+    ``kind``: the class of its task, which may have keys of its own.
+    """
     from lm_eval.config.group import GroupConfig
     from lm_eval.config.task import TaskConfig
 
     node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
     allowed = {f.name for config in (TaskConfig, GroupConfig) for f in fields(config)} | _BEYOND_THE_CONFIGS
+    allowed |= set(getattr(kind, "KEYS", ()))
     for key in dict.fromkeys(keys):
         if key not in allowed:
             yield str(unknown("key", key, allowed))
@@ -154,6 +162,9 @@ def _about_file(file: TaskFile) -> Iterator[str]:
     metadata = file.config.get("metadata")
     if not isinstance(metadata, Mapping) or "version" not in metadata:
         yield "has no metadata.version"
+
+
+def _about_readme(file: TaskFile) -> Iterator[str]:
     readme = file.readme
     if not readme.is_file():
         yield f"its folder {file.path.parent.name} has no README.md"

@@ -19,6 +19,7 @@ import tiny
 import yaml
 from lm_eval.tasks import TaskManager
 
+from fairkv_eval.cli import main
 from fairkv_eval.declared import DeclaredTask
 from fairkv_eval.errors import DataError, UsageError
 from fairkv_eval.files import resource_dir
@@ -59,7 +60,10 @@ def test_the_walk_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     tiny.tokenizer().save_pretrained(tmp_path / "model")
     monkeypatch.chdir(tmp_path)
     few_builtins.patch(monkeypatch)
-    command = shlex.split(blocks[2][1])
+    check, run = blocks[2][1].splitlines()
+    assert main([*shlex.split(check)[1:], "--pretrained", "model"]) == 0
+    assert "in order" in capsys.readouterr().out
+    command = shlex.split(run)
     command[command.index("--model_args") + 1] += ",pretrained=model"
     monkeypatch.setattr("sys.argv", [*command, "--output_path", "out", "--log_samples"])
     cli_evaluate()

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness.task_check import check
+from fairkv_eval.harness.task_files import read_folder
 from fairkv_eval.harness.task_library import TaskLibrary
 from fairkv_eval.prompts.prompter import Prompter
 from fairkv_eval.prompts.segments import Segment
@@ -155,6 +156,16 @@ def test_a_forgotten_mark_is_noted(tmp_path: Path) -> None:
     (path / "mine_docs.py").write_text(DOCS.replace('"fairkv_chat": True, ', ""))
     (found,) = findings(path)
     assert found == "mine: documents have messages and segments, which are ignored without the field fairkv_chat"
+
+
+def test_a_declared_task_has_keys_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"q": "Hi?"}')
+    declared = "task: mine\nclass: !function fairkv_eval.declared.DeclaredTask\ndata: rows.jsonl\n"
+    (tmp_path / "mine.yaml").write_text(declared + 'user: "{{ q }}"\nmetrics: refusal\nmetadata: {version: 1.0}\n')
+    (found,) = read_folder(tmp_path)[1]
+    assert "no README.md" in found.what and not found.wrong
+    (tmp_path / "mine.yaml").write_text(declared + "usr: x\n")
+    assert any("unknown key 'usr'. Did you mean 'user'?" in finding.what for finding in read_folder(tmp_path)[1])
 
 
 def test_readmes_and_twins(tmp_path: Path) -> None:
