@@ -53,6 +53,8 @@ def test_bytes_in_a_storage_are_those_of_the_cache(arguments: dict) -> None:
         (Policy(TOVA, budget=64, decode_budget=80, decode_every=16), Generation(100), 96),
         (Policy(TOVA, decode_budget=80), Generation(100), 1010),
         (Policy(), LogLikelihood((1, 2, 3)), 1013),
+        (Policy.of({"press": "simlayerkv"}), Generation(100), 1110),  # at most: the text decides
+        (Policy.of({"press": "layer_ratios", "by_layer": "0.5+0.9+0.9"}), Generation(100), 344),  # 233⅓ on average
     ],
 )
 def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generation | LogLikelihood, tokens: int) -> None:
