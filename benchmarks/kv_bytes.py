@@ -1,4 +1,5 @@
-"""Bytes of KV cache that a long context leaves behind under each press, against the full cache, from the tensors.
+"""Bytes of KV cache that a long context leaves behind under each press and storage, against the full cache, from the
+tensors.
 
 One context is prefilled once for all presses. ``context``: the tensors of what survives of it. ``storage``: the memory
 these tensors keep alive, which is more where one is a view of another. ``row``: the entries of the decoding row that
@@ -23,6 +24,7 @@ from fairkv_eval.engine.scheduler import Group
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.prompts.tokens import Prompt
+from fairkv_eval.storage.pairs import PackedPairs, Stored
 
 FULL = "full cache"
 MIB = 1 << 20
@@ -35,6 +37,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = common.harness_model("fairkv", dtype=args.dtype, device=args.device)
     policies = {FULL: Policy(), **{name: policy(name, args.ratio) for name in args.presses}}
+    policies |= {name: stored(name) for name in args.storages}
     found = measure(model, text(model, args.context + 1), policies)
     report(args, found)
 
@@ -42,6 +45,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--presses", nargs="+", default=["knorm", "h2o", "pyramidkv", "adakv", "kvzip"])
+    parser.add_argument("--storages", nargs="*", default=["kv_bits=4"], help="of a cache that evicts nothing")
     parser.add_argument("--ratio", type=float, default=0.9, help="fraction of the context's KV pairs that is evicted")
     parser.add_argument("--context", type=int, default=8192, help="tokens")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
@@ -52,6 +56,12 @@ def parse() -> argparse.Namespace:
 def policy(name: str, ratio: float) -> Policy:
     press = load_press(name)
     return Policy(press, press.configure({}) if press else (), ratio)
+
+
+def stored(typed: str) -> Policy:
+    """``kv_bits=4,kv_scheme=kivi`` as a policy that evicts nothing."""
+    parts = dict(part.split("=") for part in typed.split(","))
+    return Policy.of({name: int(value) if value.isdigit() else value for name, value in parts.items()})
 
 
 def text(model: Any, size: int) -> tuple[int, ...]:
@@ -84,8 +94,12 @@ def measure(model: Any, tokens: tuple[int, ...], policies: dict[str, Policy]) ->
 
 def storage(cache: ContextCache) -> int:
     """Bytes of memory that a context's tensors keep alive, shared memory counted once."""
-    tensors = [tensor for layer in cache.layers for pairs in layer for tensor in pairs]
+    tensors = [tensor for layer in cache.layers for pairs in layer for tensor in tensors_of(pairs)]
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def tensors_of(pairs: Stored) -> tuple[torch.Tensor, ...]:
+    return (*pairs.keys, *pairs.values, *pairs.newest) if isinstance(pairs, PackedPairs) else pairs
 
 
 def report(args: argparse.Namespace, found: dict[str, dict[str, int]]) -> None:
@@ -97,8 +111,10 @@ def report(args: argparse.Namespace, found: dict[str, dict[str, int]]) -> None:
         held = [f"{own[of] / MIB:,.2f}" for of in MEASURES]
         rows.append((name, own["pairs"], *held, *(f"{parts[name][of]:.4f}" for of in MEASURES)))
     print(common.table(HEADER, rows))
-    worst = max(args.presses, key=lambda name: parts[name]["context"])
-    print(f"most of a full cache: {parts[worst]['context']:.4f} x ({worst}), {args.context} tokens, ratio {args.ratio}")
+    for names, what in ((args.presses, f"ratio {args.ratio}"), (args.storages, "nothing evicted")):
+        if names:
+            worst = max(names, key=lambda name: parts[name]["context"])
+            print(f"most of a full cache: {parts[worst]['context']:.4f} x ({worst}), {args.context} tokens, {what}")
     common.write_json(args.json, args, {"bytes": found, "parts": parts, **common.versions(args.device)})
 
 

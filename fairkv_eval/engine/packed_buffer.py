@@ -75,9 +75,9 @@ class PackedBuffer:
 
     def begin_step(self, steps: Steps) -> None:
         """Pack what has left the windows of its rows, and make room for one more token per row."""
-        lengths, unit = self.lengths, self.storage.unit
-        due = [slot for slot, m in enumerate(lengths) if self.storage.n_packed(m) > self.packed[slot]]
-        self.reserve(len(lengths), max(self.packed) + unit)
+        full = self.storage.window + self.storage.unit
+        due = [slot for slot, m in enumerate(self.newest.lengths) if m >= full]
+        self.reserve(len(self.packed), max(self.packed) + self.storage.unit)
         if due:
             self._pack(due, steps)
         self.newest.begin_step(steps)

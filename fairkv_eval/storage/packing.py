@@ -1,8 +1,8 @@
 """Codes of 2, 3, 4 or 8 bits, packed into bytes.
 
 A code is cut into planes, each as wide as a part of a byte: 3 bits are a plane of 2 and a plane of 1. A plane of w bits
-holds 8 / w codes per byte, and its first byte holds codes that stand far apart: so each shift unpacks a run of
-neighbours, which is what a processor does fast.
+holds 8 / w codes per byte, and a byte holds codes that stand far apart: so one shift of a plane unpacks a run of
+neighbours.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 PLANES = {2: (2,), 3: (2, 1), 4: (4,), 8: (8,)}
+# Bytes are unpacked in the widest words that their places in memory allow: shifts of single bytes are slow.
+_WORDS = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
 
 
 def packed_width(dim: int, bits: int) -> int:
@@ -36,30 +38,31 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 def unpack(packed: Tensor, bits: int, out: Tensor) -> None:
     """Write the codes of bytes ``[..., packed_width(dim, bits)]`` to ``out`` ``[..., dim]``, of any type."""
-    dim, first, planes = out.shape[-1], 0, PLANES[bits]
-    # One plane needs no sum, and so no codes in between.
-    codes = out if len(planes) == 1 else torch.zeros(out.shape, dtype=torch.uint8, device=out.device)
-    shift = 0
-    for width in planes:
+    dim, first, shift = out.shape[-1], 0, 0
+    codes: Tensor | None = None
+    for width in PLANES[bits]:
         n_bytes = -(-dim * width // 8)
-        plane, first = packed[..., first : first + n_bytes], first + n_bytes
-        for place, run in _runs(dim, n_bytes):
-            values = _values(plane, place * width, width)[..., : run.stop - run.start]
-            if codes is out:
-                codes[..., run] = values
-            else:
-                codes[..., run] |= values << shift
-        shift += width
-    if codes is not out:
-        out.copy_(codes)
+        part = _spread(packed[..., first : first + n_bytes], width, shift)[..., :dim]
+        codes = part if codes is None else codes.bitwise_or_(part)
+        first, shift = first + n_bytes, shift + width
+    assert codes is not None
+    out.copy_(codes)
 
 
-def _values(plane: Tensor, shift: int, width: int) -> Tensor:
-    """The bits [shift, shift + width) of each byte."""
+def _spread(plane: Tensor, width: int, shift: int) -> Tensor:
+    """The codes of a plane, moved up by ``shift`` bits: uint8 ``[..., bytes · 8 / width]``."""
     if width == 8:
         return plane
-    high = plane >> shift if shift else plane
-    return high if shift + width == 8 else high & ((1 << width) - 1)
+    strides = (plane.shape[-1], plane.storage_offset(), *plane.stride()[:-1])
+    size = next(size for size in _WORDS if not any(stride % size for stride in strides))
+    words = plane.view(_WORDS[size])
+    spread = torch.empty(*words.shape[:-1], 8 // width, words.shape[-1], dtype=words.dtype, device=words.device)
+    for place in range(8 // width):
+        torch.bitwise_right_shift(words, place * width, out=spread[..., place, :])
+    spread.bitwise_and_(int.from_bytes(bytes([(1 << width) - 1]) * size, "little"))
+    if shift:
+        spread.bitwise_left_shift_(shift)
+    return spread.view(torch.uint8).flatten(-2)
 
 
 def _runs(dim: int, n_bytes: int) -> Iterator[tuple[int, slice]]:
