@@ -57,6 +57,7 @@ def clone(tmp_path: Path, published: None, monkeypatch: pytest.MonkeyPatch) -> P
     for block in titled():
         (tmp_path / block.title).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / block.title).write_text(block.text, encoding="utf-8")
+    monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path / "cache"))  # which a command may clear
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
