@@ -166,7 +166,7 @@ def families_of(
     """Policies that differ in ratio or budget alone, weakest compression first."""
     families: dict[RecordedPolicy, list[RecordedPolicy]] = {}
     for policy in sorted(policies, key=lambda p: (p.label, _mean(ratios[p]))):
-        families.setdefault(replace(policy, ratio=0.0, budget=None), []).append(policy)
+        families.setdefault(replace(policy, ratio=0.0, budget=None, budget_bytes=None), []).append(policy)
     return [sorted(family, key=lambda p: (_mean(ratios[p]), p.ratio)) for family in families.values()]
 
 

@@ -18,6 +18,7 @@ from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.storage.pairs import Pairs, store
+from fairkv_eval.storage.room import Entry
 
 
 class Variant(NamedTuple):
@@ -56,7 +57,8 @@ class Context:
     until which all uncompressed pairs are held (with their queries, unless a replay has its own). Variants that replay
     wait longer: `replays` names them, `finish` evicts for each, and `close_replays` drops the uncompressed pairs in
     ``full``, to which replays attend. ``label`` names the context in errors; ``seed`` is drawn from its tokens.
-    windows: the sliding window of each layer, or None. watcher: a spectator, if there is one.
+    windows: the sliding window of each layer, or None. watcher: a spectator, if there is one. entries: what a token
+    adds to each layer, for budgets in bytes.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Context:
         windows: Sequence[int | None] = (),
         seed: int = 0,
         watcher: Watcher | None = None,
+        entries: Sequence[Entry] = (),
     ) -> None:
         self.tokens = tokens
         self.label = label
@@ -78,10 +81,12 @@ class Context:
         evicting = [layer for layer, window in enumerate(windows) if window is None]
         with naming(label):
             self._plans = {
-                variant: Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks)
+                variant: Plan(variant.policy, variant.segments, len(tokens), evicting, variant.marks, entries)
                 for variant in self.caches
                 if tokens and variant.policy.evicts
             }
+            for variant in self.caches.keys() - self._plans.keys():
+                variant.policy.n_kept(len(tokens), entries)  # UsageError if that is fewer pairs than there are
         self._rates = {variant: KeepRates(variant.segments, len(tokens)) for variant in self._plans}
 
     @property

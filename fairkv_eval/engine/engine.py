@@ -85,7 +85,9 @@ class Engine:
 
     def scheduler(self, jobs: Sequence[Job], watcher: Watcher | None = None) -> Scheduler:
         """These jobs, in the order in which this engine takes them."""
-        return Scheduler(jobs, self.windows, self.runner.max_tokens, watcher)
+        in_bytes = any(job.policy.budget_bytes is not None for job in jobs)
+        entries = self.runner.entries if in_bytes else ()
+        return Scheduler(jobs, self.windows, self.runner.max_tokens, watcher, entries)
 
     @torch.inference_mode()
     def prefill(self, group: Group) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import psutil
 import torch
@@ -16,26 +15,9 @@ from fairkv_eval.attention.seam import embedding
 from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.errors import UsageError
-from fairkv_eval.storage.storage import Storage
+from fairkv_eval.storage.room import Entry
 
 GIB = 1 << 30
-
-
-class Entry(NamedTuple):
-    """What one token adds to a layer: a key and a value of these dims and this type for each KV head."""
-
-    kv_heads: int
-    key_dim: int
-    value_dim: int
-    dtype: torch.dtype
-
-    def nbytes(self, n: int, storage: Storage) -> int:
-        """Bytes that n tokens take in a storage."""
-        return self.kv_heads * storage.nbytes(n, self.key_dim, self.value_dim, self.dtype)
-
-    def nbytes_plain(self, n: int) -> int:
-        """Bytes that n tokens take plain."""
-        return n * self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
 
 
 def memory_budget(kv_memory: float, device: torch.device) -> int:
@@ -61,7 +43,7 @@ def rows_that_fit(jobs: Sequence[Job], entries: Sequence[Entry], budget: int, ma
 
 def _row_bytes(entries: Sequence[Entry], job: Job) -> int:
     """Bytes of a row of this job at the end, room to grow included."""
-    n, storage = _row_tokens(job) + 2 * BLOCK, job.policy.storage
+    n, storage = _row_tokens(entries, job) + 2 * BLOCK, job.policy.storage
     if storage.plain:
         return sum(entry.nbytes_plain(n) for entry in entries)
     # One layer at a time is unpacked. A buffer has room for the plain pairs of a window that is full.
@@ -69,10 +51,10 @@ def _row_bytes(entries: Sequence[Entry], job: Job) -> int:
     return sum(entry.nbytes(room, storage) for entry in entries) + max(entry.nbytes_plain(room) for entry in entries)
 
 
-def _row_tokens(job: Job) -> int:
+def _row_tokens(entries: Sequence[Entry], job: Job) -> int:
     """Tokens a row of this job holds at the end, layer by layer on average."""
-    prompt, policy = job.prompt, job.policy
-    kept = policy.n_kept(prompt.context_length) if policy.evicts and prompt.context_length else prompt.context_length
+    prompt, policy, n = job.prompt, job.policy, job.prompt.context_length
+    kept = policy.n_kept(n, entries) if policy.evicts and n else n
     at_start = kept + len(prompt.tokens) - prompt.context_length
     if not isinstance(job.want, Generation):
         return at_start + len(job.want.continuation)
@@ -98,7 +80,7 @@ class _Counter:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
         """See `Phase.attend`."""
-        self.entries.append(Entry(k.shape[1], k.shape[3], v.shape[3], k.dtype))
+        self.entries.append(Entry(k.shape[1], k.shape[3], v.shape[3], k.dtype, options.window))
         return v.repeat_interleave(q.shape[1] // v.shape[1], 1).transpose(1, 2)
 
 

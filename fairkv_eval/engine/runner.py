@@ -14,7 +14,9 @@ from transformers import PreTrainedModel
 from fairkv_eval.attention.rotation import Rotation, find_rotations
 from fairkv_eval.attention.seam import Phase, embedding
 from fairkv_eval.engine.chunks import lockstep
+from fairkv_eval.engine.memory import entries
 from fairkv_eval.engine.phases import Prefill
+from fairkv_eval.storage.room import Entry
 
 
 class Runner:
@@ -35,6 +37,12 @@ class Runner:
     def rotations(self) -> Sequence[Rotation | None]:
         """How each layer turns its keys, measured when first asked for."""
         return find_rotations(self.model)
+
+    @cached_property
+    def entries(self) -> Sequence[Entry]:
+        """What a token adds to each layer, measured when first asked for."""
+        with self.autocast():
+            return entries(self.model)
 
     def forward(self, phase: Phase, tokens: list[int], positions: list[int], wanted: list[int]) -> Tensor:
         """Run one pass over packed tokens; return the logits ``[len(wanted), vocabulary]`` at the wanted places."""

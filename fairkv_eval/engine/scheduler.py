@@ -11,6 +11,7 @@ from fairkv_eval.engine.cache import ContextCache
 from fairkv_eval.engine.context import Context, Variant, Watcher
 from fairkv_eval.engine.jobs import Job
 from fairkv_eval.engine.prefixes import Part, Tokens, common
+from fairkv_eval.storage.room import Entry
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,21 @@ class Scheduler:
     """Jobs that wait, in an order in which contexts that are the same or begin alike stand side by side.
 
     A context is prefilled once for all its variants and dropped with its last job. max_tokens: tokens of one packed
-    pass; a longer context goes alone. watcher: a spectator of every context, if there is one.
+    pass; a longer context goes alone. watcher: a spectator of every context, if there is one. entries: see `Context`.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], windows: Sequence[int | None], max_tokens: int, watcher: Watcher | None = None
+        self,
+        jobs: Sequence[Job],
+        windows: Sequence[int | None],
+        max_tokens: int,
+        watcher: Watcher | None = None,
+        entries: Sequence[Entry] = (),
     ) -> None:
         self.windows = windows
         self.max_tokens = max_tokens
         self.watcher = watcher
+        self.entries = entries
         self.inspected = watcher is not None or any(job.policy.press is not None for job in jobs)
         self._waiting = deque(sorted(enumerate(jobs), key=lambda item: item[1].context_tokens))
         self._open: dict[Tokens, Context] = {}  # contexts that waiting jobs share with earlier ones
@@ -90,7 +97,7 @@ class Scheduler:
     def _begin(self, job: Job) -> Context:
         tokens = job.context_tokens
         seed = zlib.crc32(repr(tokens).encode())
-        context = Context(tokens, job.label, self._variants[tokens], self.windows, seed, self.watcher)
+        context = Context(tokens, job.label, self._variants[tokens], self.windows, seed, self.watcher, self.entries)
         self._open[tokens] = context
         return context
 

@@ -24,30 +24,37 @@ from fairkv_eval.eviction.quotas import (
 )
 from fairkv_eval.prompts.segments import Segment
 from fairkv_eval.prompts.whitelist import whitelist
+from fairkv_eval.storage.room import Entry
 
 
 class Plan:
     """A policy that evicts, on a context of n tokens and its segments.
 
     layers: indices of the layers that evict (those with a sliding window do not). marks: named token ranges besides the
-    segments, for the whitelist. Raises UsageError if the whitelist holds more tokens than its budget. A press that
-    pools its budget over the model needs `divide` before `choose`.
+    segments, for the whitelist. entries: of all layers, for budgets in bytes. Raises UsageError if the whitelist holds
+    more tokens than its budget. A press that pools its budget over the model needs `divide` before `choose`.
     """
 
     def __init__(
-        self, policy: Policy, segments: Sequence[Segment], n: int, layers: Sequence[int], marks: Sequence[Segment] = ()
+        self,
+        policy: Policy,
+        segments: Sequence[Segment],
+        n: int,
+        layers: Sequence[int],
+        marks: Sequence[Segment] = (),
+        entries: Sequence[Entry] = (),
     ) -> None:
         self.policy = policy
         self.segments = segments
         self.n = n
-        self.budget = policy.n_kept(n)
+        self.budget = policy.n_kept(n, entries)
         self.spans = ranges([segment.start for segment in segments], n)
         self._whitelisted = _mask(whitelist(segments, marks, policy.keep, n), n)
         self._n_whitelisted = 0 if self._whitelisted is None else int(self._whitelisted.sum())
         self._division = policy.division
         budgets = self._division.layers(n, self.budget, len(layers), self._n_whitelisted)
         smallest = self.budget if self._division.own is None else min(budgets, default=self.budget)
-        check_keep(self._n_whitelisted, n, smallest, by_ratio=policy.budget is None)
+        check_keep(self._n_whitelisted, n, smallest, amount=policy.amount)
         self._budgets = dict(zip(layers, budgets, strict=True))
         self._head_budgets: dict[int, list[int]] = {}
 

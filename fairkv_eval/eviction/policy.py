@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,8 @@ from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.eviction.read_only import read_only
+from fairkv_eval.storage.byte_budget import bytes_allowed
+from fairkv_eval.storage.room import Entry, most_pairs, nbytes_full, nbytes_with
 from fairkv_eval.storage.storage import Storage
 
 
@@ -25,11 +27,11 @@ class Policy(PolicyArguments):
     """Press, parameters, and the arguments of `policy_arguments`, checked one by one and together.
 
     ``ratio`` in [0, 1) is the fraction of a context's pairs that is evicted; ``budget``, in its place, the number of
-    pairs that a layer and head keeps (the mean, if the press divides budgets unevenly). ``fair`` in [0, 1] is the
-    degree to which every segment gets its proportional share; ``keep`` names what must survive (see `whitelist`).
-    ``positions``: kept keys stay at their positions, or are turned to consecutive ones. ``merge``: what becomes of
-    evicted pairs (see `merging`). ``decode_budget``: pairs that a layer and head holds while decoding, context, tail
-    and answer together, enforced every ``decode_every`` tokens.
+    pairs that a layer and head keeps (the mean, if the press divides budgets unevenly); ``budget_bytes``, the bytes
+    that all layers may hold. ``fair`` in [0, 1] is the degree to which every segment gets its proportional share;
+    ``keep`` names what must survive (see `whitelist`). ``positions``: kept keys stay at their positions, or are turned
+    to consecutive ones. ``merge``: what becomes of evicted pairs (see `merging`). ``decode_budget``: pairs that a layer
+    and head holds while decoding, context, tail and answer together, enforced every ``decode_every`` tokens.
     ``kv_bits``, ``kv_scheme``, ``kv_group`` and ``kv_residual``: how pairs are held (see `Storage`).
     """
 
@@ -56,8 +58,9 @@ class Policy(PolicyArguments):
     def __post_init__(self) -> None:
         for entry in ARGUMENTS:
             entry.check(entry.name, getattr(self, entry.name))
-        if self.ratio and self.budget is not None:
-            raise UsageError(f"ratio={self.ratio:g} and budget={self.budget} both say how much is kept; give one")
+        amounts = [f"{name}={shown(value)}" for name, value in self._amounts().items() if value is not None]
+        if len(amounts) > 1:
+            raise UsageError(f"{' and '.join(amounts)} both say how much is kept; give one")
         self._check_press()
         self._check_division()
         self._check_decoding()
@@ -69,6 +72,10 @@ class Policy(PolicyArguments):
             if value and self.press is None:
                 presses = ", ".join(sorted({press.name for press in built_in_presses().values()}))
                 raise UsageError(f"{name}={value:g} needs a press to choose what is evicted. Presses: {presses}.")
+        if self.budget_bytes is not None and self.press is None and self.storage.plain:
+            raise UsageError(
+                f"budget_bytes={shown(self.budget_bytes)} has no effect on the full cache; it needs a press, or kv_bits"
+            )
         for name in ("fair", "keep", "merge"):
             value = getattr(self, name)
             if value != getattr(Policy, name) and self.press is None:
@@ -80,14 +87,18 @@ class Policy(PolicyArguments):
                 f"positions=contiguous needs a press that keeps equally many pairs in all layers and heads, since the "
                 f"next token has one position; {self.press_name!r} does not"
             )
-        self.check_amounts({"ratio": self.ratio or None, "budget": self.budget})
+        self.check_amounts(self._amounts())
 
-    def check_amounts(self, amounts: Mapping[str, float | None]) -> None:
+    def _amounts(self) -> dict[str, Any]:
+        """What is said about how much is kept; None for what is not."""
+        return {name: getattr(self, name) or None for name in AMOUNTS}
+
+    def check_amounts(self, amounts: Mapping[str, Any]) -> None:
         """UsageError if one of these is typed beside a press that itself says how much is kept."""
         for name, value in amounts.items():
             if self.sets_amount and value is not None:
                 press = f"press {self.press_name!r} itself says how much is kept"
-                raise UsageError(f"{press}, so {name}={value:g} beside it has no meaning")
+                raise UsageError(f"{press}, so {name}={shown(value)} beside it has no meaning")
 
     def _check_decoding(self) -> None:
         if self.decode_budget is None and self.decode_every != DEFAULTS["decode_every"]:
@@ -130,7 +141,7 @@ class Policy(PolicyArguments):
     @property
     def evicts(self) -> bool:
         """Whether pairs of a context may be evicted before the tail runs."""
-        return self.press is not None and (self.ratio > 0 or self.budget is not None or self.sets_amount)
+        return self.press is not None and (any(self._amounts().values()) or self.sets_amount)
 
     @property
     def sets_amount(self) -> bool:
@@ -144,7 +155,8 @@ class Policy(PolicyArguments):
     @property
     def unevicted(self) -> Policy:
         """The policy that evicts nothing and holds pairs as this one does."""
-        names = ("kv_bits", "kv_scheme", "kv_group", "kv_residual")
+        names = ["kv_bits", "kv_scheme", "kv_group", "kv_residual"]
+        names += ["budget_bytes"] * (self.press is None)  # that the storage fits is still to be checked
         return Policy(**{name: getattr(self, name) for name in names})
 
     @cached_property
@@ -168,12 +180,28 @@ class Policy(PolicyArguments):
     def parameter_defaults(self) -> Mapping[str, Any]:
         return {name: parameter.default for name, parameter in self.press.parameters.items()} if self.press else {}
 
-    def n_kept(self, n: int) -> int:
+    def n_kept(self, n: int, entries: Sequence[Entry] = ()) -> int:
         """Pairs of a context of n tokens that a layer and head keeps, on average if the press divides unevenly; at most
-        if it depends on the text."""
+        if it depends on the text. entries: of the model's layers, which decide how many fit in ``budget_bytes``.
+        UsageError if not even sliding windows fit, or without a press, if a pair would have to go."""
         if self.division.own is not None:
             return self.division.own(n)
+        if self.budget_bytes is not None:
+            return self._within_bytes(n, entries, bytes_allowed(self.budget_bytes, nbytes_full(entries, n)))
         return n_kept(n, self.ratio) if self.budget is None else min(n, self.budget)
+
+    def _within_bytes(self, n: int, entries: Sequence[Entry], allowed: int) -> int:
+        if not entries:
+            raise ValueError("how many pairs fit in bytes is not known without the entries of a model's layers")
+        most = most_pairs(entries, n, allowed, self.storage, self.division.uniform)
+        least = min(n, 1) if self.press else n
+        if n > 1 and (most < 0 or (self.press is None and most < n)):
+            what = "one pair per head and the sliding windows take" if self.press else f"{self.label} holds"
+            raise UsageError(
+                f"budget_bytes={shown(self.budget_bytes)} of a context of {n} tokens is {allowed:,} bytes, and "
+                f"{what} {nbytes_with(entries, n, least, self.storage):,}"
+            )
+        return max(most, least)
 
     def scorer(self, layer: Layer) -> Callable[[Span], Tensor]:
         """The press's rule on one layer, a function of the span."""

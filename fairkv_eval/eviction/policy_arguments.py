@@ -26,8 +26,9 @@ from fairkv_eval.eviction.argument import (
 from fairkv_eval.prompts.whitelist import TEXT, literals, parse_keep
 from fairkv_eval.provenance import nameless
 from fairkv_eval.storage.bits import PER_TOKEN, PLAIN_BITS, SCHEMES, check_bits, joined_bits
+from fairkv_eval.storage.byte_budget import check_byte_budget, read_byte_budget
 
-AMOUNTS = ("ratio", "budget")  # either says how much is kept; a sweep takes lists of them
+AMOUNTS = ("ratio", "budget", "budget_bytes")  # one of them says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
 MERGES = ("none", "similar", "cam", "d2o")
 
@@ -58,6 +59,14 @@ class PolicyArguments:
         count_or_none,
         "instead of a ratio: KV pairs kept per layer and head (their mean if the press divides budgets unevenly); "
         "contexts no longer than that stay whole",
+    )
+    budget_bytes: float | str | None = argument(
+        None,
+        check_byte_budget,
+        "instead of a ratio: KV bytes held of a context, as a fraction of the full cache's (`0.25`) or an amount "
+        "(`16MiB`; KiB, MiB, GiB). As many whole pairs are kept as fit in the storage, its scales counted, but never "
+        "fewer than one per head; all layers count, sliding windows too. Without a press the storage alone must fit",
+        read=read_byte_budget,
     )
     fair: float = argument(
         0.0,
@@ -195,14 +204,18 @@ class PolicyArguments:
 
     @property
     def label(self) -> str:
-        """The policy in one line: press, ratio or budget, and every other argument that is not the default."""
-        amount = "ratio" if self.budget is None else "budget"
-        amounts = [] if self.sets_amount else [f"{amount}={shown(getattr(self, amount))}"]
-        kept = [self.name, *amounts] if self.press_name != "none" else ["full cache"]
-        return " ".join([*kept, *self.settings()])
+        """The policy in one line: press, amount, and every other argument that is not the default."""
+        amount = f"{self.amount}={shown(getattr(self, self.amount))}"
+        amounts = [] if self.sets_amount or (self.press_name == "none" and self.amount == "ratio") else [amount]
+        return " ".join([self.name if self.press_name != "none" else "full cache", *amounts, *self.settings()])
+
+    @property
+    def amount(self) -> str:
+        """The argument that says how much is kept; the ratio if none does."""
+        return next((name for name in AMOUNTS if getattr(self, name) != DEFAULTS[name]), "ratio")
 
     def settings(self) -> Iterator[str]:
-        """The label's parts behind the press and its ratio or budget."""
+        """The label's parts behind the press and its amount."""
         for entry in ARGUMENTS:
             value = self._effective(entry)
             if entry.name not in AMOUNTS and value not in (None, entry.default):
@@ -225,8 +238,8 @@ class PolicyArguments:
 
 # Folders of finished cells are found by their names, so the order in these stays as it was first: fair before budget,
 # the whitelist last.
-_PLACES = {"budget": 1, "positions": 1, "merge": 1, "decode_budget": 1, "decode_every": 1, "keep": 2, "keep_text": 2}
-_PLACES |= dict.fromkeys(("kv_bits", "kv_scheme", "kv_group", "kv_residual"), 3)
+_PLACES = dict.fromkeys(("budget", "budget_bytes", "positions", "merge", "decode_budget", "decode_every"), 1)
+_PLACES |= {"keep": 2, "keep_text": 2} | dict.fromkeys(("kv_bits", "kv_scheme", "kv_group", "kv_residual"), 3)
 
 ARGUMENTS = table(PolicyArguments)
 # What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.

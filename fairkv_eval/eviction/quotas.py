@@ -145,15 +145,17 @@ def plain_ranking(score: ScoreSpan, n: int, budget: int, whitelisted: Tensor | N
     return rank(score(whole), whole, whitelisted)
 
 
-def check_keep(whitelisted: int, n: int, budget: int, by_ratio: bool = True) -> None:
-    """Refuse a whitelist of more tokens than the budget, with the numbers a person needs to mend it."""
+def check_keep(whitelisted: int, n: int, budget: int, amount: str = "ratio") -> None:
+    """Refuse a whitelist of more tokens than the budget, with the numbers a person needs to mend it. amount: the
+    argument that sets the budget."""
     if whitelisted <= budget:
         return
     scale = 10 ** max(3, len(str(n)))  # digits enough to tell one token more from one less
     ratio = (n - whitelisted) * scale // n / scale
-    fits = f"a ratio of at most {ratio:.12g}" if by_ratio else f"a budget of at least {whitelisted}"
+    fits = {"ratio": f"a ratio of at most {ratio:.12g}", "budget": f"a budget of at least {whitelisted}"}
     raise UsageError(
-        f"keep holds {whitelisted} tokens, the budget of this context of {n} tokens is {budget}: {fits} would fit"
+        f"keep holds {whitelisted} tokens, the budget of this context of {n} tokens is {budget}: "
+        f"{fits.get(amount, f'a larger {amount}')} would fit"
     )
 
 

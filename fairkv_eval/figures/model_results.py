@@ -56,7 +56,7 @@ def arrange(records: Iterable[Record]) -> tuple[list[ModelResults], list[str]]:
     by_model: dict[str, dict[str, dict[Any, list[Record]]]] = {}
     for record in records:
         policy = record.policy
-        if policy.budget is not None or policy.decode_budget is not None or policy.sets_amount:
+        if policy.amount != "ratio" or policy.decode_budget is not None or policy.sets_amount:
             left_out.append(f"{record.path.name}: {policy.label} has no ratio to be drawn over")
             continue
         by_model.setdefault(record.model, {}).setdefault(record.task, {}).setdefault(record.run, []).append(record)

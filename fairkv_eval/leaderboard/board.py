@@ -99,7 +99,15 @@ def _order(record: Record) -> tuple[Any, ...]:
     policy = record.policy
     return (
         *(record.model, record.model_sha or "", record.source, str(record.conditions), policy.press != "none"),
-        *(policy.name, policy.fair, policy.ratio, policy.budget or 0, str(policy), record.task),
+        *(
+            policy.name,
+            policy.fair,
+            policy.ratio,
+            policy.budget or 0,
+            str(policy.budget_bytes or ""),
+            str(policy),
+            record.task,
+        ),
     )
 
 

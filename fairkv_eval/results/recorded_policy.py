@@ -59,7 +59,7 @@ class RecordedPolicy(PolicyArguments):
     @property
     def full(self) -> bool:
         """Whether nothing is ever evicted, and all pairs are held as the model computes them."""
-        amounts = self.ratio or self.budget or self.decode_budget or self.sets_amount
+        amounts = self.ratio or self.amount != "ratio" or self.decode_budget or self.sets_amount
         evicts = self.press != "none" and amounts
         return not evicts and self.kv_bits == PLAIN_BITS
 

@@ -75,8 +75,12 @@ class Storage:
     def nbytes(self, n: int, key_dim: int, value_dim: int, dtype: torch.dtype) -> int:
         """Bytes of n pairs of one KV head: codes, scales and zeros of the packed ones, the others in ``dtype``."""
         packed = self.n_packed(n)
-        codecs = self.codecs(key_dim, value_dim, dtype)
-        return sum(codec.nbytes(packed) for codec in codecs) + (n - packed) * (key_dim + value_dim) * dtype.itemsize
+        plain = (n - packed) * (key_dim + value_dim) * dtype.itemsize
+        return self.nbytes_packed(packed, key_dim, value_dim, dtype) + plain
+
+    def nbytes_packed(self, n: int, key_dim: int, value_dim: int, dtype: torch.dtype) -> int:
+        """Bytes of n packed pairs of one KV head, a multiple of ``unit``."""
+        return sum(codec.nbytes(n) for codec in self.codecs(key_dim, value_dim, dtype))
 
     def turned(self, entries: Tensor) -> Tensor:
         """Queries, keys or values ``[..., dim]`` as this storage holds keys and values: rotated, or as they are."""

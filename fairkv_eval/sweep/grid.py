@@ -1,4 +1,4 @@
-"""The policies of a sweep: every combination of its presses' parameters with its ratios, budgets and fairness."""
+"""The policies of a sweep: every combination of its presses' parameters with its amounts and fairness."""
 
 from __future__ import annotations
 
@@ -68,14 +68,18 @@ def _policies(entry: Mapping[str, Any], grid: Mapping[str, Any]) -> Iterator[Pol
             yield _policy(press, {**amount, "fair": degree})
 
 
-def _amounts(press: Mapping[str, Any], entry: Mapping[str, Any], grid: Mapping[str, Any]) -> list[dict[str, float]]:
-    """The ratios and budgets of a press; none, once, if it says itself how much is kept."""
+def _amounts(press: Mapping[str, Any], entry: Mapping[str, Any], grid: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The ratios and budgets of a press, in pairs or bytes; none, once, if it says itself how much is kept."""
     sets_amount = Policy.split(press)[0].sets_amount
     named = entry if sets_amount else {**grid, **entry}  # those of the sweep are for the other presses
-    amounts: list[dict[str, float]] = [{"budget": budget} for budget in budgets(named.get("budgets"))]
+    amounts: list[dict[str, Any]] = [{"budget": budget} for budget in budgets(named.get("budgets"))]
+    if (in_bytes := named.get("budget_bytes")) is not None:
+        amounts += [{"budget_bytes": value} for value in _listed("budget_bytes", in_bytes)]
     amounts += [{"ratio": ratio} for ratio in ratios(named.get("ratios"))]
     if not amounts and not sets_amount:
-        raise UsageError("ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets)")
+        raise UsageError(
+            "ratios is missing: 0:0.9:0.1, or a list of numbers from 0 to below 1 (or budgets, or budget_bytes)"
+        )
     return amounts or [{}]
 
 
@@ -91,7 +95,7 @@ def _policy(press: Mapping[str, Any], amount: Mapping[str, Any]) -> Policy:
     if policy == Policy() and press["press"] == "none":
         raise UsageError("the full cache is not a press: it is the cell of ratio 0")
     for name in (*others, *(name for name in AMOUNTS if name in press)):
-        allowed = {*policy.parameter_defaults, *NAMES, *GRID} - {*AMOUNTS}
+        allowed = {*policy.parameter_defaults, *NAMES, *GRID} - {"ratio", "budget"}
         raise unknown(f"parameter of press {policy.press_name!r}", name, allowed)
     return policy if policy.evicts or policy.decode_budget else policy.unevicted
 

@@ -11,6 +11,7 @@ import numpy
 import torch
 
 from fairkv_eval import provenance
+from fairkv_eval.harness.storage_check import check_storage
 from fairkv_eval.model import FairKV
 from fairkv_eval.pretrained import HUB_NAME
 from fairkv_eval.sweep.config import Sweep
@@ -25,11 +26,15 @@ class LoadedModel:
 
     @classmethod
     def load(cls, sweep: Sweep, arguments: Mapping[str, Any]) -> LoadedModel:
-        """Load one of the sweep's models, seeded as `lm_eval` seeds it."""
+        """Load one of the sweep's models, seeded as `lm_eval` seeds it. UsageError for a storage that it cannot
+        have."""
         random.seed(sweep.seed[0])
         numpy.random.seed(sweep.seed[1])
         torch.manual_seed(sweep.seed[2])
-        return cls(FairKV(**arguments, batch_size=sweep.batch_size, device=sweep.device), arguments)
+        lm = FairKV(**arguments, batch_size=sweep.batch_size, device=sweep.device)
+        for policy in sweep.policies:
+            check_storage(lm.model, policy)
+        return cls(lm, arguments)
 
     @property
     def name(self) -> str:

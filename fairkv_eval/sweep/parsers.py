@@ -122,4 +122,4 @@ PARSERS: dict[str, Parser] = {
     "hf_hub_log_args": mapping,
 }
 
-GRID = ("ratios", "budgets", "fair")  # of a sweep or of one of its presses; `grid` reads them
+GRID = ("ratios", "budgets", "budget_bytes", "fair")  # of a sweep or of one of its presses; `grid` reads them

@@ -96,6 +96,14 @@ CASES = [
     arguments("positions=contiguous needs", "kvcompose", press="kvcompose", ratio=0.5, positions="contiguous"),
     arguments("ratio=0.5 needs a press", "tova", ratio=0.5),
     arguments("both say how much is kept", press="tova", ratio=0.5, budget=4),
+    arguments("ratio=0.5 and budget_bytes=0.25 both say", press="tova", ratio=0.5, budget_bytes=0.25),
+    arguments("budget=4 and budget_bytes=2MiB both say", press="tova", budget=4, budget_bytes="2 MiB"),
+    arguments("budget_bytes=0.25 has no effect on the full cache", "a press, or kv_bits", budget_bytes=0.25),
+    arguments("so budget_bytes=0.25 beside it has no meaning", press="simlayerkv", budget_bytes=0.25),
+    *(
+        arguments("budget_bytes=", "a fraction of the full cache's bytes", "as 16MiB", press="tova", budget_bytes=value)
+        for value in [0, 1, 16, -0.5, True, "16", "16MB", "MiB", "0MiB", [], {}, math.nan, math.inf]
+    ),
     arguments("fair=1", "needs a press", fair=True),
     arguments("keep=defense", "needs a press", keep="defense"),
     arguments("decode_every=4", "without decode_budget", **PRESS, decode_every=4),

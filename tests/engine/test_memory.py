@@ -10,12 +10,13 @@ from fairkv_eval.engine.buffer import BLOCK
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
-from fairkv_eval.engine.memory import GIB, Entry, entries, memory_budget, rows_that_fit
+from fairkv_eval.engine.memory import GIB, entries, memory_budget, rows_that_fit
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press_files import load_press
 from fairkv_eval.model import FairKV
 from fairkv_eval.prompts.tokens import Prompt
+from fairkv_eval.storage.room import Entry
 
 TOVA = load_press("tova")
 ENTRIES = [Entry(2, 16, 16, torch.float32)] * 3  # KV heads, key and value dims, layer by layer

@@ -86,6 +86,7 @@ class TestPolicy:
             "parameters": {"window": 16, "kernel": 5},
             "ratio": 0.5,
             "budget": None,
+            "budget_bytes": None,
             "fair": 1.0,
             "keep": ["defense"],
             "positions": "original",
@@ -343,6 +344,16 @@ class TestOwnAmount:
         ({"kv_bits": 4}, "full cache kv_bits=4", "full_kv_bits=4"),
         ({"kv_bits": 16}, "full cache", "full"),
         (
+            {"kv_bits": 4, "budget_bytes": 0.3},
+            "full cache budget_bytes=0.3 kv_bits=4",
+            "full_budget_bytes=0.3_kv_bits=4",
+        ),
+        (
+            {"press": "knorm", "budget_bytes": "1.50 MiB", "fair": True},
+            "knorm budget_bytes=1.5MiB fair=1",
+            "knorm_fair=1_budget_bytes=1.5MiB",
+        ),
+        (
             {"press": "knorm", "ratio": 0.5, "kv_bits": "k4v2", "kv_scheme": "kivi", "kv_residual": 0},
             "knorm ratio=0.5 kv_bits=k4v2 kv_scheme=kivi kv_residual=0",
             "knorm_ratio=0.5_kv_bits=k4v2_kv_scheme=kivi_kv_residual=0",
@@ -352,5 +363,6 @@ class TestOwnAmount:
 def test_storage_is_part_of_a_policy_with_or_without_a_press(arguments: dict, label: str, slug: str) -> None:
     own = Policy.of(arguments)
     assert (own.label, own.slug()) == (label, slug)
-    assert own.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith("kv_")})
+    names = ("kv_", "budget_bytes") if own.press is None else ("kv_",)
+    assert own.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith(names)})
     assert own.unevicted.storage == own.storage and Policy.of(own.arguments()) == own

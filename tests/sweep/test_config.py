@@ -75,6 +75,15 @@ def test_a_press_that_says_how_much_is_kept_has_no_ratios() -> None:
     assert names(presses="simlayerkv", ratios=None) == ["simlayerkv"]
 
 
+def test_budgets_in_bytes_are_those_of_presses_and_of_storages() -> None:
+    presses = ["knorm", {"press": "none", "kv_bits": 4}, {"press": "tova", "kv_bits": 8, "budget_bytes": "2 MiB"}]
+    assert names(presses=presses, ratios=None, budget_bytes=[0.5, "1MiB"]) == [
+        *("knorm_budget_bytes=0.5", "knorm_budget_bytes=1MiB"),
+        *("full_budget_bytes=0.5_kv_bits=4", "full_budget_bytes=1MiB_kv_bits=4"),
+        "tova_budget_bytes=2MiB_kv_bits=8",
+    ]
+
+
 def test_a_policys_arguments_make_it_again() -> None:
     presses = [
         {"press": "adakv", "base": "h2o", "recent": 0.3},
@@ -108,6 +117,10 @@ WRONG = {
     "press 'simlayerkv' itself says how much is kept, so budget=9": {
         "presses": [{"press": "simlayerkv", "budgets": 9}]
     },
+    "so budget_bytes=0.5 beside it": {"presses": [{"press": "simlayerkv", "budget_bytes": 0.5}]},
+    "budget_bytes=[] is not allowed": {"budget_bytes": []},
+    "budget_bytes=1 is not allowed": {"budget_bytes": [0.5, 1]},
+    "budget_bytes=0.5 has no effect on the full cache": {"presses": [{"press": "none", "budget_bytes": 0.5}]},
     "fair=[] is not allowed; it takes at least one value": {"fair": []},
     "ratios=[] is not allowed": {"ratios": []},
     "budgets=[] is not allowed": {"budgets": []},
