@@ -153,3 +153,22 @@ def test_a_wrong_command_stops_before_anything_is_written(lm_eval_command: Calla
     assert run.returncode != 0
     assert "unknown press 'tovaa'. Did you mean 'tova'?" in run.stderr.splitlines()[-1]
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.long
+@needs_data
+def test_eight_bits_stay_close_to_the_plain_cache(hf: HFLM) -> None:
+    """Within 1e-2 nats per token, over answers that the plain cache gave."""
+    docs = sys_ifeval()["test"].select(range(4))
+    plain = fairkv(hf, batch_size=8)
+    prompts = [plain.apply_chat_template(doc["messages"]) for doc in docs]
+    answers = plain.generate_until([generation(text, max_gen_toks=16, do_sample=False) for text in prompts])
+    asked = enumerate(zip(prompts, answers, strict=True))
+    requests = [scoring(text, str(answer), doc_id=i) for i, (text, answer) in asked]
+    expected = plain.loglikelihood(requests)
+    for scheme in ("per_token", "kivi", "rotated"):
+        packed = fairkv(hf, batch_size=8, kv_bits=8, kv_scheme=scheme, scope="prompt", kv_residual=0)
+        for answer, ours, (theirs, _) in zip(answers, packed.loglikelihood(requests), expected, strict=True):
+            assert abs(ours[0] - theirs) <= 1e-2 * len(hf.tok_encode(str(answer)))
+        # Of float32; the groups of kivi that are not full are plain.
+        assert packed.totals.kv_bytes_kept < 0.5 * packed.totals.kv_bytes_full

@@ -84,16 +84,19 @@ def labels(lines: Iterable[RecordedPolicy]) -> dict[RecordedPolicy, str]:
 
 
 def _task_results(name: str, records: Sequence[Record]) -> TaskResults:
-    """Every line starts at the full cache, whichever run measured it."""
-    full = sorted((r for r in records if r.policy.full), key=lambda r: (r.policy.press != "none", r.policy.label))
+    """Every line starts where nothing is evicted and pairs are held as on the line, whichever run measured that."""
+    unevicted = (r for r in records if not r.policy.evicts)
+    whole = sorted(unevicted, key=lambda r: (r.policy.press != "none", r.policy.label))
+    full = [r for r in whole if r.policy.full]
     lines: dict[RecordedPolicy, dict[float, Record]] = {}
     for record in sorted(records, key=lambda r: (r.policy.name, r.policy.fair, r.policy.label, r.policy.ratio)):
         if record.policy.press != "none":
             lines.setdefault(replace(record.policy, ratio=0.0), {})[record.policy.ratio] = record
-    complete = {
-        line: tuple(r for _, r in sorted({**({0.0: full[0]} if full else {}), **by_ratio}.items()))
-        for line, by_ratio in lines.items()
-    }
+    complete = {}
+    for line, by_ratio in lines.items():
+        start = next((r for r in whole if r.policy.held == line.held), None)
+        records_by_ratio = {**({0.0: start} if start else {}), **by_ratio}
+        complete[line] = tuple(r for _, r in sorted(records_by_ratio.items()))
     return TaskResults(
         name, full[0] if full else None, {line: rs for line, rs in complete.items() if not rs[-1].policy.full}
     )

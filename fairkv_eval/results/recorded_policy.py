@@ -57,11 +57,20 @@ class RecordedPolicy(PolicyArguments):
         )
 
     @property
+    def evicts(self) -> bool:
+        """Whether anything is ever evicted."""
+        amounts = self.ratio or self.amount != "ratio" or self.decode_budget or self.sets_amount
+        return self.press != "none" and bool(amounts)
+
+    @property
     def full(self) -> bool:
         """Whether nothing is ever evicted, and all pairs are held as the model computes them."""
-        amounts = self.ratio or self.amount != "ratio" or self.decode_budget or self.sets_amount
-        evicts = self.press != "none" and amounts
-        return not evicts and self.kv_bits == PLAIN_BITS
+        return not self.evicts and self.kv_bits == PLAIN_BITS
+
+    @property
+    def held(self) -> tuple[Any, ...]:
+        """How pairs are held, which tells policies apart that evict alike."""
+        return self.kv_bits, self.kv_scheme, self.kv_group, self.kv_residual
 
     @property
     def press_name(self) -> str:

@@ -22,6 +22,7 @@ from fairkv_eval.figures.plotting import COLOURS, MARKERS, save, spread_out
 from fairkv_eval.figures.points import accuracy_and_spread
 from fairkv_eval.figures.rank_correlation import rank_correlation
 from fairkv_eval.metrics import FAMILIES
+from fairkv_eval.results.reader import read
 from fairkv_eval.results.selection import selected
 
 
@@ -202,6 +203,17 @@ def test_without_matplotlib_the_extra_is_named(folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["figures", str(folder)]) == 2
     assert "pip install 'fairkv-eval[plots]'" in capsys.readouterr().err
+
+
+def test_a_line_of_packed_pairs_starts_at_the_packed_cache_that_evicts_nothing(tmp_path):
+    synthetic_results.write(tmp_path)
+    for number, (press, ratio, bits) in enumerate([("none", 0, 4), ("tova", 0.5, 4), ("tova", 0.5, 16)], 1):
+        synthetic_results.write(tmp_path, press=press, ratio=ratio, number=number, fairkv={"kv_bits": bits})
+    (model,), _ = arrange(read(tmp_path).records)
+    (task,) = model.tasks
+    points = {line.kv_bits: [(r.policy.ratio, r.policy.kv_bits) for r in rs] for line, rs in task.lines.items()}
+    assert points == {4: [(0, 4), (0.5, 4)], 16: [(0, 16), (0.5, 16)]}
+    assert task.full.policy.kv_bits == 16
 
 
 def test_full_cache_alone_is_nothing_to_draw(tmp_path, capsys):

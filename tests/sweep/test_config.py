@@ -39,6 +39,20 @@ def test_a_range_of_ratios_has_one_full_cache_whatever_the_press() -> None:
     assert names(ratios=[0.5]) == ["tova_ratio=0.5"] and names(ratios=0.5, fidelity=True)[0] == "full"
 
 
+def test_a_storage_goes_with_every_ratio_and_with_none() -> None:
+    assert names(presses=[{"press": "tova", "kv_bits": [16, "k4v2"]}], ratios=[0, 0.5]) == [
+        "full",
+        "tova_ratio=0.5",
+        "full_kv_bits=k4v2",
+        "tova_ratio=0.5_kv_bits=k4v2",
+    ]
+    alone = {"press": "none", "kv_bits": [8, 4], "kv_scheme": "rotated", "ratios": 0}
+    assert names(presses=[alone, "knorm"], ratios=0.5) == [
+        *(f"full_kv_bits={bits}_kv_scheme=rotated" for bits in (8, 4)),
+        "knorm_ratio=0.5",
+    ]
+
+
 def test_lists_of_parameters_bases_and_whitelists() -> None:
     presses = [
         {"press": "snapkv", "window": [16, 64], "ratios": 0.5},
