@@ -1,9 +1,10 @@
 """The strongest compression whose loss against the full cache stays within a bound, with a stated confidence.
 
 Learn then test (Angelopoulos, Bates, Candès, Jordan and Lei, arXiv 2110.01052): every candidate has a valid test of
-"its expected loss exceeds the bound" on paired losses by document. Along the ratios of one press and setting the tests
+"its expected loss exceeds the bound" on paired losses by document. Along the amounts of one press and setting the tests
 are made in a fixed sequence, weakest compression first, up to the first that fails; over presses and settings alpha is
-divided (Bonferroni). So the chance that any recommendation exceeds the bound is at most alpha.
+divided (Bonferroni). So the chance that any recommendation exceeds the bound is at most alpha. Compression is strong
+that holds few bytes, so eviction, merging, quantization and any of them together compete.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,17 @@ from fairkv_eval.errors import UsageError
 from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.selection import full_cache, metric_of, one_run, selected, values
+from fairkv_eval.storage.bits import PLAIN_BITS
 
 Losses = dict[str, tuple[str, Floats]]  # {task: (metric, losses by document)}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a policy achieved on a task: the share of pairs that it evicted, and of bytes that it holds."""
+
+    ratio: float
+    held: float
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,12 @@ class Loss:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy: its achieved ratio, its losses, and whether it and all before it in its family passed their tests."""
+    """A policy: its achieved ratio, the share of the full cache's bytes that it holds, its losses, and whether it and
+    all before it in its family passed their tests."""
 
     policy: RecordedPolicy
     ratio: float
+    held: float
     losses: tuple[Loss, ...]
     passed: bool
 
@@ -86,27 +99,27 @@ def recommend(
     selection = selected(paths, model, tasks)
     by_task = one_run(selection.records)
     _check_independent(selection.records)
-    losses, ratios, left_out = _losses_by_policy(by_task, metric, value_range)
+    losses, sizes, left_out = _losses_by_policy(by_task, metric, value_range)
     complete = {policy: by_policy for policy, by_policy in losses.items() if len(by_policy) == len(by_task)}
     left_out = [f"{problem.path.name}: {problem.reason}" for problem in selection.problems] + left_out
     left_out += [f"{policy.label}: no result of every task" for policy in losses if policy not in complete]
     if not complete:
         raise UsageError("no compressed policy with a result of every task, so there is nothing to recommend")
-    families = families_of(complete, ratios)
+    families = families_of(complete, sizes)
     level = alpha / len(families)
     width = value_range[1] - value_range[0]
-    tested = [tested_in_sequence(family, complete, ratios, max_drop, level, width) for family in families]
+    tested = [tested_in_sequence(family, complete, sizes, max_drop, level, width) for family in families]
     passed = [candidate for family in tested for candidate in family if candidate.passed]
-    best = max(passed, key=lambda c: (c.ratio, -max(loss.mean for loss in c.losses)), default=None)
+    best = min(passed, key=lambda c: (c.held, max(loss.mean for loss in c.losses)), default=None)
     return Recommendation(selection.records[0].model, max_drop, alpha, level, tested, best, left_out)
 
 
 def _losses_by_policy(
     by_task: Mapping[str, Sequence[Record]], metric: str | None, value_range: tuple[float, float]
-) -> tuple[dict[RecordedPolicy, Losses], dict[RecordedPolicy, list[float]], list[str]]:
-    """The losses of every compressed policy, its achieved ratio on each task, and what lacks the metric."""
+) -> tuple[dict[RecordedPolicy, Losses], dict[RecordedPolicy, list[Size]], list[str]]:
+    """The losses of every compressed policy, its size on each task, and what lacks the metric."""
     losses: dict[RecordedPolicy, Losses] = {}
-    ratios: dict[RecordedPolicy, list[float]] = {}
+    sizes: dict[RecordedPolicy, list[Size]] = {}
     left_out = []
     for task, records in by_task.items():
         full = full_cache(records)
@@ -127,14 +140,16 @@ def _losses_by_policy(
             _in_range(scores, value_range, record, name)
             losses.setdefault(record.policy, {})[task] = (name, of_task)
             achieved = record.policy.ratio if record.achieved_ratio is None else record.achieved_ratio
-            ratios.setdefault(record.policy, []).append(achieved)
-    return losses, ratios, left_out
+            # Results from before bytes were measured hold pairs in full.
+            held = 1 - achieved if record.held is None else record.held
+            sizes.setdefault(record.policy, []).append(Size(achieved, held))
+    return losses, sizes, left_out
 
 
 def tested_in_sequence(
     family: list[RecordedPolicy],
     losses: Mapping[RecordedPolicy, Losses],
-    ratios: Mapping[RecordedPolicy, Sequence[float]],
+    sizes: Mapping[RecordedPolicy, Sequence[Size]],
     max_drop: float,
     level: float,
     width: float,
@@ -144,7 +159,8 @@ def tested_in_sequence(
     for policy in family:
         by_task = tuple(_loss(task, *losses[policy][task], max_drop, level, width) for task in losses[policy])
         passed = all(loss.bound <= max_drop for loss in by_task) and all(c.passed for c in candidates)
-        candidates.append(Candidate(policy, _mean(ratios[policy]), by_task, passed))
+        ratio = _mean([size.ratio for size in sizes[policy]])
+        candidates.append(Candidate(policy, ratio, _held(sizes[policy]), by_task, passed))
     return candidates
 
 
@@ -161,13 +177,18 @@ def _loss(task: str, metric: str, losses: Floats, max_drop: float, level: float,
 
 
 def families_of(
-    policies: Mapping[RecordedPolicy, Losses], ratios: Mapping[RecordedPolicy, Sequence[float]]
+    policies: Mapping[RecordedPolicy, Losses], sizes: Mapping[RecordedPolicy, Sequence[Size]]
 ) -> list[list[RecordedPolicy]]:
-    """Policies that differ in ratio or budget alone, weakest compression first."""
+    """Policies that differ in their amount alone, or without a press in their bits, weakest compression first."""
     families: dict[RecordedPolicy, list[RecordedPolicy]] = {}
-    for policy in sorted(policies, key=lambda p: (p.label, _mean(ratios[p]))):
-        families.setdefault(replace(policy, ratio=0.0, budget=None, budget_bytes=None), []).append(policy)
-    return [sorted(family, key=lambda p: (_mean(ratios[p]), p.ratio)) for family in families.values()]
+    for policy in sorted(policies, key=lambda p: (p.label, -_held(sizes[p]))):
+        bits: dict[str, Any] = {"kv_bits": PLAIN_BITS} if policy.press_name == "none" else {}
+        families.setdefault(replace(policy, ratio=0.0, budget=None, budget_bytes=None, **bits), []).append(policy)
+    return [sorted(family, key=lambda p: (-_held(sizes[p]), p.ratio)) for family in families.values()]
+
+
+def _held(sizes: Sequence[Size]) -> float:
+    return _mean([size.held for size in sizes])
 
 
 def _losses(full: Mapping[str, float], scores: Mapping[str, float], record: Record, metric: str) -> Floats:

@@ -74,7 +74,8 @@ def _headline(advice: Recommendation) -> str:
     within = f"a loss of at most {advice.max_drop:g} against the full cache, with confidence {1 - advice.alpha:g}"
     if advice.best:
         return (
-            f"Recommended for {advice.model}: {advice.best.policy.label} ({advice.best.ratio:.0%} evicted): {within}."
+            f"Recommended for {advice.model}: {advice.best.policy.label} ({advice.best.held:.0%} of the KV bytes held, "
+            f"{advice.best.ratio:.0%} of the pairs evicted): {within}."
         )
     return f"Recommended for {advice.model}: none has {within}. {_reason(advice)}"
 
@@ -100,7 +101,7 @@ def _table(advice: Recommendation) -> Table:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for header in ("press and setting", "evicted", "task", "metric"):
+    for header in ("press and setting", "held", "evicted", "task", "metric"):
         table.add_column(header, no_wrap=True)
     for header in ("n", "loss", "bound", "documents needed"):
         table.add_column(header, justify="right", no_wrap=True)
@@ -110,6 +111,7 @@ def _table(advice: Recommendation) -> Table:
             for loss in candidate.losses:
                 table.add_row(
                     candidate.policy.label,
+                    f"{candidate.held:.0%}",
                     f"{candidate.ratio:.0%}",
                     loss.task,
                     loss.metric,

@@ -224,7 +224,7 @@ def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None)
         achieved_ratio=record.achieved_ratio,
         kv_bytes_full=record.kv_bytes_full,
         kv_bytes_kept=record.kv_bytes_kept,
-        held=_held(record),
+        held=record.held,
         tokens_per_second=record.tokens_per_second,
         conditions=_conditions(record, of_task=True),
         versions=record.versions,
@@ -234,13 +234,6 @@ def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None)
         cell=record.cell,
         command=command(record),
     )
-
-
-def _held(record: Record) -> float | None:
-    """The bytes held as a share of the full cache's: as measured, else 1 for a full cache and None for others."""
-    if record.kv_bytes_full and record.kv_bytes_kept is not None:
-        return record.kv_bytes_kept / record.kv_bytes_full
-    return 1.0 if record.policy.full else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

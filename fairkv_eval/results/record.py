@@ -67,6 +67,13 @@ class Record:
         return (self.model, self.model_sha, self.conditions, self.task, self.version)
 
     @property
+    def held(self) -> float | None:
+        """The bytes held as a share of the full cache's: as measured, else 1 for a full cache and None for others."""
+        if self.kv_bytes_full and self.kv_bytes_kept is not None:
+            return self.kv_bytes_kept / self.kv_bytes_full
+        return 1.0 if self.policy.full else None
+
+    @property
     def identity(self) -> str | None:
         """The digest of the model's identity, which is one of the conditions; None if the run recorded none."""
         return dict(self.conditions).get(IDENTITY)

@@ -24,6 +24,7 @@ from fairkv_eval.results.record import IDENTITY, Metric, Record
 from fairkv_eval.results.record_check import check
 from fairkv_eval.results.recorded_policy import DIVIDING, RecordedPolicy, plain
 from fairkv_eval.results.sample_file import SampleFile, SampleSource
+from fairkv_eval.storage.bits import PLAIN_BITS
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -239,8 +240,9 @@ def _bytes(metrics: dict[str, Metric], ours: dict[str, Any], name: str) -> float
 
 
 def _achieved_ratio(ours: dict[str, Any], full: float | None, kept: float | None) -> float | None:
-    """From the bytes of this task; without them that of the run, and 0 for a model that evicts nothing."""
-    if full and kept is not None:
+    """From the bytes of this task; without them, or if pairs are held in fewer bits, that of the run; and 0 for a model
+    that evicts nothing."""
+    if full and kept is not None and ours.get("kv_bits", PLAIN_BITS) == PLAIN_BITS:
         return 1 - kept / full
     return ours.get("achieved_ratio") if ours else 0.0
 

@@ -65,12 +65,12 @@ def test_error_rate_over_families_and_sequences(monkeypatch):
 
     rng = np.random.default_rng(1)
     policies = [RecordedPolicy(press, ratio=ratio) for press in "abc" for ratio in (0.2, 0.4)]
-    ratios = {policy: [policy.ratio] for policy in policies}
+    sizes = {policy: [module.Size(policy.ratio, 1 - policy.ratio)] for policy in policies}
     wrong = 0
     for _ in range(200):
         losses = {p: {"task": ("acc", draws(0.0201, 0.05, rng, 250))} for p in policies}
-        families = module.families_of(losses, ratios)
-        tested = [module.tested_in_sequence(f, losses, ratios, 0.02, 0.2 / len(families), 1.0) for f in families]
+        families = module.families_of(losses, sizes)
+        tested = [module.tested_in_sequence(f, losses, sizes, 0.02, 0.2 / len(families), 1.0) for f in families]
         wrong += any(candidate.passed for family in tested for candidate in family)
     assert 0 < wrong / 200 <= 0.2
 
@@ -108,6 +108,33 @@ def test_strongest_that_passes_in_its_sequence(tmp_path):
     assert (lost.n, lost.mean, lost.needed) == (N, 0.25, None)
 
 
+def test_evicted_and_quantized_policies_compete_by_bytes_held(tmp_path, capsys):
+    """Few bits are one sequence without a press; merging does not make a policy smaller."""
+    results(tmp_path, {("tova", 0.5, 0.0): 0})
+    policies = [
+        ("none", 0.0, 0.55, {"kv_bits": 8}, 0),
+        ("none", 0.0, 0.28, {"kv_bits": 4}, 0),
+        ("none", 0.0, 0.16, {"kv_bits": 2}, 200),
+        ("tova", 0.6, 0.4, {"merge": "similar"}, 0),
+        ("tova", 0.2, 0.2, {"kv_bits": 4, "fair": 1.0}, 200),
+    ]
+    for number, (press, ratio, held, fairkv, lost) in enumerate(policies, 5):
+        scores = {"docs": DOCS, "scores": losing(lost), "number": number}
+        synthetic_results.write(tmp_path, press=press, ratio=ratio, held=held, fairkv=fairkv, **scores)
+    advice = recommend([tmp_path], max_drop=0.05)
+    assert (advice.best.policy.label, advice.best.held, advice.best.ratio) == ("full cache kv_bits=4", 0.28, 0)
+    families = {tuple(c.policy.label for c in family) for family in advice.families}
+    assert families == {
+        ("full cache kv_bits=8", "full cache kv_bits=4", "full cache kv_bits=2"),
+        ("tova ratio=0.5",),
+        ("tova ratio=0.6 merge=similar",),
+        ("tova ratio=0.2 fair=1 kv_bits=4",),
+    }
+    assert main(["recommend", str(tmp_path), "--max_drop", "0.05"]) == 0
+    out = capsys.readouterr().out
+    assert "full cache kv_bits=4 (28% of the KV bytes held, 0% of the pairs evicted)" in out
+
+
 def test_none_says_how_close_and_what_it_would_take(tmp_path, capsys):
     results(tmp_path, {("tova", 0.2, 0.0): 1})
     assert main(["recommend", str(tmp_path), "--max_drop", "0.005"]) == 0
@@ -121,7 +148,7 @@ def test_command_says_what_it_assumes_and_json(tmp_path, capsys):
     results(tmp_path, CELLS)
     assert main(["recommend", str(tmp_path), "--max_drop", "0.05"]) == 0
     out = capsys.readouterr().out
-    assert "snapkv ratio=0.4 fair=1 (40% evicted)" in out
+    assert "snapkv ratio=0.4 fair=1 (60% of the KV bytes held, 40% of the pairs evicted)" in out
     assert "drawn independently" in out and "metric lies in 0 to 1" in out and "2110.01052" in out
     assert main(["recommend", str(tmp_path), "--max_drop", "0.05", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["best"]["label"] == "snapkv ratio=0.4 fair=1"

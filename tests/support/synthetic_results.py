@@ -39,18 +39,20 @@ def write(
     samples: bool = True,
     more: dict[str, list[float]] | None = None,
     filler: str = "",
+    held: float | None = None,
     **changed: Any,
 ) -> Path:
     """Write one result file and its samples and return its path. ``number`` makes date and name unlike others'.
 
     ``scores``: the documents' values of the metric ``acc``; ``more``: those of other metrics; ``filler``: text that
-    each sample carries; ``changed``: entries of ``config`` (``fairkv`` is updated).
+    each sample carries; ``held``: the share of the full cache's bytes, if it is not
+    that of the pairs; ``changed``: entries of ``config`` (``fairkv`` is updated).
     """
     docs = documents(8) if docs is None else docs
     draw = random.Random(f"{press} {ratio} {fair} {task} {model}")
     scores = [float(draw.random() > 0.3 + ratio / 2) for _ in docs] if scores is None else scores
     responses = [f"answer of {press} to {d}" for d in docs] if responses is None else responses
-    kept = _FULL_BYTES * (1 - ratio)
+    kept = _FULL_BYTES * (1 - ratio if held is None else held)
     lines = [
         _line(i, doc, filler, {"acc": score} | _of(more, i), response, kept if source == "fairkv" else None)
         for i, (doc, score, response) in enumerate(zip(docs, scores, responses, strict=True))
