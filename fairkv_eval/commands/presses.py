@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMPLES = ("fairkv presses", "fairkv presses snapkv adakv", "fairkv presses my_press.yaml --json")
 _WIDE = 120  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
-_MARKDOWN_HEADERS = ("press", "aliases", "what it keeps", "parameters", "observes", "paper")
+_MARKDOWN_HEADERS = ("press", "aliases", "what it keeps", "parameters", "observes", "cost", "not with", "paper")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,8 +70,14 @@ def describe(press: Press | DeclaredPress) -> dict[str, Any]:
 
     A wrapper's parameters include those of its base; ``of`` names the press that a parameter belongs to.
     ``decode_budget`` and ``contiguous``: whether the press, with its default parameters, can be used with
-    decode_budget=N and positions=contiguous.
+    decode_budget=N and positions=contiguous; ``excludes``: all that it cannot be combined with. ``cost``: of scoring a
+    prefilled layer (see `press_facts`).
     """
+    from fairkv_eval.eviction.declared_presses import declared_presses
+    from fairkv_eval.eviction.press_facts import cost_of, exclusions_of
+
+    decodes, even = _usable(press, decode_budget=1), _usable(press, positions="contiguous")
+    refused_by = [name for name, wrapper in declared_presses().items() if press.name in wrapper.refuses]
     inner = press.base.parameters if press.base else {}
     return {
         "press": press.name,
@@ -84,8 +90,10 @@ def describe(press: Press | DeclaredPress) -> dict[str, Any]:
             {"name": name, "of": press.base.name if press.base and name in inner else press.name, **_values(parameter)}
             for name, parameter in press.parameters.items()
         ],
-        "decode_budget": _usable(press, decode_budget=1),
-        "contiguous": _usable(press, positions="contiguous"),
+        "cost": cost_of(press),
+        "decode_budget": decodes,
+        "contiguous": even,
+        "excludes": exclusions_of(press, decodes, even, refused_by),
         "sha256": press.sha256,
     }
 
@@ -116,16 +124,16 @@ def _table(entries: Sequence[dict[str, Any]]) -> Table:
     terminal = sys.stdout.isatty()
     separator = "\n" if terminal else ", "
     table = plain_table(padding=(0, 2, 1 if terminal else 0, 0))
-    for header in ("press", "keeps", "parameters", "observes", "decode_budget", "contiguous", "paper"):
-        table.add_column(header, overflow="fold", no_wrap=header not in ("keeps", "observes"))
+    for header in ("press", "keeps", "parameters", "observes", "cost", "not with", "paper"):
+        table.add_column(header, overflow="fold", no_wrap=header not in ("keeps", "observes", "not with"))
     for entry in entries:
         table.add_row(
             separator.join([entry["press"], *entry["aliases"]]),
             entry["summary"] or "-",
             separator.join([*_base(entry), *(f"{_setting(p)}{_bounds(p)}" for p in _parameters_of(entry))]) or "-",
             entry["observes"] or "-",
-            _yes_or_no(entry["decode_budget"]),
-            _yes_or_no(entry["contiguous"]),
+            entry["cost"] or "-",
+            ", ".join(entry["excludes"]) or "-",
             (entry["paper"] or "-").replace(_ARXIV, "arXiv "),
         )
     return table
@@ -145,6 +153,8 @@ def _markdown_row(entry: dict[str, Any]) -> list[str]:
         entry["summary"],
         ", ".join(f"`{setting}`" for setting in [*_base(entry), *map(_setting, _parameters_of(entry))]),
         entry["observes"],
+        entry["cost"] or "its base's" * bool(entry["base"]),
+        ", ".join(entry["excludes"]),
         f"[{paper.removeprefix(_ARXIV)}]({paper})" if paper else "",
     ]
     return [cell.replace("|", "\\|") or "–" for cell in cells]
@@ -177,6 +187,8 @@ def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
         of = "" if parameter["of"] == entry["press"] else f" ({parameter['of']}'s)"
         text = f"{_setting(parameter)}{_bounds(parameter)}: {parameter['help']}".removesuffix(": ")
         yield "parameter", text + of
+    yield "cost", entry["cost"] or "-"
+    yield "not with", ", ".join(entry["excludes"]) or "-"
     yield "decode_budget", _yes_or_no(entry["decode_budget"])
     yield "contiguous", _yes_or_no(entry["contiguous"])
     yield "paper", entry["paper"] or "-"

@@ -11,7 +11,7 @@ from fairkv_eval import strict_yaml
 from fairkv_eval.eviction.parameter import STATISTICS, STATISTICS_FILE, Parameter
 from fairkv_eval.files import resource_dir
 
-_TEXTS = ("summary", "observes", "paper")
+_TEXTS = ("summary", "observes", "paper", "cost")
 _ARXIV = "https://arxiv.org/abs/"
 
 
@@ -25,6 +25,9 @@ class DeclaredPress:
     summary: str = ""
     observes: str = ""
     paper: str = ""
+    cost: str = ""
+    sets_amount: bool = False
+    refuses: tuple[str, ...] = ()
     default_base: str | None = None
     base: DeclaredPress | None = None
     parameters: Mapping[str, Parameter] = field(default_factory=dict)
@@ -39,7 +42,9 @@ class DeclaredPress:
     @property
     def divides_evenly(self) -> bool:
         """Whether all layers and heads keep equally many pairs, as positions=contiguous needs."""
-        return "budget" not in self.functions and (self.base is None or self.base.divides_evenly)
+        pools = self.parameters.get("pooled")  # heads compete only if it is on
+        divides = "budget" in self.functions and (pools is None or pools.default is not False)
+        return not divides and (self.base is None or self.base.divides_evenly)
 
 
 def declared_presses() -> dict[str, DeclaredPress]:
@@ -70,6 +75,8 @@ def _read(path: Path) -> DeclaredPress:
         name=config["press"],
         aliases=tuple(config.get("aliases") or ()),
         default_base=config.get("base"),
+        sets_amount=config.get("sets_amount", False),
+        refuses=tuple(config.get("refuses") or ()),
         parameters=parameters | ({STATISTICS: STATISTICS_FILE} if STATISTICS in config else {}),
         functions={key: name for key, name in config.items() if isinstance(name, _FunctionName)},
         **texts,

@@ -34,7 +34,7 @@ class Press:
     """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`).
 
     default_base: the press that a wrapper wraps unless base= names another, "none" if one must be named; ``base``: the
-    one it wraps; refuses: those it cannot, by name, and why. A wrapper's rule also gets ``base``, the wrapped scores as
+    one it wraps; cost, sets_amount: what lists say of it (see `press_facts`); refuses: those it cannot, by name, and why. A wrapper's rule also gets ``base``, the wrapped scores as
     a function of the span (and of another layer, if one stands behind it); without a rule of its own it scores as its
     base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
     cache before anything is evicted (see `replays`); ``receives``: whether a key counts with the ``most`` attention it
@@ -52,6 +52,8 @@ class Press:
     summary: str = field(default="", compare=False)
     paper: str = field(default="", compare=False)
     observes: str = field(default="", compare=False)
+    cost: str = field(default="", compare=False)
+    sets_amount: bool = field(default=False, compare=False)
     sha256: str = ""
     default_base: str | None = None
     base: Press | None = None

@@ -9,10 +9,12 @@ from typing import Any
 
 from fairkv_eval import source_digest
 
+_DESCRIBES = ("summary", "paper", "observes", "aliases", "cost", "sets_amount")
+
 
 def digest(config: Mapping[str, Any], functions: Iterable[Callable[..., Any]]) -> str:
     """SHA-256 of a press's YAML, without what only describes the press, and of its functions' sources."""
-    decides = {key: value for key, value in config.items() if key not in ("summary", "paper", "observes", "aliases")}
+    decides = {key: value for key, value in config.items() if key not in _DESCRIBES}
     parameters = decides.get("parameters") or {}
     decides["parameters"] = {
         name: {key: value for key, value in entry.items() if key != "help"} for name, entry in parameters.items()

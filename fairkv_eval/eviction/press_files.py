@@ -21,10 +21,22 @@ from fairkv_eval.eviction.model_statistics import text
 from fairkv_eval.eviction.parameter import STATISTICS, STATISTICS_FILE, Parameter
 from fairkv_eval.eviction.press import FUNCTIONS, Press, accepted
 from fairkv_eval.eviction.press_digest import digest
+from fairkv_eval.eviction.press_facts import DECLARED_COSTS
 from fairkv_eval.files import resource_dir
 
-_TEXTS = ("summary", "paper", "observes")
-_KEYS = {"press", "base", "refuses", "aliases", "parameters", "collects", "receives", *_TEXTS, *FUNCTIONS}
+_TEXTS = ("summary", "paper", "observes", "cost")
+_KEYS = {
+    "press",
+    "base",
+    "refuses",
+    "aliases",
+    "parameters",
+    "collects",
+    "receives",
+    "sets_amount",
+    *_TEXTS,
+    *FUNCTIONS,
+}
 _ARXIV_NUMBER = re.compile(r"[0-9]{4}\.[0-9]{4,5}(v[0-9]+)?")
 _BRIDGE = "kvpress:"
 
@@ -132,6 +144,7 @@ def _press(config: Mapping[str, Any]) -> Press:
         default_base=config.get("base"),
         refuses=config.get("refuses") or {},
         collects=config.get("collects", False),
+        sets_amount=config.get("sets_amount", False),
         receives=config.get("receives", "most"),
         **texts,
     )
@@ -200,8 +213,11 @@ def _check_keys(config: Mapping[str, Any]) -> None:
 
 
 def _check_kinds(config: Mapping[str, Any]) -> None:
-    if not isinstance(config.get("collects", False), bool):
-        raise UsageError(f"collects must be true or false, not {config['collects']!r}")
+    for key in ("collects", "sets_amount"):
+        if not isinstance(config.get(key, False), bool):
+            raise UsageError(f"{key} must be true or false, not {config[key]!r}")
+    if "cost" in config and config["cost"] not in DECLARED_COSTS:
+        raise unknown("cost", config["cost"], DECLARED_COSTS)
     if config.get("receives", "most") not in ("most", "mean"):
         raise unknown("receives", config["receives"], ("most", "mean"))
     if "receives" in config and "replay" not in config:

@@ -18,13 +18,13 @@ from fairkv_eval.commands.presses import describe
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import Press
-from fairkv_eval.eviction.press_files import built_in_presses, listed_press
+from fairkv_eval.eviction.press_files import built_in_presses, listed_press, load_press
 from fairkv_eval.files import resource_dir
 
 NAMES = list(dict.fromkeys(press.name for press in built_in_presses().values()))
 LONGEST = max((press.summary for press in built_in_presses().values()), key=len)
 KEYS = ["press", "aliases", "summary", "observes", "paper", "base"]
-KEYS += ["parameters", "decode_budget", "contiguous", "sha256"]
+KEYS += ["parameters", "cost", "decode_budget", "contiguous", "excludes", "sha256"]
 
 MINE = """
 press: mine
@@ -81,7 +81,7 @@ def written(default: object) -> str:
 class TestInAPipe:
     def test_one_line_a_press_and_nothing_cut(self, capsys: pytest.CaptureFixture[str]) -> None:
         header, *rows = piped(capsys, "presses").splitlines()
-        assert header.split() == ["press", "keeps", "parameters", "observes", "decode_budget", "contiguous", "paper"]
+        assert header.split() == ["press", "keeps", "parameters", "observes", "cost", "not", "with", "paper"]
         assert [row.split()[0].rstrip(",") for row in rows] == NAMES
         for name, row in zip(NAMES, rows, strict=True):
             rule = press(name)
@@ -206,6 +206,42 @@ class TestJson:
         assert [e["decode_budget"] for e in entries.values()] == [True, False, False]
         assert [e["contiguous"] for e in entries.values()] == [True, True, False]
 
+    @pytest.mark.parametrize("name", NAMES)
+    def test_what_a_press_excludes_is_refused_by_name(self, name: str) -> None:
+        """And of all that a press could exclude, nothing else is refused."""
+        entry, rule = describe(press(name)), press(name)
+        others = {"by_layer": "0.5"} if name == "layer_ratios" else {}
+        base = {"base": rule.base.name if rule.base else "knorm"} if entry["base"] else {}
+        typed = {
+            "ratio": {"ratio": 0.5},
+            "budget": {"budget": 9},
+            "budget_bytes": {"budget_bytes": 0.5},
+            "decode_budget": {"decode_budget": 9},
+            "merge=cam": {"decode_budget": 9, "merge": "cam"},
+            "positions=contiguous": {"positions": "contiguous"},
+            "any wrapper": {"press": "adakv", "base": name},
+            "press=blockwise": {"press": "blockwise", "base": name},
+        }
+        if "any wrapper" in entry["excludes"]:
+            del typed["press=blockwise"]
+        refused = []
+        for thing, arguments in typed.items():
+            try:
+                Policy.of({"press": name, **base, **others, **arguments})
+            except UsageError as error:
+                assert name in str(error) or (thing == "any wrapper" and "base" in str(error)), thing
+                refused.append(thing)
+        assert refused == entry["excludes"]
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_costs_are_declared_or_those_of_a_replay_or_a_base(self, name: str) -> None:
+        entry, rule = describe(press(name)), press(name)
+        assert entry["cost"] in ("free", "O(n)", "O(n²)", "second pass") or (name == "threshold" and not rule.base)
+        assert (entry["cost"] == "second pass") == (rule.replay is not None)
+        if rule.base and not rule.cost:
+            assert entry["cost"] == rule.base.cost == "free"
+        assert describe(load_press("criticalkv", "h2o"))["cost"] == "O(n²)"  # the dearer of the two
+
 
 class TestMarkdown:
     README = (resource_dir("presses") / "README.md").read_text(encoding="utf-8")
@@ -229,7 +265,9 @@ class TestMarkdown:
 
     def test_of_a_file_with_little_in_it(self, mine: str, capsys: pytest.CaptureFixture[str]) -> None:
         *_, row = piped(capsys, "presses", "--markdown", mine).splitlines()
-        assert row.startswith("| `mine` | – | [bold]small") and row.endswith("| `part=0.5`, `size=3` | – | – |")
+        assert row.startswith("| `mine` | – | [bold]small") and row.endswith(
+            "| `part=0.5`, `size=3` | – | – | decode_budget, merge=cam | – |"
+        )
 
 
 class TestMistakes:

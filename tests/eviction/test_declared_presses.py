@@ -9,7 +9,7 @@ import pytest
 
 from fairkv_eval.commands.presses import describe
 from fairkv_eval.eviction.declared_presses import declared_presses
-from fairkv_eval.eviction.press_files import built_in_presses, load_press
+from fairkv_eval.eviction.press_files import built_in_presses, listed_press
 
 
 def test_all_presses_are_declared() -> None:
@@ -18,7 +18,7 @@ def test_all_presses_are_declared() -> None:
 
 @pytest.mark.parametrize("name", declared_presses())
 def test_a_declaration_describes_the_press(name: str) -> None:
-    press = load_press(name)
+    press = listed_press(name)
     assert press is not None
     assert {**describe(declared_presses()[name]), "sha256": press.sha256} == describe(press)
 
