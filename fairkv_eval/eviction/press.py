@@ -34,15 +34,15 @@ class Press:
     """A scoring rule by name: ``score(layer, span, **parameters) -> [kv_heads, len(span)]`` (see `scores`).
 
     default_base: the press that a wrapper wraps unless base= names another, "none" if one must be named; ``base``: the
-    one it wraps; cost, sets_amount: what lists say of it (see `press_facts`); refuses: those it cannot, by name, and why. A wrapper's rule also gets ``base``, the wrapped scores as
-    a function of the span (and of another layer, if one stands behind it); without a rule of its own it scores as its
-    base does. budget: how budgets differ by layer or head (see `budgets`). replay: the tokens to run against the full
-    cache before anything is evicted (see `replays`); ``receives``: whether a key counts with the ``most`` attention it
-    got from them, or with the ``mean``, relative to an even share. decode: the rule for pairs in the cache while
-    decoding; ``collects``: whether it needs the attention they have received so far (see `decode_budget`). statistics:
-    what it needs to know about the model beforehand (see `statistics`); ``known_statistics``: that, once it is `bound`
-    to a model. ``sha256``: see `press_digest`; an edited rule has another. Presses are equal if their names, bases and
-    digests are.
+    one it wraps; cost, sets_amount: what lists say of it (see `press_facts`); refuses: those it cannot, by name, and
+    why. A wrapper's rule also gets ``base``, the wrapped scores as a function of the span (and of another layer, if one
+    stands behind it); without a rule of its own it scores as its base does. budget: how budgets differ by layer or head
+    (see `budgets`). replay: the tokens to run against the full cache before anything is evicted (see `replays`);
+    ``receives``: whether a key counts with the ``most`` attention it got from them, or with the ``mean``, relative to
+    an even share. decode: the rule for pairs in the cache while decoding; ``collects``: whether it needs the attention
+    they have received so far (see `decode_budget`). statistics: what it needs to know about the model beforehand (see
+    `statistics`); ``known_statistics``: that, once it is `bound` to a model. ``sha256``: see `press_digest`; an edited
+    rule has another. Presses are equal if their names, bases and digests are.
     """
 
     name: str

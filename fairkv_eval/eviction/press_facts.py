@@ -36,8 +36,8 @@ def cost_of(press: Listed) -> str:
 
 
 def exclusions_of(press: Listed, decodes: bool, even: bool, refused_by: list[str]) -> list[str]:
-    """What it cannot be combined with, as typed. decodes, even: whether it scores while decoding, and keeps equally many
-    pairs everywhere; refused_by: the wrappers that refuse it by name."""
+    """What it cannot be combined with, as typed. decodes, even: whether it scores while decoding, and keeps equally
+    many pairs everywhere; refused_by: the wrappers that refuse it by name."""
     amounts = ["ratio", "budget", "budget_bytes"] * press.sets_amount
     decoding = [] if decodes else ["decode_budget", "merge=cam"]
     positions = [] if even else ["positions=contiguous"]

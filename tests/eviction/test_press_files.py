@@ -160,6 +160,8 @@ class TestFiles:
             (GOOD + "aliases: false\n", "aliases must be a list, not False"),
             (GOOD + "parameters: []\n", "parameters must be a mapping, not []"),
             (GOOD + "summary: [a]\n", "summary must be a text"),
+            (GOOD + "cost: cheap\n", "unknown cost 'cheap'. Allowed: O(n), O(n²), free"),
+            (GOOD + "sets_amount: 1\n", "sets_amount must be true or false, not 1"),
             (GOOD + "collects: yes\n", "collects must be true or false, not 'yes'"),
             (GOOD + "press: tova\n", "the key 'press' is given twice"),
             (GOOD + "parameters:\n  size: {default: .nan}\n", "default of parameter 'size' must be a finite number"),
