@@ -28,6 +28,7 @@ THEIRS = {
     "_running_attn_sum": "kvpress: the attention that CAMPress has collected, which a reference sets",
     "_index_put_impl_": "torch: an operator",
     "_fused_sdp_choice": "torch: an operator",
+    "_flash_attention_forward": "torch: the operator beneath `varlen_attn`, which older torches have alone",
     "_make_wrapper_subclass": "torch: how a tensor subclass is made",
     "_schema": "torch: an operator's signature",
     "_parameters": "torch: a module's own tensors",

@@ -2,7 +2,7 @@
 
 Both align a causal mask, and a window, to the last query and the last key of a sequence: query i of m sees the keys up
 to n - m + i of n (flash-attn from 2.1 on, whose kernel torch carries). A window of w tokens, the query's own among
-them, is ``(w - 1, 0)`` to the left and right of it. Read from torch 2.13 and flash-attn 2.8.
+them, is ``(w - 1, 0)`` to the left and right of it. Read from torch 2.11 to 2.13 and flash-attn 2.8.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Kernel(Protocol):
 
 
 class TorchKernel:
-    """``torch.nn.attention.varlen.varlen_attn``."""
+    """``torch.nn.attention.varlen.varlen_attn``, or `older_varlen_attn` if this torch's takes too little."""
 
     name = "varlen"
 
@@ -149,19 +149,67 @@ class FlashAttnKernel:
 
 def torch_kernel() -> TorchKernel:
     """torch's own kernel; UsageError if this torch has none that takes scales, windows and lengths in use."""
-    needed = {"scale", "window_size", "enable_gqa", "seqused_k"}
+    if {"scale", "window_size", "enable_gqa", "seqused_k"} <= _varlen_parameters():
+        from torch.nn.attention.varlen import varlen_attn
+
+        return TorchKernel(varlen_attn)
+    if {"scale", "window_size_left", "window_size_right", "seqused_k"} <= _operator_arguments():
+        return TorchKernel(older_varlen_attn)
+    raise UsageError(
+        f"attn_implementation='varlen' needs a newer torch (2.6 or later), and this is {torch.__version__}. "
+        "Allowed with it: auto, sdpa, flash_attention_2"
+    )
+
+
+def older_varlen_attn(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_seq_q: Tensor,
+    cu_seq_k: Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float | None = None,
+    window_size: tuple[int, int] = _EVERYTHING,
+    enable_gqa: bool = False,
+    seqused_k: Tensor | None = None,
+) -> Tensor:
+    """`varlen_attn` as torch has it from 2.12 on, for those before it: the same operator is beneath both, and its
+    kernel takes fewer KV heads than heads unasked."""
+    left, right = window_size
+    output: Tensor = torch.ops.aten._flash_attention_forward(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        0.0,
+        window_size == (-1, 0),
+        False,
+        scale=scale,
+        window_size_left=left,
+        window_size_right=right,
+        seqused_k=seqused_k,
+    )[0]
+    return output
+
+
+def _varlen_parameters() -> set[str]:
+    """The parameters of this torch's ``varlen_attn``; none before 2.10."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
-        missing = needed
-    else:
-        missing = needed - set(inspect.signature(varlen_attn).parameters)
-    if missing:
-        raise UsageError(
-            f"attn_implementation='varlen' needs a newer torch (2.12 or later), and this is {torch.__version__}. "
-            "Allowed with it: auto, sdpa, flash_attention_2"
-        )
-    return TorchKernel(varlen_attn)
+        return set()
+    return {*inspect.signature(varlen_attn).parameters}
+
+
+def _operator_arguments() -> set[str]:
+    """The arguments of the operator beneath ``varlen_attn``."""
+    operator = getattr(torch.ops.aten, "_flash_attention_forward", None)
+    return {argument.name for argument in operator.default._schema.arguments} if operator else set()
 
 
 def flash_attn_kernel() -> FlashAttnKernel:

@@ -47,12 +47,15 @@ class Runner:
     def forward(self, phase: Phase, tokens: list[int], positions: list[int], wanted: list[int]) -> Tensor:
         """Run one pass over packed tokens; return the logits ``[len(wanted), vocabulary]`` at the wanted places."""
         ids, at = (torch.tensor(values, device=self.device)[None] for values in (tokens, positions))
+        last = wanted == list(range(len(tokens) - len(wanted), len(tokens)))
         with self.autocast():
             output = self.model(
                 input_ids=ids,
                 position_ids=at,
                 use_cache=False,
-                logits_to_keep=wanted,  # a tensor would be moved to the first device, where these states are not
+                # A number where it will do: a list becomes a tensor on the device, for which the host waits until all
+                # layers have run. A tensor would be moved to the first device, where these states are not.
+                logits_to_keep=len(wanted) if last else wanted,
                 kv=phase,
             )
         logits: Tensor = output.logits[0]

@@ -20,6 +20,7 @@ from fairkv_eval.attention import flash as flash_module
 from fairkv_eval.attention import sdpa
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.flash import Flash
+from fairkv_eval.attention.kernels import TorchKernel, older_varlen_attn
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
@@ -140,11 +141,11 @@ def test_the_fakes_have_the_signatures_of_the_real_ones() -> None:
     assert [(p.name, p.kind) for p in real.values()] == [(p.name, p.kind) for p in fake.values()]
 
 
-def test_torch_takes_the_calls() -> None:
+@pytest.mark.parametrize("name", ["varlen_attn", "older_varlen_attn"])
+def test_torch_takes_the_calls(name: str) -> None:
     """On tensors without data, which go through the real operator's schema and give the right shapes."""
-    from fairkv_eval.attention.kernels import torch_kernel
-
-    flash = Flash(torch_kernel())
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    flash = Flash(TorchKernel({"varlen_attn": varlen.varlen_attn, "older_varlen_attn": older_varlen_attn}[name]))
     half = {"dtype": torch.float16, "device": "meta"}
     for options in (Options(SCALING), Options(SCALING, window=2)):
         own = sequences([(2, 3), (1, 0)], [2, 2], 2, **half)

@@ -11,8 +11,10 @@ import pytest
 import tiny
 import torch
 
+from fairkv_eval.attention import kernels
+from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.flash import Flash
-from fairkv_eval.attention.kernels import flash_attn_kernel, torch_kernel
+from fairkv_eval.attention.kernels import Packing, flash_attn_kernel, torch_kernel
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine import attach
 from fairkv_eval.engine.attach import attach_chosen, check_name
@@ -132,12 +134,31 @@ def test_flash_attn_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     check_name("flash_attention_2")
 
 
-def test_a_torch_whose_kernel_knows_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = SimpleNamespace(varlen_attn=lambda query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal: query)
-    for module in (first, None):
-        monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
-        with pytest.raises(UsageError, match=r"'varlen' needs a newer torch .*auto, sdpa, flash_attention_2"):
-            torch_kernel()
+OLD_VARLEN = [
+    SimpleNamespace(varlen_attn=lambda query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal: query),
+    None,  # before torch 2.10
+]
+
+
+@pytest.mark.parametrize("module", OLD_VARLEN)
+def test_an_older_torch_is_called_by_the_operator_beneath(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    monkeypatch.setattr(kernels, "older_varlen_attn", fake_flash.varlen_attn)
+    kernel, ends = torch_kernel(), torch.tensor([0, 3], dtype=torch.int32)
+    q = torch.randn(3, 2, 8)
+    (expected,) = SDPA.packed([(q.transpose(0, 1),) * 3], Options(0.5))
+    out = kernel.packed(q, q, q, Packing(ends, 3), Packing(ends, 3), Options(0.5))
+    torch.testing.assert_close(out.transpose(0, 1), expected)
+
+
+@pytest.mark.parametrize("module", OLD_VARLEN)
+def test_a_torch_whose_kernel_knows_too_little(module: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [SimpleNamespace(name=name) for name in ("query", "scale")]
+    operator = SimpleNamespace(default=SimpleNamespace(_schema=SimpleNamespace(arguments=arguments)))
+    monkeypatch.setattr(torch.ops.aten, "_flash_attention_forward", operator)
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
+    with pytest.raises(UsageError, match=r"'varlen' needs a newer torch .*auto, sdpa, flash_attention_2"):
+        torch_kernel()
 
 
 def test_the_results_say_what_attended() -> None:
