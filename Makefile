@@ -16,7 +16,7 @@ test test-all check: export FAIRKV_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: help demo test test-all check lint docs clean
+.PHONY: help demo test test-all check lint docs device-bundle clean
 
 help:
 	@echo "make demo        a real model under a half-evicted KV cache, two small tasks, one table"
@@ -24,6 +24,7 @@ help:
 	@echo "make test-all    those and the long ones: wide matrices, a sweep killed at random, the real model at length"
 	@echo "make check       lint, format, types, then the tests"
 	@echo "make docs        the pages of docs/ and of the folders as a site, in build/site"
+	@echo "make device-bundle  what benchmarks/device/run.sh needs on a machine with a GPU and without network"
 	@echo "make clean       remove the virtual environment and build outputs"
 
 demo: $(VENV)/.installed
@@ -46,6 +47,9 @@ check: lint test
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m mkdocs build --strict
+
+device-bundle: $(VENV)/.installed
+	$(BIN)/python benchmarks/device/bundle.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, try: make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'

