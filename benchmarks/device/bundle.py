@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
+from importlib.metadata import requires
 from pathlib import Path
 
 import model_parts
 import wheels
+from packaging.requirements import Requirement
 
 from fairkv_eval.pretrained import PACKAGE, packaged_gguf
 
@@ -28,7 +30,7 @@ def main() -> None:
     (first / "wheels").mkdir(parents=True, exist_ok=True)
     image, pins = wheels.read_image(args.image), wheels.read_pins(CHECKOUT / "constraints.txt")
     collection = wheels.Collection(first / "wheels", image, pins, args.leave_out)
-    collection.walk(wheels.roots(CHECKOUT / "pyproject.toml"), "fairkv-eval")
+    collection.walk(map(Requirement, requires("fairkv-eval") or ()), "fairkv-eval")
     drop_others(collection)
     parts = [] if args.no_model else split_model(args, sum(path.stat().st_size for path in collection.wheels.values()))
     report(args, collection, parts)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -41,11 +40,6 @@ def read_pins(path: Path) -> dict[str, Requirement]:
     lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
     requirements = (Requirement(line) for line in lines if line)
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
-
-
-def roots(pyproject: Path) -> list[Requirement]:
-    """What the project itself requires."""
-    return [*map(Requirement, tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"])]
 
 
 class Collection:
