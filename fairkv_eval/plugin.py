@@ -144,6 +144,28 @@ def _look_for_a_checkout(utils: "Any") -> None:
     utils.get_git_commit_hash = only_in_a_checkout(utils.get_git_commit_hash)
 
 
+def _explain_results(evaluator: "Any") -> None:
+    """Let samples say what the model's prompt was, and have all metrics, as the harness's loggers expect."""
+    from fairkv_eval.harness.explanations import explaining
+
+    evaluator.evaluate = explaining(evaluator.evaluate)
+
+
+def _name_results(tracker: "Any") -> None:
+    """Let result files name the default model, and a chat template that the documents asked for."""
+    from fairkv_eval.harness.explanations import naming
+
+    plain = tracker.EvaluationTracker
+    plain.save_results_aggregated = naming(plain.save_results_aggregated)
+
+
+def _know_groups(wandb: "Any") -> None:
+    """Let the logger for W&B take groups for groups."""
+    from fairkv_eval.harness.explanations import knowing_groups
+
+    wandb.WandbLogger.post_init = knowing_groups(wandb.WandbLogger.post_init)
+
+
 def _warn_of_unreadable(folders: "Iterable[Path]") -> None:
     """Warn of each YAML that the harness cannot read: it drops the file, and only says that the task is unknown."""
     import logging
@@ -164,6 +186,9 @@ def with_task_folder(paths: "Iterable[Path]", builtin: "Path", ours: "Path") -> 
 
 ADDITIONS: "dict[str, Callable[[Any], None]]" = {
     "lm_eval.utils": _shorten_tables,
+    "lm_eval.evaluator": _explain_results,
+    "lm_eval.loggers.evaluation_tracker": _name_results,
+    "lm_eval.loggers.wandb_logger": _know_groups,
     "lm_eval.loggers.utils": _look_for_a_checkout,
     "lm_eval.models": _add_model,
     "lm_eval.tasks.manager": _add_tasks,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.prompts.chat import Chat, Message
@@ -12,12 +13,20 @@ from fairkv_eval.prompts.segments import Segment, chat_shots, locate, paragraphs
 from fairkv_eval.prompts.settings import PromptSettings
 
 
+class Resolved(NamedTuple):
+    """The settings that made a text, without "auto". chat: "on" or "off", scope: "system", "context" or "prompt"."""
+
+    chat: str = "off"
+    scope: str = "prompt"
+    segments: str = "paragraphs"
+
+
 @dataclass(frozen=True)
 class Text:
     """A prompt as characters: the first ``context_end`` are its context (None: all but the last token).
 
     folded: the system prompt was moved into the first user turn. declared: the document declares the segments, so each
-    of them lies whole in the context.
+    of them lies whole in the context. resolved: a description, which decides nothing.
     """
 
     text: str
@@ -25,6 +34,7 @@ class Text:
     segments: tuple[Segment, ...] = ()
     folded: bool = False
     declared: bool = False
+    resolved: Resolved = field(default=Resolved(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -45,10 +55,10 @@ def divide_chat(chat: Chat, settings: PromptSettings, declared: Declaration = NO
     for a declared context or segment that is not there, and for a segment that does not lie whole in the context.
     """
     system = settings.scope == "system" or (settings.scope == "auto" and chat.system)
-    context_end = chat.context_end if system else None
+    context_end, scope = (chat.context_end, "system") if system else (None, "prompt")
     turns = [(turn.start, turn.stop) for turn in chat.turns]
     if declared.context is not None:
-        context_end = end_of_context(chat.text, declared.context, turns)
+        context_end, scope = end_of_context(chat.text, declared.context, turns), "context"
     source = settings.segments
     if source == "auto":
         source = "task" if declared.segments else "paragraphs" if chat.plain else "turns"
@@ -58,7 +68,8 @@ def divide_chat(chat: Chat, settings: PromptSettings, declared: Declaration = NO
         segments = chat_shots(chat.text, chat.shown_turns(), settings.fewshot_delimiter)
     else:
         segments = _segments(source, chat.text, context_end, declared, turns)
-    return _text(chat.text, context_end, segments, source, chat.folded)
+    resolved = Resolved("off" if chat.plain else "on", scope, source)
+    return _text(chat.text, context_end, segments, resolved, chat.folded)
 
 
 def divide_text(text: str, settings: PromptSettings, declared: Declaration = NOTHING_DECLARED) -> Text:
@@ -74,7 +85,9 @@ def divide_text(text: str, settings: PromptSettings, declared: Declaration = NOT
     source = settings.segments
     if source == "auto":
         source = "task" if declared.segments else "paragraphs"
-    context_end = None if declared.context is None else end_of_context(text, declared.context)
+    context_end, scope = None, "prompt"
+    if declared.context is not None:
+        context_end, scope = end_of_context(text, declared.context), "context"
     if settings.scope == "system":
         if source != "shots":
             raise UsageError(
@@ -82,11 +95,12 @@ def divide_text(text: str, settings: PromptSettings, declared: Declaration = NOT
                 "to compress everything before the question"
             )
         context_end = max((shot.start for shot in shots(text, settings.fewshot_delimiter)), default=0)
+        scope = "system"
     if source == "shots":
         segments: Iterable[Segment] = shots(text, settings.fewshot_delimiter)
     else:
         segments = _segments(source, text, context_end, declared)
-    return _text(text, context_end, segments, source)
+    return _text(text, context_end, segments, Resolved("off", scope, source))
 
 
 def _segments(
@@ -101,11 +115,13 @@ def _segments(
     return (paragraphs if source == "paragraphs" else sentences)(text[:context_end])
 
 
-def _text(text: str, context_end: int | None, segments: Iterable[Segment], source: str, folded: bool = False) -> Text:
+def _text(
+    text: str, context_end: int | None, segments: Iterable[Segment], resolved: Resolved, folded: bool = False
+) -> Text:
     """Text whose segments are cut at the end of the context, and left out after it; declared ones may not be."""
     end = len(text) if context_end is None else context_end
     segments = list(segments)
-    if source == "task":
+    if resolved.segments == "task":
         for name, start, stop in segments:
             if stop > end:
                 raise UsageError(
@@ -114,4 +130,4 @@ def _text(text: str, context_end: int | None, segments: Iterable[Segment], sourc
                 )
     cut = (Segment(name, start, min(stop, end)) for name, start, stop in segments)
     inside = tuple(segment for segment in cut if segment.stop > segment.start)
-    return Text(text, context_end, inside, folded, source == "task")
+    return Text(text, context_end, inside, folded, resolved.segments == "task", resolved)

@@ -46,6 +46,7 @@ class Prompter:
         self.prefix = str(tokenizer.decode([prefix_token])) if prefix_token is not None else ""
         self.special = special_tokens(tokenizer)
         self.note = note
+        self.applied_template = False  # whether a chat came from the model's template so far
 
     def render(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> Chat:
         """Render a chat with the model's template."""
@@ -66,6 +67,7 @@ class Prompter:
         chat = self._chat(text, document.messages)
         if chat is None:
             return divide_text(text, self.settings, declared)
+        self.applied_template |= not chat.plain
         if chat.folded:
             self.note("system prompts folded into the first user turn")
         return divide_chat(chat, self.settings, declared)

@@ -36,7 +36,8 @@ def published_sample(line: Mapping[str, Any]) -> dict[str, Any]:
     """The published fields of a sample: hashes, and the metrics that are numbers."""
     hashes = {name: line[name] for name in _OF_SAMPLE if name in line}
     metrics = [name for name in line.get("metrics") or () if _numbers(line.get(name)) is not None]
-    return {**_listed(_OF_SAMPLE)(hashes), "metrics": metrics, **{name: line[name] for name in metrics}}
+    prompts = {"prompts": _prompts(line["prompts"])} if line.get("prompts") else {}
+    return {**_listed(_OF_SAMPLE)(hashes), **prompts, "metrics": metrics, **{name: line[name] for name in metrics}}
 
 
 def name(value: Any) -> Any:
@@ -155,6 +156,18 @@ def _splitter(value: Any) -> Any:
 
 _OF_SAMPLE: dict[str, Form] = dict.fromkeys(("doc_id", "filter", "doc_hash", "prompt_hash", "target_hash"), name)
 
+# Of a prompt: hashes, and where its segments are in tokens. Not the text.
+_OF_PROMPT: dict[str, Form] = {
+    **dict.fromkeys(("sha256", "template_sha256", "chat", "scope", "segments"), name),
+    **dict.fromkeys(("tokens", "context_tokens", "truncated_tokens"), _number),
+    "ranges": _each(_listed({"name": name, "start": _number, "stop": _number})),
+}
+
+
+def _prompts(value: Any) -> list[Any]:
+    return [_listed(_OF_PROMPT)(entry) for entry in value] if isinstance(value, list) else []
+
+
 # Of a task: what its conditions are made of, and the options that it was run with.
 _OF_CONFIG: dict[str, Form] = {
     **dict.fromkeys(("task", "dataset_name", "output_type", "repeats"), name),
@@ -167,7 +180,7 @@ _OF_FAIRKV: dict[str, Form] = {
     **dict.fromkeys((entry.name for entry in ARGUMENTS), _nested),
     **dict.fromkeys(("press", "base", "press_sha256", "sets_amount", "segments", "scope", "chat"), name),
     **dict.fromkeys(("parameters", "versions", "identity"), _nested),
-    **dict.fromkeys(("context_field", "attn_implementation", "commit", "model_sha256"), name),
+    **dict.fromkeys(("context_field", "attn_implementation", "commit", "model_sha256", "chat_template_by"), name),
     **dict.fromkeys(("contexts", "context_tokens", "generated_tokens", "achieved_ratio"), _number),
     **{f"kv_{what}_{which}": _number for what in ("bytes", "pairs") for which in ("full", "kept")},
     **{f"{kind}_tokens": _number for kind in ("prefill", "shared", "replay", "tail", "decode")},

@@ -184,23 +184,25 @@ def _model(arguments: dict[str, Any], source: str, result: dict[str, Any]) -> st
 
 def _conditions(result: dict[str, Any], task: str, arguments: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     config, configured = result["config"], result["configs"][task]
-    chat = (config.get("fairkv") or {}).get("chat", "off")
+    ours = config.get("fairkv") or {}
+    # A template that documents asked for is said by `chat`, and by the model's identity.
+    template = None if ours.get("chat_template_by") else result.get("chat_template_sha")
     conditions = {
         "num_fewshot": result.get("n-shot", {}).get(task),
         "generation": {**(configured.get("generation_kwargs") or {}), **(config.get("gen_kwargs") or {})},
         "dtype": str(config.get("model_dtype")).removeprefix("torch."),
         # A template the harness renders itself is the same for every kind of model.
-        "chat": result.get("chat_template_sha") or chat,
+        "chat": template or ours.get("chat", "off"),
         "system_instruction": result.get("system_instruction_sha"),
         # Without a template it changes nothing.
-        "multiturn": result.get("fewshot_as_multiturn") if result.get("chat_template_sha") else None,
+        "multiturn": result.get("fewshot_as_multiturn") if template else None,
         **{name: config.get(name) for name in _SEEDS},
         "task_config": foreign_config_sha256(configured),
     }
     stated = {
         name: value for name, value in conditions.items() if value is not None and value is not False and value != {}
     }
-    identity = ((config.get("fairkv") or {}).get("identity") or {}).get("sha256")
+    identity = (ours.get("identity") or {}).get("sha256")
     stated |= _typed(config, arguments) | ({IDENTITY: identity} if identity else {})
     return tuple((name, plain(value)) for name, value in stated.items())
 

@@ -14,6 +14,7 @@ from lm_eval.api.task import Task
 from lm_eval.utils import handle_non_serializable
 
 from fairkv_eval.eviction.policy import Policy
+from fairkv_eval.prompts.chat import ChatText
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.journal import Key, Slot
 from fairkv_eval.sweep.loaded_model import LoadedModel
@@ -72,5 +73,9 @@ def digest_of_requests(requests: Sequence[Instance]) -> str:
     docs: dict[int, str] = {}
     for request in requests:
         doc = docs.setdefault(id(request.doc), digest(request.doc))
-        total.update(digest([request.request_type, doc, request.doc_id, request.repeats, request.args]).encode())
+        entry = [request.request_type, doc, request.doc_id, request.repeats, request.args]
+        text = request.args[0]
+        if isinstance(text, ChatText):  # its turns decide the context and the segments
+            entry += [text.chat.context_end, text.chat.turns]
+        total.update(digest(entry).encode())
     return total.hexdigest()

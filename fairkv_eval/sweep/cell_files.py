@@ -15,6 +15,7 @@ from lm_eval.utils import sanitize_model_name
 from fairkv_eval import provenance
 from fairkv_eval.command_line import command_line
 from fairkv_eval.errors import UsageError
+from fairkv_eval.harness.explanations import name_results
 from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.sweep import manifest
 from fairkv_eval.sweep.cell import Cell
@@ -32,7 +33,8 @@ class CellWriter:
     """Writes the cells of one task run.
 
     info: what the model reports after the run (`FairKV.get_model_info`), with the run's totals and speeds. began: when
-    the run began, in seconds since the epoch.
+    the run began, in seconds since the epoch. alone: the id of the cell, if the run answered one; a run of several
+    prefills once for all of them, and decodes them together, so that no cell has a speed of its own.
     """
 
     sweep: Sweep
@@ -40,6 +42,7 @@ class CellWriter:
     model: LoadedModel
     info: Mapping[str, Any]
     began: float
+    alone: str | None = None
 
     def write(self, cell: Cell, results: dict[str, Any], answers: Answers) -> Path:
         """Write a cell's result JSON and samples, both or none; return their folder. W&B gets them too if it is
@@ -68,6 +71,7 @@ class CellWriter:
             chat_template=self.model.lm.chat_template(template) if template else None,
             fewshot_as_multiturn=self.sweep.fewshot_as_multiturn,
         )
+        name_results(saving.general_config_tracker, results)
         with swallowed_errors() as errors:
             saving.save_results_aggregated(results=results, samples=samples)
             saving.save_results_samples(task_name=cell.task, samples=samples[cell.task])
@@ -113,9 +117,10 @@ class CellWriter:
         speeds and totals are kept, since the answers are that run's."""
         info = self.info["fairkv"]
         run = {name: value for name, value in info.items() if name.endswith("_tokens")}
-        speeds = {name: value for name, value in info.items() if name.endswith("_per_second")}
+        measured = previous or (info if cell.id == self.alone else {})
+        speeds = {name: value for name, value in measured.items() if name.endswith("_per_second")}
         if previous:
-            run, speeds = previous["sweep"]["run"], {name: previous.get(name) for name in speeds}
+            run = previous["sweep"]["run"]
         return {
             **{k: v for k, v in info.items() if k in (*_PROMPTS, "notes")},
             **cell.policy.describe(),

@@ -15,6 +15,7 @@ from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 
 from fairkv_eval.engine.fidelity import METRICS
+from fairkv_eval.harness.explanations import explain
 from fairkv_eval.harness.response import LogLikelihoodResponse, Response
 from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.config import Sweep
@@ -31,11 +32,11 @@ def evaluate_cell(
 
     ``model``: the one whose chat template made the requests; it runs nothing.
     """
-    responses = {slot: _response(answer) for slot, answer in answers.items()}
     fresh = [replace(request, resps=[], filtered_resps={}) for request in requests]
+    replay = ReplayModel(model, fresh, {slot: _response(answer) for slot, answer in answers.items()})
     with _built(task, fresh):
         results = evaluate(
-            lm=ReplayModel(model, fresh, responses),
+            lm=replay,
             task_dict={"tasks": {task.task_name: task}, "groups": {}},
             limit=sweep.limit,
             bootstrap_iters=sweep.bootstrap_iters,
@@ -46,6 +47,7 @@ def evaluate_cell(
             confirm_run_unsafe_code=sweep.confirm_run_unsafe_code,
         )
     results = dict(results)
+    explain(results, replay)
     fidelities: dict[Any, list[dict[str, float]]] = {}
     for slot, answer in answers.items():
         if answer.fidelity is not None:
@@ -82,6 +84,7 @@ class ReplayModel(TemplateModel):
         responses: Mapping[Slot, Response | LogLikelihoodResponse],
     ) -> None:
         super().__init__(like)
+        self.prompter = like.prompter  # for `explain`
         self._index = {id(request): index for index, request in enumerate(requests)}
         self._responses = responses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,14 +86,8 @@ def log_to_wandb(cell: Cell, results: Mapping[str, Any], samples: Mapping[str, A
     try:
         logger.post_init(dict(results))
         logger.log_eval_result()
-        logger.log_eval_samples({task: _complete(rows, results["configs"][task]) for task, rows in samples.items()})
+        logger.log_eval_samples(dict(samples))
     except Exception as error:  # whatever that package raises
         log.warning("cell %s of %s is not on W&B: %s", cell.name, cell.task, error)
     finally:
         logger.run.finish()
-
-
-def _complete(samples: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Fill in missing metrics with None: the harness's logger expects every sample to have all metrics."""
-    missing = dict.fromkeys(entry["metric"] for entry in config.get("metric_list") or ())
-    return [{**missing, **sample} for sample in samples]

@@ -101,7 +101,9 @@ class TaskRun:
 
     def write(self) -> None:
         """Evaluate the unfinished cells and write their files."""
-        writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began)
+        answered = {key.cell for key, _ in self.todo}
+        alone = answered.pop() if len(answered) == 1 else None
+        writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began, alone)
         with each_warning_once():
             for cell in self.unfinished:
                 answers = {slot: self.answers[cell.key(slot)] for slot in self.slots}

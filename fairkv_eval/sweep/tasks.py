@@ -88,7 +88,7 @@ class TemplateModel(LM):
         return str(self._like.chat_template(chat_template))
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return str(self._like.apply_chat_template(chat_history, add_generation_prompt))
+        return self._like.apply_chat_template(chat_history, add_generation_prompt)  # which carries its turns
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         raise RequestsBuilt

@@ -103,9 +103,7 @@ def test_a_sweep_adds_it_later_and_keeps_its_answers(
         assert config["sweep"]["fidelity"] == (task != "pick")
         # The answers are an earlier run's, and so is what they cost.
         assert config["sweep"]["run"] == old_config["sweep"]["run"]
-        for speed in ("prefill_tokens_per_second", "decode_tokens_per_second"):
-            assert config[speed] == old_config[speed]
-        assert task == "pick" or config["decode_tokens_per_second"] > 0
+        assert not any(name.endswith("_per_second") for name in config)  # several cells shared the run
         if task == "pick":
             assert not any(name in sample for sample in samples for name in METRICS)
             continue
