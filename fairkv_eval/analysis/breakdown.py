@@ -1,7 +1,7 @@
 """The metrics of a samples file by class of instruction, pairs of classes in one prompt, number, and prompt length.
 
-Instructions of one prompt are not independent, so standard errors are those of clusters, one per document (statsmodels'
-cluster-robust covariance). If every document counts once, they are the usual ones of a mean.
+Instructions of one prompt are not independent, so standard errors are those of clusters, one per document (Liang and
+Zeger, 1986, with the correction for few clusters). If every document counts once, they are the usual ones of a mean.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
-from statsmodels.stats.proportion import proportion_confint
+from scipy import stats
 
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.files import open_text
@@ -123,8 +122,19 @@ def estimate(values: Sequence[float], documents: Sequence[Any]) -> tuple[float, 
     y, clusters = np.asarray(values, float), pd.factorize(np.asarray(documents))[0]
     if len(set(clusters.tolist())) < 2:
         return float(y.mean()), None
-    fit = sm.OLS(y, np.ones(len(y))).fit(cov_type="cluster", cov_kwds={"groups": clusters})
-    return float(y.mean()), 0.0 if (y == y[0]).all() else float(fit.bse[0])
+    sums = np.bincount(clusters, weights=y - y.mean())
+    error = np.sqrt(len(sums) / (len(sums) - 1) * (sums @ sums)) / len(y)
+    return float(y.mean()), 0.0 if (y == y[0]).all() else float(error)
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """The ends of Wilson's 95 % interval (1927) of a share of yes among n; n shares of several values may be averaged,
+    which scipy's `binomtest`, for whole counts, does not take."""
+    z = float(stats.norm.isf(0.025))
+    scale = 1 + z**2 / n
+    center = (share + z**2 / (2 * n)) / scale
+    distance = z * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2)) / scale
+    return max(0.0, float(center - distance)), min(1.0, float(center + distance))
 
 
 def _group_mean(by: str, group: str, metric: str, table: pd.DataFrame) -> GroupMean:
@@ -133,7 +143,7 @@ def _group_mean(by: str, group: str, metric: str, table: pd.DataFrame) -> GroupM
     documents = int(table["document"].nunique())
     low = high = None
     if values.isin((0.0, 1.0)).all():
-        low, high = (float(end) for end in proportion_confint(value * documents, documents, method="wilson"))
+        low, high = wilson(value, documents)
     elif error is not None:
         low, high = value - 1.96 * error, value + 1.96 * error
     return GroupMean(by, group, metric, len(values), documents, value, error, low, high)

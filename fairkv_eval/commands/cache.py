@@ -21,7 +21,7 @@ KINDS = {
     "models": "converted copies of GGUF models",
     "statistics": "statistics of models that presses need",
     "data": "published files, and rows of declared tasks",
-    "nltk": "the sentence splitter",
+    "nltk": "the sentence splitter of earlier versions",
     "index": "the harness's index of its tasks",
 }
 _EVERY = "all"

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairkv_eval.analysis.breakdown import GroupMean, estimate, group_means, read
+from fairkv_eval.analysis.breakdown import GroupMean, estimate, group_means, read, wilson
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 
@@ -82,6 +82,31 @@ def test_one_value_a_document_has_the_usual_error_and_wilsons_interval(tmp_path:
     assert row.low == pytest.approx(1 / (1 + 1.959964**2 / 2), abs=1e-4)
     value, error = estimate([0, 1, 1, 0.5], list("abcd"))
     assert error == pytest.approx(math.sqrt(sum((x - value) ** 2 for x in (0, 1, 1, 0.5)) / 3 / 4))
+
+
+# What statsmodels 0.15.0 gives: proportion_confint(share * n, n, method="wilson"), and OLS with clusters.
+WILSON = [
+    (0.0, 5, 0.0, 0.43448246478317487),
+    (1.0, 5, 0.5655175352168252, 1.0),
+    (0.5, 2, 0.09453120573423068, 0.9054687942657693),
+    (0.1, 541, 0.07747250430374399, 0.1281679751546422),
+    (0.6666666666666666, 3, 0.2076596008020477, 0.9385080552796037),
+    (0.7321, 37, 0.5727042572960958, 0.8478340999502748),
+]
+CLUSTERS = [
+    ([0, 1, 1, 0], [0, 1, 0, 0], 0.25),
+    ([0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [0, 1, 3, 0, 1, 4, 2, 0, 3, 3, 4, 0], 0.07030714142818267),
+]
+
+
+@pytest.mark.parametrize(("share", "n", "low", "high"), WILSON)
+def test_wilsons_interval_is_that_of_statsmodels(share: float, n: int, low: float, high: float) -> None:
+    assert wilson(share, n) == pytest.approx((low, high), rel=1e-13, abs=1e-16)
+
+
+@pytest.mark.parametrize(("values", "documents", "error"), CLUSTERS)
+def test_the_error_of_clusters_is_that_of_statsmodels(values: list[float], documents: list[int], error: float) -> None:
+    assert estimate(values, documents)[1] == pytest.approx(error, rel=1e-13)
 
 
 @pytest.mark.parametrize("messages", ["a text", ["a text"], [{"from": "system", "value": "a b c"}]])
