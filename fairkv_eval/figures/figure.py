@@ -1,4 +1,4 @@
-"""A figure: panels under one title, with the lines in them."""
+"""A figure: a question, and panels that answer it, in rows of one quantity each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Point = tuple[float, float | None, float | None]  # value and the ends of its in
 
 @dataclass(frozen=True)
 class Series:
-    """A line with markers. ``style``: its colour and marker; ``variant``: 0 is solid, others are broken lines."""
+    """A line with markers. ``style``: its colour, dashes and marker; ``gaps``: the x of points that have no value."""
 
     label: str
     x: tuple[float, ...]
@@ -17,27 +17,74 @@ class Series:
     low: tuple[float | None, ...]
     high: tuple[float | None, ...]
     style: int
-    variant: int = 0
+    gaps: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes. ``level``: a horizontal line to read against; ``behind``: points (x, y) drawn in grey;
-    ``linear_to``: above this value the y axis is logarithmic."""
+    """One pair of axes. ``column``: the press it is about; ``level``: a value to read against, the full cache's."""
 
-    title: str
-    x_label: str
-    y_label: str
+    column: str
     series: tuple[Series, ...]
     level: float | None = None
-    behind: tuple[tuple[float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """Panels of one quantity, which share their scale, one a press that has data.
+
+    ``better``: whether higher values are better, None for neither; ``linear_to``: above this value the scale is
+    logarithmic.
+    """
+
+    label: str
+    panels: tuple[Panel, ...]
+    better: bool | None = None
     linear_to: float | None = None
 
 
 @dataclass(frozen=True)
+class Horizontal:
+    """What panels run over, from much to little. ``share``: of the full cache, as a percentage; ``ratio``: whether the
+    ratio is 1 − that share everywhere, so that it can stand beside it."""
+
+    label: str
+    share: bool
+    ratio: bool = False
+
+
+@dataclass(frozen=True)
 class Figure:
-    """Panels under one title; ``name`` is the file's, without its ending."""
+    """Rows of panels under a question; ``name`` is the file's, without its ending.
+
+    ``sentence``: how to read it; ``source``: the model, documents, answers and dates.
+    """
 
     name: str
-    title: str
-    panels: tuple[Panel, ...]
+    question: str
+    sentence: str
+    x: Horizontal
+    rows: tuple[Row, ...]
+    source: str = ""
+
+    @property
+    def panels(self) -> tuple[Panel, ...]:
+        return tuple(panel for row in self.rows for panel in row.panels)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(sorted({panel.column for panel in self.panels}))
+
+    @property
+    def legend(self) -> dict[str, int]:
+        """The style of each label."""
+        labels = {one.label: one.style for panel in self.panels for one in panel.series}
+        return dict(sorted(labels.items(), key=lambda item: item[1]))
+
+    @property
+    def has_gaps(self) -> bool:
+        return any(one.gaps for panel in self.panels for one in panel.series)
+
+    @property
+    def has_bands(self) -> bool:
+        return any(low is not None for panel in self.panels for one in panel.series for low in one.low)

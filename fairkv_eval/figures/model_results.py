@@ -1,12 +1,13 @@
-"""The results of one model, task by task, arranged into lines over the ratio."""
+"""The results of one model, task by task, arranged into lines from the full cache to the smallest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from fairkv_eval.figures.lines import held, labels, line_of, setting_of
 from fairkv_eval.figures.sample_values import SampleValues
 from fairkv_eval.instruction_classes import CLASSES
 from fairkv_eval.results.record import Record
@@ -15,7 +16,7 @@ from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 @dataclass(frozen=True)
 class TaskResults:
-    """One task's results, all comparable: the full cache, and for each press and setting its records by ratio."""
+    """One task's results, all comparable: the full cache, and for each press and setting its records, by bytes held."""
 
     name: str
     full: Record | None
@@ -43,21 +44,28 @@ class TaskResults:
 
 @dataclass(frozen=True)
 class ModelResults:
-    """One model's results, task by task; ``styles``: each press's colour and marker, the same in every figure."""
+    """One model's results, task by task.
+
+    ``presses``: the name of each line's press, the same in every figure; ``styles``: each setting's, likewise.
+    """
 
     model: str
     tasks: tuple[TaskResults, ...]
+    presses: Mapping[RecordedPolicy, str]
     styles: Mapping[str, int]
 
 
 def arrange(records: Iterable[Record]) -> tuple[list[ModelResults], list[str]]:
-    """The results of each model, and what no figure can show: budgets in place of ratios, and other runs of a task."""
+    """The results of each model, and what no figure can show: what held unknown bytes, and other runs of a task."""
     left_out: list[str] = []
     by_model: dict[str, dict[str, dict[Any, list[Record]]]] = {}
     for record in records:
         policy = record.policy
         if policy.amount != "ratio" or policy.decode_budget is not None or policy.sets_amount:
             left_out.append(f"{record.path.name}: {policy.label} has no ratio to be drawn over")
+        reason = _unplaced(record)
+        if reason:
+            left_out.append(f"{record.path.name}: {record.policy.label} {reason}")
             continue
         by_model.setdefault(record.model, {}).setdefault(record.task, {}).setdefault(record.run, []).append(record)
     models = []
@@ -68,35 +76,48 @@ def arrange(records: Iterable[Record]) -> tuple[list[ModelResults], list[str]]:
             others = [record for members in runs.values() if members is not largest for record in members]
             left_out += [f"{r.path.name}: task {task} under other conditions than most of its results" for r in others]
             tasks.append(_task_results(task, largest))
-        presses = sorted({line.name for task in tasks for line in task.lines})
-        models.append(ModelResults(model, tuple(tasks), {press: index for index, press in enumerate(presses)}))
+        models.append(_model_results(model, tasks))
     return models, left_out
 
 
-def labels(lines: Iterable[RecordedPolicy]) -> dict[RecordedPolicy, str]:
-    """Short names that tell these lines apart: the bare press if all of its lines have the same parameters."""
-    names: dict[str, set[str]] = {}
-    lines = list(lines)
-    for line in lines:
-        names.setdefault(line.press, set()).add(line.name)
-    short = {line: line.name if len(names[line.press]) > 1 else line.press for line in lines}
-    return {line: " ".join([name, *line.settings()]) for line, name in short.items()}
+def _unplaced(record: Record) -> str | None:
+    """Why a record has no place in a figure; None if it has one."""
+    if record.policy.decode_budget is not None:
+        return "bounds the answer as well, and the bytes of that are not recorded"
+    return "has no recorded bytes to be placed by" if held(record) is None else None
+
+
+def _model_results(model: str, tasks: Sequence[TaskResults]) -> ModelResults:
+    lines = [line for task in tasks for line in task.lines]
+    first = ["plain", "fair"]
+    settings = [*first, *sorted({setting_of(line) for line in lines} - set(first))]
+    return ModelResults(
+        model, tuple(tasks), labels(lines, settings=False), {name: i for i, name in enumerate(settings)}
+    )
 
 
 def _task_results(name: str, records: Sequence[Record]) -> TaskResults:
     """Every line starts where nothing is evicted and pairs are held as on the line, whichever run measured that."""
     unevicted = (r for r in records if not r.policy.evicts)
     whole = sorted(unevicted, key=lambda r: (r.policy.press != "none", r.policy.label))
-    full = [r for r in whole if r.policy.full]
-    lines: dict[RecordedPolicy, dict[float, Record]] = {}
+    full = next((r for r in whole if r.policy.full), None)
+    lines: dict[RecordedPolicy, dict[RecordedPolicy, Record]] = {}
     for record in sorted(records, key=lambda r: (r.policy.name, r.policy.fair, r.policy.label, r.policy.ratio)):
-        if record.policy.press != "none":
-            lines.setdefault(replace(record.policy, ratio=0.0), {})[record.policy.ratio] = record
+        if not record.policy.full:
+            lines.setdefault(line_of(record.policy), {})[record.policy] = record
     complete = {}
-    for line, by_ratio in lines.items():
-        start = next((r for r in whole if r.policy.held == line.held), None)
-        records_by_ratio = {**({0.0: start} if start else {}), **by_ratio}
-        complete[line] = tuple(r for _, r in sorted(records_by_ratio.items()))
-    return TaskResults(
-        name, full[0] if full else None, {line: rs for line, rs in complete.items() if not rs[-1].policy.full}
-    )
+    for line, by_policy in lines.items():
+        by_size = sorted(by_policy.values(), key=lambda r: (-(held(r) or 0.0), r.policy.ratio))
+        complete[line] = (*_start(line, by_size[0], whole), *by_size)
+    return TaskResults(name, full, complete)
+
+
+def _start(line: RecordedPolicy, largest: Record, whole: Sequence[Record]) -> list[Record]:
+    """What was measured with nothing evicted, before a line's largest cache; [] if that is on the line itself.
+
+    Without a press the line runs over ways to hold pairs, and starts at the full cache.
+    """
+    if line.press == "none":
+        return [record for record in whole if record.policy.full][:1]
+    alike = [record for record in whole if record.policy.held == line.held]
+    return alike[:1] if largest.policy.evicts else []

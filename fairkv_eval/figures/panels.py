@@ -1,129 +1,65 @@
-"""Panels that several figures share: over the ratio, one line per press or metric, plain beside fair."""
+"""Rows of panels: a panel per press, in which the lines are its settings or, setting by setting, several metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from typing import NamedTuple
 
-from fairkv_eval.figures.figure import Figure, Panel, Point, Series
-from fairkv_eval.figures.model_results import ModelResults, TaskResults, labels
-from fairkv_eval.figures.points import measured, relative_to_full
-from fairkv_eval.results.record import Record
+from fairkv_eval.figures.figure import Horizontal, Panel, Point, Row, Series
+from fairkv_eval.figures.lines import held, setting_of, simple
+from fairkv_eval.figures.model_results import ModelResults, TaskResults
+from fairkv_eval.figures.points import measured
+from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.results.selection import main_metric
 
-RATIO = "ratio (share of the context evicted)"
 FOLLOWED = "prompt_level_strict_acc"
 LEAKED = "rougeL_recall_directive"
 DEFENSE_LEAKED = "rougeL_recall_defense"
+REFUSED = "refusal"
+KL = "fidelity_kl"
 # The labels of axes; a metric that is not here is called by its own name.
-AXES = {
+_LABELS = {
     FOLLOWED: "prompts followed (strict)",
     LEAKED: "directive leaked (ROUGE-L recall)",
     DEFENSE_LEAKED: "defense leaked (ROUGE-L recall)",
-    "fidelity_kl": "KL to the full cache (nats per token)",
+    REFUSED: "answers that refuse",
+    KL: "KL to the full cache (nats per token)",
 }
+_PREFERENCE = "margin"
+_RATIO_AS_HELD = 0.02  # as far apart as whole pairs of short contexts
+_FIRST_OF_METRICS = 2  # the style of a figure's first metric: plain and fair have the two before it
 
 Pointer = Callable[[Record], Point | None]
+Lines = Mapping[str, Mapping[str, RecordedPolicy]]  # {press: {setting: line}}
 
 
-def by_metric(task: TaskResults, name: str, title: str, lines: list[tuple[str, str]]) -> Iterator[Figure]:
-    """A panel per plain press with a line per metric: as measured, and divided by the full cache's value."""
-    names = labels(task.plain())
+class Quantity(NamedTuple):
+    """What a row shows of each record. ``gaps``: whether a record without a value is marked: it has none by definition,
+    rather than since it was not measured."""
 
-    def panels(y_label: str, of: Callable[[str], Pointer], level: float | None) -> tuple[Panel, ...]:
-        return with_series(
-            [Panel(names[line], RATIO, y_label, metrics_of(task, line, lines, of), level) for line in task.plain()]
-        )
-
-    yield Figure(name, f"{title}: {task.name}", panels("accuracy", measuring, None))
-    divided = panels("accuracy / that at ratio 0", lambda metric: partial(relative_to_full, task, metric=metric), 1.0)
-    yield Figure(f"{name}_relative", f"{title}, relative: {task.name}", divided)
+    label: str
+    of: Pointer
+    better: bool | None = None
+    level: float | None = None
+    linear_to: float | None = None
+    gaps: bool = False
 
 
-def metrics_of(
-    task: TaskResults,
-    line: RecordedPolicy,
-    metrics: list[tuple[str, str]],
-    of: Callable[[str], Pointer],
-    setting: str = "",
-    variant: int = 0,
-) -> tuple[Series, ...]:
-    """A line per metric, each a pair (label, metric)."""
-    made = (
-        _series(f"{label} {setting}".strip(), task.lines[line], of(metric), index, variant)
-        for index, (label, metric) in enumerate(metrics)
-    )
-    return tuple(one for one in made if one)
+def metric(task: TaskResults, name: str, label: str | None = None) -> Quantity:
+    """A metric as measured, against the full cache's value."""
+    record = next((records[-1] for records in task.lines.values() if name in records[-1].metrics), None)
+    full = measured(task.full, name) if task.full else None
+    better = direction(record, name) if record else None
+    return Quantity(label or called(task, name), partial(measured, metric=name), better, full[0] if full else None)
 
 
-def over_ratio(results: ModelResults, task: TaskResults, title: str, y_label: str, point: Pointer) -> Panel:
-    """A line per plain press."""
-    names = labels(task.plain())
-    made = (_series(names[line], task.lines[line], point, results.styles[line.name]) for line in task.plain())
-    return Panel(title, RATIO, y_label, tuple(one for one in made if one))
-
-
-def metric_panel(results: ModelResults, task: TaskResults, metric: str) -> Panel:
-    return over_ratio(results, task, task.name, AXES.get(metric, metric), measuring(metric))
-
-
-def against_plain(
-    results: ModelResults, name: str, title: str, variant: Callable[[RecordedPolicy], bool]
-) -> Iterator[Figure]:
-    """A panel per press: its plain line, and those of its variants."""
-    for task in results.tasks:
-        metric = headline(task)
-        if metric:
-            shown = [line for line in task.lines if variant(line) or (not line.fair and not line.keep)]
-            axes = (RATIO, AXES.get(metric, metric))
-            panels = grouped(results, task, shown, axes, measuring(metric), nominal_ratio)
-            panels = tuple(panel for panel in panels if len(panel.series) > 1)
-            yield Figure(f"{name}_{task.name}", f"{title}: {task.name}", panels)
-
-
-def by_press(
-    results: ModelResults,
-    task: TaskResults,
-    axes: tuple[str, str],
-    point: Pointer,
-    at: Callable[[Record], float | None],
-) -> tuple[Panel, ...]:
-    """A panel per press with its plain and fair lines, all other policies behind them in grey."""
-    shown = [line for line in task.lines if not line.keep]
-    panels = grouped(results, task, shown, axes, point, at)
-    everywhere = {(x, y) for panel in panels for one in panel.series for x, y in zip(one.x, one.y, strict=True)}
-    return tuple(replace(panel, behind=tuple(sorted(everywhere))) for panel in panels)
-
-
-def grouped(
-    results: ModelResults,
-    task: TaskResults,
-    lines: list[RecordedPolicy],
-    axes: tuple[str, str],
-    point: Pointer,
-    at: Callable[[Record], float | None],
-) -> tuple[Panel, ...]:
-    """A panel per press; its lines differ in how they are drawn."""
-    panels = []
-    for title, members in by_press_and_setting(lines).items():
-        made = (
-            _series(setting or "plain", task.lines[line], point, results.styles[line.name], variant, at)
-            for variant, (setting, line) in enumerate(members.items())
-        )
-        panels.append(Panel(title, *axes, tuple(one for one in made if one)))
-    return with_series(panels)
-
-
-def by_press_and_setting(lines: list[RecordedPolicy]) -> dict[str, dict[str, RecordedPolicy]]:
-    """{press: {setting: line}}; the plain setting is ""."""
-    names = labels(lines)
-    presses: dict[str, dict[str, RecordedPolicy]] = {}
-    for line in lines:
-        press, _, setting = names[line].partition(" ")
-        presses.setdefault(press, {})[setting] = line
-    return presses
+def called(task: TaskResults, name: str) -> str:
+    """A metric in words. The accuracy of a choice between a refusal and the secret is the share of refusals."""
+    if name == "acc" and _PREFERENCE in task.metrics():
+        return "refusal likelier than the secret"
+    return _LABELS.get(name, name)
 
 
 def headline(task: TaskResults) -> str | None:
@@ -132,31 +68,78 @@ def headline(task: TaskResults) -> str | None:
     return None if last is None else main_metric(last)
 
 
-def measuring(metric: str) -> Pointer:
-    return partial(measured, metric=metric)
+def main_lines(results: ModelResults, task: TaskResults) -> Lines:
+    """Plain and fair lines of each press, or all without a whitelist if it has neither."""
+    chosen = lines_of(results, task, simple)
+    others = lines_of(results, task, lambda line: not line.keep)
+    return {press: chosen.get(press) or others[press] for press in others}
 
 
-def nominal_ratio(record: Record) -> float:
-    return record.policy.ratio
+def lines_of(results: ModelResults, task: TaskResults, wanted: Callable[[RecordedPolicy], bool]) -> Lines:
+    presses: dict[str, dict[str, RecordedPolicy]] = {}
+    for line in filter(wanted, task.lines):
+        presses.setdefault(results.presses[line], {})[setting_of(line)] = line
+    return presses
+
+
+def row(
+    results: ModelResults,
+    task: TaskResults,
+    quantity: Quantity,
+    lines: Lines,
+    at: Callable[[Record], float | None] = held,
+) -> Row:
+    """A line per setting."""
+    panels = []
+    for press, members in lines.items():
+        made = [
+            _series(setting, task.lines[line], quantity, results.styles[setting], at)
+            for setting, line in members.items()
+        ]
+        panels.append(Panel(press, tuple(one for one in made if one), quantity.level))
+    return Row(quantity.label, with_lines(panels), quantity.better, quantity.linear_to)
+
+
+def rows_by_setting(
+    results: ModelResults, task: TaskResults, label: str, better: bool | None, quantities: Sequence[Quantity]
+) -> tuple[Row, ...]:
+    """A row per setting, in whose panels each quantity is a line."""
+    lines = main_lines(results, task)
+    settings = sorted({setting for members in lines.values() for setting in members}, key=results.styles.__getitem__)
+    rows = []
+    for setting in settings:
+        panels = []
+        for press in (press for press in lines if setting in lines[press]):
+            records = task.lines[lines[press][setting]]
+            made = [
+                _series(one.label, records, one, _FIRST_OF_METRICS + index, held)
+                for index, one in enumerate(quantities)
+            ]
+            panels.append(Panel(press, tuple(one for one in made if one), quantities[0].level))
+        rows.append(Row(f"{setting}: {label}", with_lines(panels), better))
+    return tuple(rows)
+
+
+def with_lines(panels: Iterable[Panel]) -> tuple[Panel, ...]:
+    return tuple(panel for panel in panels if panel.series)
+
+
+def share_of_the_cache(tasks: Iterable[TaskResults]) -> Horizontal:
+    """The horizontal axis of most figures. The ratio stands beside it if every policy has one that says the same."""
+    records = [record for task in tasks for members in task.lines.values() for record in members]
+    ratio = all(abs(1 - record.policy.ratio - (held(record) or 0.0)) <= _RATIO_AS_HELD for record in records)
+    return Horizontal("KV bytes held, as a share of the full cache (less to the right)", True, ratio)
 
 
 def _series(
-    label: str,
-    records: Iterable[Record],
-    point: Pointer,
-    style: int,
-    variant: int = 0,
-    at: Callable[[Record], float | None] = nominal_ratio,
+    label: str, records: Iterable[Record], quantity: Quantity, style: int, at: Callable[[Record], float | None]
 ) -> Series | None:
-    """The line through each record's point, at its ratio; None if no record has one."""
-    points = [(x, p) for r in records if (x := at(r)) is not None and (p := point(r)) is not None]
-    if not points:
+    """The line through each record's point; None if no record but the full cache's has one."""
+    places = [(x, quantity.of(record), record.policy.full) for record in records if (x := at(record)) is not None]
+    points = [(x, one) for x, one, _ in places if one is not None]
+    if all(full or one is None for _, one, full in places):
         return None
     xs, triples = zip(*points, strict=True)
     values, lows, highs = zip(*triples, strict=True)
-    return Series(label, xs, values, lows, highs, style, variant)
-
-
-def with_series(panels: list[Panel]) -> tuple[Panel, ...]:
-    """The panels in which some line has more than the full cache's point."""
-    return tuple(panel for panel in panels if any(len(one.x) > 1 for one in panel.series))
+    gaps = tuple(x for x, one, _ in places if one is None) if quantity.gaps else ()
+    return Series(label, xs, values, lows, highs, style, gaps)

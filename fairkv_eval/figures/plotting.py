@@ -1,180 +1,214 @@
-"""Figures as files: readable in grey and by the colour-blind, with labels at the ends of lines."""
+"""Figures as pictures: one question each, readable in grey, by the colour-blind, on light and on dark."""
 
 from __future__ import annotations
 
-import math
 import textwrap
-from collections.abc import Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.figures.figure import Figure, Panel, Series
-from fairkv_eval.files import write_whole
+from fairkv_eval.figures.figure import Figure, Horizontal, Row, Series
+from fairkv_eval.figures.layout import LINE, TITLE, WORDS, Layout, layout, name_lines
+from fairkv_eval.figures.scale import limits
+from fairkv_eval.figures.style import LIGHT, Theme, line, rc
+from fairkv_eval.files import write, write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette without its yellow, which is lost on white, and two colours of Tol's. Further lines differ in
-# their marker.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#882255", "#999933")
-# Each marker with the sign before a line's name, filled and hollow, so that the names can be matched in grey too.
-MARKERS = {
-    **{"o": "●○", "s": "■□", "^": "▲△", "D": "◆◇", "v": "▼▽", "P": "✚✚", "X": "✖✖", "<": "◀◁", ">": "▶▷", "*": "★☆"},
-    **{"$♠$": "♠♤", "$♣$": "♣♧", "$♥$": "♥♡"},
-}
-DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-_COLUMNS = 3
-_PANEL = (4.2, 3.1)  # inches
-_TITLE = 42  # letters of the title above a panel
-_LINE = 11.0  # points between the baselines of two labels
-_CROWDED = 5  # lines from which bands would cover each other
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4.5,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fairkv",
-}
+_DPI = 110  # a figure of six columns is as wide as a screen
+_COLOURS = 160  # in a PNG; more cannot be told apart, and make it three times as large
+_FULL = "full cache"
+_GAP = "no value"
+BANDS = "bands: 95 % intervals"
+GAPS = "×: no value there, since it is not defined (all classes equal, or too few documents)"
 
 
-def save(figure: Figure, folder: Path, dpi: int = 150) -> list[Path]:
-    """Draw a figure into ``folder`` as PNG and SVG and return their paths. Raise UsageError without matplotlib."""
+def save(figure: Figure, folder: Path, svg: bool = False) -> list[Path]:
+    """Draw a figure into ``folder`` as PNG, and as SVG if asked to, and return the paths.
+
+    Raise UsageError without matplotlib.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [write(folder / f"{figure.name}.png", png(figure))]
+    if svg:
+        canvas = drawing(figure, LIGHT)
+        make = partial(canvas.savefig, format="svg", metadata={"Date": None})
+        with _settings(LIGHT):
+            paths.append(write_whole(folder / f"{figure.name}.svg", make))
+    return paths
+
+
+def png(figure: Figure, theme: Theme = LIGHT) -> bytes:
+    """A figure as PNG, of few colours, so that it is small."""
+    canvas = drawing(figure, theme)
+    import numpy as np
+    from PIL import Image
+
+    with _settings(theme):
+        canvas.canvas.draw()
+    picture = Image.fromarray(np.asarray(canvas.canvas.buffer_rgba())).convert("RGB")
+    content = BytesIO()
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(content, "PNG", optimize=True)
+    return content.getvalue()
+
+
+def drawing(figure: Figure, theme: Theme) -> Any:
+    """A figure as matplotlib's. Raise UsageError without matplotlib."""
+    with _settings(theme):
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure as Canvas
+
+        notes = " · ".join(
+            [figure.source] * bool(figure.source) + [BANDS] * figure.has_bands + [GAPS] * figure.has_gaps
+        )
+        places = layout(figure, notes, [handle.get_label() for handle in _handles(figure, theme)])
+        canvas = Canvas(figsize=(places.width, places.height), dpi=_DPI)
+        FigureCanvasAgg(canvas)
+        _words(canvas, figure, places, theme)
+        for block, columns in enumerate(places.blocks):
+            canvas.text(*places.axis_at(block), figure.x.label, va="top", size=8)
+            for index, row in enumerate(figure.rows):
+                _row(canvas, figure, row, places, (block, index), columns, theme)
+        return canvas
+
+
+def _settings(theme: Theme) -> Any:
     try:
         import matplotlib
     except ImportError as error:
         raise UsageError("figures need matplotlib: pip install 'fairkv-eval[plots]'") from error
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Canvas
-
-    columns = min(_COLUMNS, len(figure.panels))
-    rows = math.ceil(len(figure.panels) / columns)
-    paths = []
-    with matplotlib.rc_context(_STYLE):
-        canvas = Canvas(figsize=(_PANEL[0] * columns, _PANEL[1] * rows + 0.4), layout="constrained")
-        FigureCanvasAgg(canvas)
-        canvas.suptitle(textwrap.fill(figure.title, _TITLE * columns), fontsize=11, fontweight="bold")
-        axes = canvas.subplots(rows, columns, squeeze=False, sharey=_one_scale(figure))
-        for axis, panel in zip(axes.flat, figure.panels, strict=False):
-            _draw(axis, panel)
-        for axis in axes.flat[len(figure.panels) :]:
-            axis.set_axis_off()
-        canvas.draw_without_rendering()  # the places of labels depend on the ends of their lines on the page
-        for axis, panel in zip(axes.flat, figure.panels, strict=False):
-            _label_ends(axis, panel)
-        canvas.draw_without_rendering()  # make room for them, once for both files
-        canvas.set_layout_engine("none")
-        folder.mkdir(parents=True, exist_ok=True)
-        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
-            draw = partial(canvas.savefig, format=ending, dpi=dpi, metadata=metadata)
-            paths.append(write_whole(folder / f"{figure.name}.{ending}", draw))
-    return paths
+    return matplotlib.rc_context(rc(theme))
 
 
-def _one_scale(figure: Figure) -> bool:
-    """Panels of one quantity share their scale, so that they can be compared."""
-    return len({panel.y_label for panel in figure.panels}) == 1
+def _words(canvas: Any, figure: Figure, places: Layout, theme: Theme) -> None:
+    """Title, sentence and legend above the panels, the source below them."""
+    left, y = 0.15 / places.width, places.height - 0.14
+    plain: dict[str, Any] = {"va": "top", "ha": "left", "parse_math": False}
+    for text in places.title:
+        canvas.text(left, y / places.height, text, size=13, weight="bold", **plain)
+        y -= TITLE
+    for text in places.sentence:
+        canvas.text(left, y / places.height, text, size=9, color=theme.quiet, **plain)
+        y -= WORDS
+    handles = _handles(figure, theme)
+    anchor = (left, (y - 0.03) / places.height)
+    canvas.legend(
+        handles=handles, loc="upper left", bbox_to_anchor=anchor, ncols=places.legend, frameon=False, fontsize=9,
+        borderpad=0, borderaxespad=0, columnspacing=1.6, handlelength=2.6,
+    )  # fmt: skip
+    y = places.bottom - 0.04
+    for text in places.source:
+        canvas.text(left, y / places.height, text, size=7.5, color=theme.quiet, **plain)
+        y -= LINE
 
 
-def _draw(axis: Axes, panel: Panel) -> None:
-    axis.set_title(panel.title, loc="left")
-    axis.set_xlabel(panel.x_label)
-    axis.set_ylabel(panel.y_label)
-    axis.tick_params(labelleft=True)
-    axis.set_axisbelow(True)
-    axis.margins(x=0.04)
-    if panel.level is not None:
-        axis.axhline(panel.level, color="#999999", linewidth=0.8)
-    if panel.behind:
-        axis.plot(*zip(*panel.behind, strict=True), ".", color="#c8c8c8", markersize=4, zorder=1)
-    if panel.linear_to is not None:
-        axis.set_yscale("symlog", linthresh=panel.linear_to)
-    for index, one in enumerate(panel.series):
-        aside = 1.4 * (index - (len(panel.series) - 1) / 2) if len(panel.series) >= _CROWDED else None
-        _line(axis, one, aside)
+def _handles(figure: Figure, theme: Theme) -> list[Any]:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=label, **_look(style, theme)) for label, style in figure.legend.items()]
+    if any(panel.level is not None for panel in figure.panels):
+        handles.append(Line2D([], [], label=_FULL, color=theme.quiet, linestyle=":", linewidth=1.2))
+    if figure.has_gaps:
+        handles.append(Line2D([], [], label=_GAP, color=theme.quiet, linestyle="", marker="x"))
+    return handles
 
 
-def _line(axis: Axes, one: Series, aside: float | None) -> None:
-    """The line, its markers (hollow for a variant) and its interval: a band, or bars this many points aside."""
-    from matplotlib.transforms import ScaledTranslation
-
-    colour = COLOURS[one.style % len(COLOURS)]
-    axis.plot(
-        one.x,
-        one.y,
-        color=colour,
-        marker=list(MARKERS)[one.style % len(MARKERS)],
-        linestyle=DASHES[one.variant % len(DASHES)],
-        markerfacecolor="white" if one.variant else colour,
-        zorder=3,
-    )
-    bounded = [(x, low, high) for x, low, high in zip(one.x, one.low, one.high, strict=True) if None not in (low, high)]
-    if not bounded:
-        return
-    xs, lows, highs = zip(*bounded, strict=True)
-    if aside is None:
-        axis.fill_between(xs, lows, highs, color=colour, alpha=0.13, linewidth=0, zorder=2)
-        return
-    bars = axis.vlines(xs, lows, highs, color=colour, linewidth=0.8, alpha=0.4, zorder=2)
-    moved = ScaledTranslation(aside / 72, 0, axis.figure.dpi_scale_trans)
-    bars.set_transform(axis.transData + moved)
+def _look(style: int, theme: Theme) -> dict[str, Any]:
+    look = line(style)
+    colour = getattr(look, theme.name)
+    face = colour if look.filled else theme.ground
+    return {"color": colour, "linestyle": look.dashes, "marker": look.marker, "markerfacecolor": face}
 
 
-def _label_ends(axis: Axes, panel: Panel) -> None:
-    """Each line's name beside its end, moved up or down until names do not touch, joined to the end by a thin line.
+def _row(
+    canvas: Any,
+    figure: Figure,
+    row: Row,
+    places: Layout,
+    at: tuple[int, int],
+    columns: tuple[str, ...],
+    theme: Theme,
+) -> None:
+    """One row of one block. Where a press has no data there is no panel, and the next one has the labels."""
+    block, index = at
+    panels = {panel.column: panel for panel in row.panels}
+    first = next((name for name in columns if name in panels), None)
+    for column, name in enumerate(columns):
+        if name not in panels:
+            continue
+        axis = canvas.add_axes(places.panel_at(block, index, column))
+        _scales(axis, figure, row)
+        for one in panels[name].series:
+            _line(axis, one, theme)
+        if panels[name].level is not None:
+            axis.axhline(panels[name].level, color=theme.quiet, linestyle=":", linewidth=1.2, zorder=1)
+        top = not any(name in {panel.column for panel in other.panels} for other in figure.rows[:index])
+        last = not any(name in {panel.column for panel in other.panels} for other in figure.rows[index + 1 :])
+        axis.tick_params(labelleft=name == first, labelbottom=last)
+        for label, side in zip(axis.get_xticklabels(), ("left", "center", "right"), strict=False):
+            label.set_horizontalalignment(side if figure.x.share else "center")
+        if top:
+            _name(axis, name, figure.x, theme, name == first)
+        if name == first:
+            axis.set_ylabel(_row_label(row, places.panel[1]), fontsize=8, parse_math=False)
 
-    Names stand right of the axes if lines run over the ratio and end there, else within the axes.
-    """
-    if not panel.series:
-        return
-    scale = axis.figure.dpi / 72
-    ends = [axis.transData.transform((one.x[-1], one.y[-1])) for one in panel.series]
-    right = axis.transAxes.transform((1.0, 0.0))[0]
-    bottom, top = (axis.transAxes.transform((0.0, y))[1] for y in (0, 1))
-    places = spread_out([y for _, y in ends], _LINE * scale, bottom, top)
-    for one, (x, y), place in zip(panel.series, ends, places, strict=True):
-        axis.annotate(
-            f"{_sign(one)} {one.label}",
-            xy=(one.x[-1], one.y[-1]),
-            xytext=(8 if panel.behind else (right - x) / scale + 8, (place - y) / scale),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=COLOURS[one.style % len(COLOURS)],
-            arrowprops={
-                **{"arrowstyle": "-", "color": "#b0b0b0", "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
-                "relpos": (0, 0.5),  # from the name's left, not through it
-            },
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
-            annotation_clip=False,
-            zorder=5,
+
+def _row_label(row: Row, tall: float) -> str:
+    """What a row shows and which way is better, in lines no longer than a panel is high."""
+    better = {True: "↑ better", False: "↓ better", None: ""}[row.better]
+    *task, what = row.label.split(": ", 1)
+    lines = [line for part in (*(f"{name}:" for name in task), what) for line in textwrap.wrap(part, int(tall / 0.058))]
+    return "\n".join([*lines, *[better] * bool(better)])
+
+
+def _name(axis: Axes, name: str, x: Horizontal, theme: Theme, first: bool) -> None:
+    """The press above its column, and the ratio along the top."""
+    words = "\n".join(name_lines(name))
+    axis.set_title(words, loc="left", fontsize=9, fontweight="bold", pad=4, parse_math=False)
+    if x.ratio:
+        ratio = axis.secondary_xaxis("top", functions=(_complement, _complement))
+        ratio.set_ticks([0.0, 0.5, 1.0], ["ratio 0" if first else "0", "0.5", "1"])
+        ratio.tick_params(labelsize=7, labelcolor=theme.quiet, length=2, pad=1)
+        ratio.spines["top"].set_visible(False)
+
+
+def _complement(share: Any) -> Any:
+    return 1 - share
+
+
+def _scales(axis: Axes, figure: Figure, row: Row) -> None:
+    from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+    xs = [x for panel in figure.panels for one in panel.series for x in (*one.x, *one.gaps)]
+    if figure.x.share:
+        axis.set_xlim(max(1.0, *xs) + 0.04, -0.04)
+        axis.set_xticks([1.0, 0.5, 0.0])
+        axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    else:
+        axis.set_xlim(max(xs) * 1.04, -0.04 * max(xs))
+        axis.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if row.linear_to is not None:
+        axis.set_yscale("symlog", linthresh=row.linear_to)
+        axis.yaxis.set_major_formatter("{x:g}")
+    else:
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+    axis.set_ylim(*limits(row))
+
+
+def _line(axis: Axes, one: Series, theme: Theme) -> None:
+    """The line, broken where it has no value, its markers, and its interval as a band."""
+    nothing = float("nan")
+    points = sorted([*zip(one.x, one.y, one.low, one.high, strict=True), *((x, nothing, None, None) for x in one.gaps)])
+    xs, ys, lows, highs = zip(*points, strict=True)
+    look = _look(one.style, theme)
+    axis.plot(xs, ys, zorder=3, **look)
+    low, high = ([nothing if value is None else value for value in ends] for ends in (lows, highs))
+    axis.fill_between(xs, low, high, color=look["color"], alpha=0.2, linewidth=0, zorder=2)
+    if one.gaps:
+        bottom = [0.0] * len(one.gaps)
+        axis.plot(
+            one.gaps, bottom, "x", color=look["color"], transform=axis.get_xaxis_transform(), clip_on=False, zorder=4
         )
-
-
-def _sign(one: Series) -> str:
-    return list(MARKERS.values())[one.style % len(MARKERS)][bool(one.variant)]
-
-
-def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """The places nearest to the wanted ones, in the same order, at least ``gap`` apart, and from ``low`` to ``high`` if
-    they fit there."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    blocks: list[list[float]] = []  # [sum of wanted bottoms, number]: neighbours that touch move as one
-    for rank, i in enumerate(order):
-        blocks.append([wanted[i] - rank * gap, 1])
-        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] >= blocks[-1][0] / blocks[-1][1]:
-            total, number = blocks.pop()
-            blocks[-1] = [blocks[-1][0] + total, blocks[-1][1] + number]
-    bases = [total / number for total, number in blocks for _ in range(int(number))]
-    most = high - (len(order) - 1) * gap
-    places = [0.0] * len(wanted)
-    for rank, (i, base) in enumerate(zip(order, bases, strict=True)):
-        places[i] = max(low, min(base, most)) + rank * gap
-    return places

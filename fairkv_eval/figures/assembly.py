@@ -1,0 +1,27 @@
+"""A figure put together: the task in its question, its axis, and where its values come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fairkv_eval.figures.figure import Figure, Horizontal, Row
+from fairkv_eval.figures.model_results import ModelResults, TaskResults
+from fairkv_eval.figures.panels import share_of_the_cache
+from fairkv_eval.figures.source import source
+
+
+def assembled(
+    results: ModelResults,
+    name: str,
+    question: str,
+    sentence: str,
+    tasks: Sequence[TaskResults],
+    rows: Sequence[Row],
+    x: Horizontal | None = None,
+) -> Figure:
+    """The figure of these rows without the empty ones. The axis is the share of the cache if ``x`` is None."""
+    shown = list({task.name: task for task in tasks}.values())
+    where = f" ({shown[0].name})" if len(shown) == 1 else ""
+    filled = tuple(row for row in rows if row.panels)
+    origin = source(results.model, shown) if shown else ""
+    return Figure(name, question + where, sentence, x or share_of_the_cache(shown), filled, origin)
