@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 from fairkv_eval.figures.assembly import assembled
@@ -87,7 +88,9 @@ def relative_single_multi(results: ModelResults) -> Iterator[Figure]:
             lines = [_relative(task, name, label) for label, name in _SINGLE_AND_MULTI.items()]
             rows = rows_by_setting(results, task, "accuracy / full cache's", True, lines)
             question = "What part of the accuracy is left, with one instruction and with several?"
-            sentence = "A row is a setting; 1 is the full cache's accuracy."
+            shown = {one.label for row in rows for panel in row.panels for one in panel.series}
+            without = [one.label for one in lines if one.label not in shown]
+            sentence = f"A row is a setting; 1 is the full cache's accuracy.{_without(without)}"
             yield assembled(results, f"single_multi_{task.name}_relative", question, sentence, [task], rows)
 
 
@@ -139,15 +142,10 @@ def _correlations(
     point: Callable[[TaskResults, Record], Point | None],
 ) -> Figure:
     tasks = [task for task in results.tasks if task.classes]
-    rows = [
-        row(
-            results,
-            task,
-            Quantity(f"{task.name}: {label}", partial(point, task), None, _of_full(task, point), gaps=True),
-            main_lines(results, task),
-        )
-        for task in tasks
-    ]
+    rows = []
+    for task in tasks:
+        quantity = Quantity(f"{task.name}: {label}", partial(point, task), None, _of_full(task, point), gaps=True)
+        rows.append(replace(row(results, task, quantity, main_lines(results, task)), scale=label))
     sentence = "1: the same order of the classes, from easy to hard; 0: no relation."
     return assembled(results, name, question, sentence, tasks, rows)
 
@@ -170,10 +168,15 @@ def _rows(
     quantities = [_relative(task, of, label) if relative else metric(task, of, label) for of, label in names.items()]
     lines = main_lines(results, task)
     rows = [row(results, task, one, lines) for one in quantities]
-    sentence = f"A column is a press, a row {what}." + " 1 is the full cache's accuracy." * relative
-    if relative and (without := [one.label for one in rows if not one.panels]):
-        sentence += f" Without {', '.join(without)}, of which the full cache follows none."
+    sentence = f"A column is a press, a row {what}."
+    if relative:
+        sentence += f" 1 is the full cache's accuracy.{_without([one.label for one in rows if not one.panels])}"
     return assembled(results, name, question, sentence, [task], rows)
+
+
+def _without(labels: list[str]) -> str:
+    """What cannot be divided by the full cache's accuracy."""
+    return f" Without {', '.join(labels)}: the full cache follows none." if labels else ""
 
 
 def _relative(task: TaskResults, name: str, label: str) -> Quantity:

@@ -34,13 +34,14 @@ class Row:
     """Panels of one quantity, which share their scale, one a press that has data.
 
     ``better``: whether higher values are better, None for neither; ``linear_to``: above this value the scale is
-    logarithmic.
+    logarithmic; ``scale``: rows of one name share their scale as well.
     """
 
     label: str
     panels: tuple[Panel, ...]
     better: bool | None = None
     linear_to: float | None = None
+    scale: str | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Layout:
     def panel_at(self, block: int, row: int, column: int) -> tuple[float, float, float, float]:
         """A panel's left, bottom, width and height as shares of the figure."""
         wide, tall = self.panel
-        top = self.height - self.top - block * self._block - self.head - row * (tall + _BELOW)
+        top = self.height - self.top - block * self.block_height - self.head - row * (tall + _BELOW)
         left = _LEFT + column * (wide + _GAP)
         return left / self.width, (top - tall) / self.height, wide / self.width, tall / self.height
 
@@ -57,7 +57,7 @@ class Layout:
         return 0.08 + LINE * len(self.source)
 
     @property
-    def _block(self) -> float:
+    def block_height(self) -> float:
         return self.head + self.rows * (self.panel[1] + _BELOW) + _AXIS
 
 
@@ -90,5 +90,5 @@ def layout(figure: Figure, notes: str, legend: list[str]) -> Layout:
         side_by_side,
         math.ceil(len(legend) / side_by_side),
     )
-    height = parts.top + len(blocks) * parts._block + parts.bottom
+    height = parts.top + len(blocks) * parts.block_height + parts.bottom
     return Layout(**{**parts.__dict__, "height": height})

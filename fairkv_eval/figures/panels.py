@@ -116,7 +116,7 @@ def rows_by_setting(
                 for index, one in enumerate(quantities)
             ]
             panels.append(Panel(press, tuple(one for one in made if one), quantities[0].level))
-        rows.append(Row(f"{setting}: {label}", with_lines(panels), better))
+        rows.append(Row(f"{setting}: {label}", with_lines(panels), better, scale=label))
     return tuple(rows)
 
 

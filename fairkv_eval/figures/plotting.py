@@ -31,8 +31,9 @@ def save(figure: Figure, folder: Path, svg: bool = False) -> list[Path]:
 
     Raise UsageError without matplotlib.
     """
+    picture = png(figure)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [write(folder / f"{figure.name}.png", png(figure))]
+    paths = [write(folder / f"{figure.name}.png", picture)]
     if svg:
         canvas = drawing(figure, LIGHT)
         make = partial(canvas.savefig, format="svg", metadata={"Date": None})
@@ -195,7 +196,7 @@ def _scales(axis: Axes, figure: Figure, row: Row) -> None:
         axis.yaxis.set_major_formatter("{x:g}")
     else:
         axis.yaxis.set_major_locator(MaxNLocator(4))
-    axis.set_ylim(*limits(row))
+    axis.set_ylim(*limits([other for other in figure.rows if other is row or (row.scale and other.scale == row.scale)]))
 
 
 def _line(axis: Axes, one: Series, theme: Theme) -> None:

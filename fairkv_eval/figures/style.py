@@ -34,7 +34,7 @@ DARK = Theme("dark", "#16181c", "#ececec", "#a8adb5", "#33373e")
 LINES = (
     Line("#d97a00", "#ffbf66", (0, (4, 1.6)), "s", False),
     Line("#0b4f9e", "#5aa7ee", "-", "o", True),
-    Line("#00684f", "#2fae8e", "-", "^", True),
+    Line("#00684f", "#1f9474", "-", "^", True),
     Line("#c86aa0", "#f0a3cf", (0, (4, 1.6)), "D", False),
     Line("#222222", "#f2f2f2", (0, (1, 1.2)), "v", True),
     Line("#4aa3d8", "#9bd4f5", (0, (5, 1.4, 1, 1.4)), "P", False),

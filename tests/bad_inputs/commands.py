@@ -19,6 +19,7 @@ CASES = [
     command("leaderboard", "{folder}/a.json", files={"a.json": "{"}, words=("a.json",)),
     command("leaderboard", "--otput", "x", "{folder}", words=("--otput", "--output_path")),
     command("figures", "{folder}/nowhere", words=("nowhere",)),
+    command("figures", "{folder}", "--only", "overview", "--all", words=("--all", "--only")),
     command("recommend", "{folder}/nowhere", words=("nowhere",)),
     command("compare", "{folder}/nowhere", "{folder}/else", words=("nowhere",)),
     command("publish", "{folder}/nowhere", "--output_path", "{folder}/out", words=("nowhere",)),
