@@ -60,9 +60,6 @@ def arrange(records: Iterable[Record]) -> tuple[list[ModelResults], list[str]]:
     left_out: list[str] = []
     by_model: dict[str, dict[str, dict[Any, list[Record]]]] = {}
     for record in records:
-        policy = record.policy
-        if policy.amount != "ratio" or policy.decode_budget is not None or policy.sets_amount:
-            left_out.append(f"{record.path.name}: {policy.label} has no ratio to be drawn over")
         reason = _unplaced(record)
         if reason:
             left_out.append(f"{record.path.name}: {record.policy.label} {reason}")
