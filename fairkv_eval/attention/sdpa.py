@@ -57,6 +57,15 @@ def masked(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, options: Option
     return logits.softmax(-1).to(v.dtype) @ v
 
 
+def wants_every_head(device: torch.device, dtype: torch.dtype, masked: bool) -> bool:
+    """Whether torch's fused kernels take as many KV heads as heads only.
+
+    On CUDA just the flash kernel takes fewer, in half precision and without a mask; in any other case torch would spell
+    the attention out, with all weights in memory.
+    """
+    return device.type == "cuda" and (masked or dtype not in (torch.float16, torch.bfloat16))
+
+
 def _sdpa(
     q: Tensor, k: Tensor, v: Tensor, scaling: float, mask: Tensor | None = None, is_causal: bool = False
 ) -> Tensor:
@@ -64,6 +73,9 @@ def _sdpa(
     if single:
         q, k, v = q[None], k[None], v[None]
     grouped = q.shape[1] != k.shape[1]
+    if grouped and wants_every_head(q.device, q.dtype, mask is not None):
+        groups, grouped = q.shape[1] // k.shape[1], False
+        k, v = k.repeat_interleave(groups, 1), v.repeat_interleave(groups, 1)
     out = F.scaled_dot_product_attention(q, k, v, mask, is_causal=is_causal, scale=scaling, enable_gqa=grouped)
     return out[0] if single else out
 

@@ -177,3 +177,36 @@ class TestSeam:
         model = SimpleNamespace(set_attn_implementation=refuse, config=SimpleNamespace(model_type="strange"))
         with pytest.raises(UnsupportedModelError, match="'strange' models have no attention interface"):
             seam.attach(model)
+
+
+@pytest.mark.parametrize(
+    "device, dtype, is_masked, expected",
+    [
+        ("cpu", torch.float32, True, False),
+        ("cuda", torch.float16, False, False),
+        ("cuda", torch.bfloat16, True, True),
+        ("cuda", torch.float32, False, True),
+        ("cuda", torch.float32, True, True),
+    ],
+)
+def test_where_the_fused_kernels_take_no_groups(
+    device: str, dtype: torch.dtype, is_masked: bool, expected: bool
+) -> None:
+    assert sdpa.wants_every_head(torch.device(device), dtype, is_masked) == expected
+
+
+@pytest.mark.parametrize("m, window", [(7, None), (3, None), (7, 2)])
+def test_repeated_heads_attend_as_groups_do(m: int, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = tensors(m, 7, group=3)
+    options, seen = Options(SCALING, window), []
+    grouped = causal(q, k, v, options)
+    real = sdpa.F.scaled_dot_product_attention
+    spy = SimpleNamespace(
+        scaled_dot_product_attention=lambda q, k, v, *args, **kwargs: (
+            seen.append((len(q[0]), len(k[0]), kwargs["enable_gqa"])) or real(q, k, v, *args, **kwargs)
+        )
+    )
+    monkeypatch.setattr(sdpa, "F", spy)
+    monkeypatch.setattr(sdpa, "wants_every_head", lambda device, dtype, masked: True)
+    torch.testing.assert_close(causal(q, k, v, options), grouped)
+    assert seen and set(seen) == {(6, 6, False)}

@@ -15,9 +15,12 @@ from pretended_devices import pretended, spread
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
-from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
+from fairkv_eval.engine.fidelity import Lead
+from fairkv_eval.engine.jobs import Fidelity, Generation, Job, LogLikelihood
+from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.model import FairKV
+from fairkv_eval.storage.bits import SCHEMES
 
 LAYERS = {"model.layers.0": 0, "model.layers.1": 1, "model.layers.2": 1}
 DEVICES = {"model.embed_tokens": 0, "model.rotary_emb": 0, **LAYERS, "model.norm": 1, "lm_head": 1}
@@ -37,6 +40,11 @@ POLICIES = {
     **{
         f"decoding merge={rule}": policy("knorm", merge=rule, decode_budget=14, decode_every=3, positions="contiguous")
         for rule in ("similar", "d2o", "cam")
+    },
+    **{
+        f"{name} kv_scheme={scheme}": policy(name, kv_bits=4, kv_scheme=scheme, kv_group=8, kv_residual=5)
+        for name in ("tova", "adakv small")
+        for scheme in SCHEMES
     },
 }
 
@@ -67,6 +75,26 @@ def test_layers_on_two_devices_answer_as_on_one(one: tuple, two: tuple, name: st
     for ours, theirs in zip(results, expected, strict=True):
         assert (ours.tokens, ours.greedy, ours.telemetry) == (theirs.tokens, theirs.greedy, theirs.telemetry)
         assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-4)
+
+
+def test_draws_entropy_and_fidelity_answer_as_on_one(one: tuple, two: tuple) -> None:
+    sampling = Sampling(do_sample=True, temperature=0.7, top_k=5, repetition_penalty=1.2, seed=3)
+
+    def results(model: tuple) -> list:
+        lead = Lead()
+        wants = [Generation(4, sampling=sampling, entropy=True), Generation(4, entropy=True)]
+        jobs = [Job(prompt(i), policy("tova"), want, "doc") for i, want in enumerate(wants)]
+        jobs.append(Job(prompt(2), Policy(), Fidelity((5, 6, 7), lead=lead), "doc"))
+        jobs.append(Job(prompt(2), policy("tova"), Fidelity((5, 6, 7), lead=lead), "doc"))
+        return [result for _, result in sorted(Engine(*model, rows=2, ask=ask).run(jobs), key=lambda pair: pair[0])]
+
+    expected = results(one)
+    with pretended():
+        found = results(two)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.tokens == theirs.tokens and ours.fidelity == pytest.approx(theirs.fidelity, abs=1e-4)
+        for name in ("response_entropy", "keep_rate"):
+            assert ours.telemetry.get(name) == pytest.approx(theirs.telemetry.get(name), abs=1e-4)
 
 
 def test_buffers_lie_on_the_device_of_their_layer(two: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
