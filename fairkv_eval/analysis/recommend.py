@@ -179,10 +179,11 @@ def _loss(task: str, metric: str, losses: Floats, max_drop: float, level: float,
 def families_of(
     policies: Mapping[RecordedPolicy, Losses], sizes: Mapping[RecordedPolicy, Sequence[Size]]
 ) -> list[list[RecordedPolicy]]:
-    """Policies that differ in their amount alone, or without a press in their bits, weakest compression first."""
+    """Policies that differ in their amount alone, or without a press in their bits and channels, weakest compression
+    first."""
     families: dict[RecordedPolicy, list[RecordedPolicy]] = {}
     for policy in sorted(policies, key=lambda p: (p.label, -_held(sizes[p]))):
-        bits: dict[str, Any] = {"kv_bits": PLAIN_BITS} if policy.press_name == "none" else {}
+        bits: dict[str, Any] = {"kv_bits": PLAIN_BITS, "key_channels": 0.0} if policy.press_name == "none" else {}
         families.setdefault(replace(policy, ratio=0.0, budget=None, budget_bytes=None, **bits), []).append(policy)
     return [sorted(family, key=lambda p: (-_held(sizes[p]), p.ratio)) for family in families.values()]
 

@@ -101,7 +101,8 @@ class Context:
         waiting = [variant for variant in self._plans if variant.waits]
         at_once = [variant for variant in waiting if not variant.replays]  # that is, after the last layer
         if waiting:
-            self._hold_back(layer, window, with_queries=bool(at_once))
+            observers = max(v.policy.storage.observers if v.policy.storage.pruned else 0 for v in waiting)
+            self._hold_back(layer, window, len(self.tokens) if at_once else observers)
         for variant in self.caches:
             if variant not in waiting:
                 self._evict(variant, layer, window)
@@ -117,10 +118,11 @@ class Context:
         ]
         self._evict_all(variant, layers)
 
-    def _hold_back(self, layer: Layer, window: int | None, with_queries: bool) -> None:
+    def _hold_back(self, layer: Layer, window: int | None, n_queries: int) -> None:
+        """Hold a layer's pairs and last queries."""
         pairs = Pairs(layer.k.clone(), layer.v.clone())
         self.full.layers.append([pairs])
-        queries = layer.q.clone() if with_queries else layer.q.new_empty(layer.q.shape[0], 0, layer.q.shape[2])
+        queries = layer.q[:, max(0, layer.q.shape[1] - n_queries) :].clone()
         self.held_back.append((replace(layer, q=queries, k=pairs.keys, v=pairs.values), window))
 
     def _evict_all(self, variant: Variant, layers: Sequence[tuple[Layer, int | None]]) -> None:
@@ -142,7 +144,8 @@ class Context:
             if self.watcher:
                 self.watcher.kept(layer, index)
             kept = self._survivors(variant, self._merged(variant, layer, window, index), index)
-            cache.layers.append([store(cache.storage, pairs) for pairs in kept])
+            queries = layer.q.split([pairs.heads * layer.q.shape[0] // layer.kv_heads for pairs in kept])
+            cache.layers.append([store(cache.storage, *part) for part in zip(kept, queries, strict=True)])
             if variant.policy.decode_budget is not None and window is None:
                 cache.received[layer.index] = _received(variant.policy, layer, torch.cat(index))
         held = _held(layer, window)

@@ -49,6 +49,7 @@ class PackedBuffer:
         )
         self.newest = Buffer(self.like.newest, slots, self.storage.window + self.storage.unit)
         self.packed: list[int] = []
+        self.channels = self.like.channels and self.like.channels.in_slots(0)
         self._slots = slots
         self._scratch = scratch
         self._name = name
@@ -66,12 +67,14 @@ class PackedBuffer:
     def nbytes_held(self) -> int:
         """Bytes of the entries in use."""
         packed = sum(codec.nbytes(n) for codec in self.codecs for n in self.packed)
-        return packed * self.heads + self.newest.nbytes_held
+        channels = len(self.packed) * self.like.channels.nbytes if self.like.channels else 0
+        return packed * self.heads + self.newest.nbytes_held + channels
 
     @property
     def nbytes_allocated(self) -> int:
         """Bytes of the buffer, room to grow included."""
-        return sum(part.nbytes for part in (*self.keys, *self.values)) + self.newest.nbytes_allocated
+        channels = self.channels.nbytes if self.channels else 0
+        return sum(part.nbytes for part in (*self.keys, *self.values)) + self.newest.nbytes_allocated + channels
 
     def begin_step(self, steps: Steps) -> None:
         """Pack what has left the windows of its rows, and make room for one more token per row."""
@@ -101,8 +104,12 @@ class PackedBuffer:
     def append(self, k: Tensor, v: Tensor, window: int | None, steps: Steps) -> tuple[Tensor, Tensor, Step]:
         """See `Buffer.append`. What is returned is turned as the storage turns it, and valid until the next layer."""
         step = steps.of(self.lengths, k.device, window)
+        channels = self.channels and self.channels.first(len(self.packed))
+        if channels:
+            k = channels.of(k[:, :, None])[:, :, 0]
         _, _, newest = self.newest.append(self.storage.turned(k), self.storage.turned(v), None, steps)
-        return self._unpacked(0, newest, steps), self._unpacked(1, newest, steps), step
+        keys, values = (self._unpacked(side, newest, steps) for side in (0, 1))
+        return channels.filled(keys) if channels else keys, values, step
 
     def _unpacked(self, side: int, newest: Step, steps: Steps) -> Tensor:
         """The keys (side 0) or values (1) of all rows, ``[rows, heads, room, dim]``."""
@@ -128,7 +135,8 @@ class PackedBuffer:
             tuple(part[slot, :, : n // tokens] for part, (tokens, _) in zip(parts, codec.shapes, strict=True))
             for codec, parts, _ in self._sides()
         )
-        return PackedPairs(self.storage, keys, values, self.newest.read(slot))
+        channels = self.channels and self.channels.in_slot(slot)
+        return PackedPairs(self.storage, keys, values, self.newest.read(slot), channels)
 
     def write(self, slot: int, pairs: Stored) -> None:
         """Make these the pairs of a slot; the slot after the last one is a new row's."""
@@ -137,6 +145,8 @@ class PackedBuffer:
         self.reserve(len(self.packed), pairs.n_packed)
         for part, entries in zip((*self.keys, *self.values), (*pairs.keys, *pairs.values), strict=True):
             put(part, slot, entries)
+        if self.channels and pairs.channels:
+            self.channels.index[slot] = pairs.channels.index
         self.newest.write(slot, pairs.newest)
 
     def move(self, last: int, slot: int) -> None:
@@ -144,6 +154,8 @@ class PackedBuffer:
         if slot != last:
             for part in (*self.keys, *self.values):
                 part[slot] = part[last]
+            if self.channels:
+                self.channels.index[slot] = self.channels.index[last]
             self.packed[slot] = self.packed[last]
         self.packed.pop()
         self.newest.move(last, slot)
@@ -161,6 +173,7 @@ class PackedBuffer:
         """Make room for exactly this many rows, at least those there are."""
         self._slots = slots
         self.keys, self.values = ([resized(part, slots) for part in parts] for parts in (self.keys, self.values))
+        self.channels = self.channels and self.channels.resized(slots)
         self.newest.resize(slots)
 
     def reserve(self, rows: int, tokens: int) -> None:
@@ -171,6 +184,7 @@ class PackedBuffer:
         if tokens > capacity:
             capacity = with_room(tokens)
         slots = more_slots(rows, slots, self._slots)
+        self.channels = self.channels and self.channels.resized(slots)
         for codec, parts, _ in self._sides():
             capacities = [-(-capacity // tokens) for tokens, _ in codec.shapes]
             parts[:] = [grown(part, slots, room) for part, room in zip(parts, capacities, strict=True)]

@@ -179,7 +179,8 @@ class Extend:
     def _follow(self, tail: Tail, q: Tensor, k: Tensor, v: Tensor, options: Options) -> list[Pairs]:
         """A context's pairs in this layer, unpacked, with those of its tail; the row that continues stores both."""
         cache = tail.cache
-        context = cache.layers[self.layer_index] if cache.layers else [store(cache.storage, Pairs(k[:, :0], v[:, :0]))]
+        empty = Pairs(k[:, :0], v[:, :0])
+        context = cache.layers[self.layer_index] if cache.layers else [store(cache.storage, empty, q, k)]
         heads = [part.heads for part in context]
         newer = [Pairs(*part) for part in zip(k.split(heads), v.split(heads), strict=True)]
         pairs = [part.plain().extended(own) for part, own in zip(context, newer, strict=True)]

@@ -28,8 +28,8 @@ class Group:
     """Jobs for one prefill and one pass over their tails.
 
     contexts: those that no earlier group has prefilled. stem: what some of them begin with, already computed.
-    next_stem: what this prefill has in common with the next, to be collected. inspected: whether a press or a watcher
-    looks at the contexts' queries.
+    next_stem: what this prefill has in common with the next, to be collected. inspected: whether a press, a
+    storage or a watcher looks at the contexts' queries.
     """
 
     members: Sequence[Member]
@@ -58,7 +58,9 @@ class Scheduler:
         self.max_tokens = max_tokens
         self.watcher = watcher
         self.entries = entries
-        self.inspected = watcher is not None or any(job.policy.press is not None for job in jobs)
+        policies = [job.policy for job in jobs]
+        inspecting = (policy.press is not None or policy.storage.pruned for policy in policies)
+        self.inspected = watcher is not None or any(inspecting)
         self._waiting = deque(sorted(enumerate(jobs), key=lambda item: item[1].context_tokens))
         self._open: dict[Tokens, Context] = {}  # contexts that waiting jobs share with earlier ones
         self._stem: Part | None = None

@@ -12,11 +12,12 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction.budgets import EVEN, Division
 from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.policy_arguments import AMOUNTS, ARGUMENTS, DEFAULTS, NAMES, PolicyArguments, shown
+from fairkv_eval.eviction.policy_arguments import AMOUNTS, ARGUMENTS, DEFAULTS, NAMES, STORED, PolicyArguments, shown
 from fairkv_eval.eviction.press import Press
 from fairkv_eval.eviction.press_files import built_in_presses, load_press
 from fairkv_eval.eviction.quotas import n_kept
 from fairkv_eval.eviction.read_only import read_only
+from fairkv_eval.storage.bits import PLAIN_BITS, ROTATED
 from fairkv_eval.storage.byte_budget import bytes_allowed
 from fairkv_eval.storage.room import Entry, most_pairs, nbytes_full, nbytes_with
 from fairkv_eval.storage.storage import Storage
@@ -32,7 +33,8 @@ class Policy(PolicyArguments):
     ``keep`` names what must survive (see `whitelist`). ``positions``: kept keys stay at their positions, or are turned
     to consecutive ones. ``merge``: what becomes of evicted pairs (see `merging`). ``decode_budget``: pairs that a layer
     and head holds while decoding, context, tail and answer together, enforced every ``decode_every`` tokens.
-    ``kv_bits``, ``kv_scheme``, ``kv_group`` and ``kv_residual``: how pairs are held (see `Storage`).
+    ``kv_bits``, ``kv_scheme``, ``kv_group``, ``kv_residual``, ``key_channels`` and ``key_window``: how pairs are held
+    (see `Storage`).
     """
 
     press: Press | None = None
@@ -74,7 +76,8 @@ class Policy(PolicyArguments):
                 raise UsageError(f"{name}={value:g} needs a press to choose what is evicted. Presses: {presses}.")
         if self.budget_bytes is not None and self.press is None and self.storage.plain:
             raise UsageError(
-                f"budget_bytes={shown(self.budget_bytes)} has no effect on the full cache; it needs a press, or kv_bits"
+                f"budget_bytes={shown(self.budget_bytes)} has no effect on the full cache; it needs a press, kv_bits "
+                "or key_channels"
             )
         for name in ("fair", "keep", "merge"):
             value = getattr(self, name)
@@ -125,18 +128,28 @@ class Policy(PolicyArguments):
     def _check_storage(self) -> None:
         for name in ("kv_scheme", "kv_group", "kv_residual"):
             value = getattr(self, name)
-            if self.storage.plain and value != DEFAULTS[name]:
+            if self.kv_bits == PLAIN_BITS and value != DEFAULTS[name]:
                 raise UsageError(f"{name}={value} has no effect without kv_bits=8, 4, 3 or 2 (or k4v2)")
-        if self.decode_budget is not None and not self.storage.plain:
+        if not self.key_channels and self.key_window != DEFAULTS["key_window"]:
+            raise UsageError(f"key_window={self.key_window} has no effect without key_channels")
+        if self.key_channels and self.kv_scheme == ROTATED:
             raise UsageError(
-                f"decode_budget={self.decode_budget} with kv_bits={self.kv_bits} is not defined: pairs that are "
-                "evicted while decoding would have to leave packed groups. Use a ratio or budget without decode_budget"
+                f"key_channels={self.key_channels:g} with kv_scheme=rotated is not defined: a rotation mixes channels. "
+                "Use kv_scheme=per_token or kivi"
+            )
+        if self.decode_budget is not None and not self.storage.plain:
+            name = "kv_bits" if self.kv_bits != PLAIN_BITS else "key_channels"
+            raise UsageError(
+                f"decode_budget={self.decode_budget} with {name}={shown(getattr(self, name))} is not defined: pairs "
+                "that are evicted while decoding would have to leave what is packed. Use a ratio or budget without "
+                "decode_budget"
             )
 
     @cached_property
     def storage(self) -> Storage:
         """How a row holds its pairs."""
-        return Storage.of(self.kv_bits, self.kv_scheme, self.kv_group, self.kv_residual)
+        settings = self.kv_scheme, self.kv_group, self.kv_residual, self.key_channels, self.key_window
+        return Storage.of(self.kv_bits, *settings)
 
     @property
     def evicts(self) -> bool:
@@ -155,8 +168,7 @@ class Policy(PolicyArguments):
     @property
     def unevicted(self) -> Policy:
         """The policy that evicts nothing and holds pairs as this one does."""
-        names = ["kv_bits", "kv_scheme", "kv_group", "kv_residual"]
-        names += ["budget_bytes"] * (self.press is None)  # that the storage fits is still to be checked
+        names = [*STORED, *["budget_bytes"] * (self.press is None)]  # that the storage fits is still to be checked
         return Policy(**{name: getattr(self, name) for name in names})
 
     @cached_property

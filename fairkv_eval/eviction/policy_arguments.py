@@ -31,6 +31,8 @@ from fairkv_eval.storage.byte_budget import check_byte_budget, read_byte_budget
 AMOUNTS = ("ratio", "budget", "budget_bytes")  # one of them says how much is kept; a sweep takes lists of them
 POSITIONS = ("original", "contiguous")
 MERGES = ("none", "similar", "cam", "d2o")
+# How pairs are held, with or without a press.
+STORED = ("kv_bits", "kv_scheme", "kv_group", "kv_residual", "key_channels", "key_window")
 
 
 def _degree(fair: Any) -> Any:
@@ -140,6 +142,16 @@ class PolicyArguments:
         "how many of the newest pairs of a row are held unquantized; by default none, and 128 for kivi",
         needs="kv_bits",
     )
+    key_channels: float = argument(
+        0.0,
+        fraction_below_one,
+        "fraction of each head's key channels that is not held, in [0, 1): those in which a context's last queries and "
+        "its kept keys are smallest (ThinK, arXiv 2407.21018). Pairs that come later hold the same channels. Works "
+        "with every press, and kv_bits but kv_scheme=rotated",
+    )
+    key_window: int = argument(
+        32, count, "how many of a context's last queries choose the channels that are held", needs="key_channels"
+    )
 
     # --- the press, which a policy holds and a record names
 
@@ -239,7 +251,7 @@ class PolicyArguments:
 # Folders of finished cells are found by their names, so the order in these stays as it was first: fair before budget,
 # the whitelist last.
 _PLACES = dict.fromkeys(("budget", "budget_bytes", "positions", "merge", "decode_budget", "decode_every"), 1)
-_PLACES |= {"keep": 2, "keep_text": 2} | dict.fromkeys(("kv_bits", "kv_scheme", "kv_group", "kv_residual"), 3)
+_PLACES |= {"keep": 2, "keep_text": 2} | dict.fromkeys(STORED, 3)
 
 ARGUMENTS = table(PolicyArguments)
 # What belongs to a policy among a model's arguments, beside the parameters of its press, with the help of each.

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from fairkv_eval.eviction.policy_arguments import ARGUMENTS, PolicyArguments
+from fairkv_eval.eviction.policy_arguments import ARGUMENTS, STORED, PolicyArguments
 from fairkv_eval.prompts.settings import PromptSettings
 from fairkv_eval.storage.bits import PLAIN_BITS
 
@@ -65,12 +65,12 @@ class RecordedPolicy(PolicyArguments):
     @property
     def full(self) -> bool:
         """Whether nothing is ever evicted, and all pairs are held as the model computes them."""
-        return not self.evicts and self.kv_bits == PLAIN_BITS
+        return not self.evicts and self.kv_bits == PLAIN_BITS and not self.key_channels
 
     @property
     def held(self) -> tuple[Any, ...]:
         """How pairs are held, which tells policies apart that evict alike."""
-        return self.kv_bits, self.kv_scheme, self.kv_group, self.kv_residual
+        return tuple(getattr(self, name) for name in STORED)
 
     @property
     def press_name(self) -> str:

@@ -242,9 +242,10 @@ def _bytes(metrics: dict[str, Metric], ours: dict[str, Any], name: str) -> float
 
 
 def _achieved_ratio(ours: dict[str, Any], full: float | None, kept: float | None) -> float | None:
-    """From the bytes of this task; without them, or if pairs are held in fewer bits, that of the run; and 0 for a model
+    """From the bytes of this task; without them, or if pairs are not held in full, that of the run; and 0 for a model
     that evicts nothing."""
-    if full and kept is not None and ours.get("kv_bits", PLAIN_BITS) == PLAIN_BITS:
+    plain = ours.get("kv_bits", PLAIN_BITS) == PLAIN_BITS and not ours.get("key_channels")
+    if full and kept is not None and plain:
         return 1 - kept / full
     return ours.get("achieved_ratio") if ours else 0.0
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fairkv_eval.storage.channels import Channels
 from fairkv_eval.storage.storage import PLAIN, Codec, Storage
 
 
@@ -56,13 +57,15 @@ class PackedPairs:
     """KV pairs of consecutive KV heads that hold equally many, the oldest packed.
 
     ``keys`` and ``values`` are the tensors of the storage's codecs, each ``[heads, n, width]``; ``newest`` are the
-    pairs in the window, plain, but turned as the storage turns them.
+    pairs in the window, plain, but turned as the storage turns them. ``channels``: those of the keys that are held,
+    packed or newest, if not all are.
     """
 
     storage: Storage
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     newest: Pairs
+    channels: Channels | None = None
 
     @property
     def heads(self) -> int:
@@ -79,7 +82,8 @@ class PackedPairs:
 
     @property
     def nbytes(self) -> int:
-        return self.newest.nbytes + sum(part.nbytes for part in (*self.keys, *self.values))
+        index = self.channels.nbytes if self.channels else 0
+        return self.newest.nbytes + sum(part.nbytes for part in (*self.keys, *self.values)) + index
 
     @property
     def codecs(self) -> tuple[Codec, Codec]:
@@ -93,10 +97,13 @@ class PackedPairs:
             codec.decode(packed, out[:, : self.n_packed])
             out[:, self.n_packed :] = newest
             unpacked.append(self.storage.turned_back(out))
-        return Pairs(*unpacked)
+        keys, values = unpacked
+        return Pairs(self.channels.filled(keys) if self.channels else keys, values)
 
     def extended(self, newer: Pairs) -> PackedPairs:
         """These pairs and newer ones of the same heads; what leaves the window is packed."""
+        if self.channels:
+            newer = Pairs(self.channels.of(newer.keys), newer.values)
         plain = self.newest.extended(Pairs(*map(self.storage.turned, newer)))
         n_new = self.storage.n_packed(self.n_packed + plain.length) - self.n_packed
         keys, values = (
@@ -104,35 +111,48 @@ class PackedPairs:
             for codec, old, entries in zip(self.codecs, (self.keys, self.values), plain, strict=True)
         )
         # A copy, since a view would keep the packed pairs alive.
-        return PackedPairs(self.storage, keys, values, Pairs(*(entries[:, n_new:].clone() for entries in plain)))
+        newest = Pairs(*(entries[:, n_new:].clone() for entries in plain))
+        return PackedPairs(self.storage, keys, values, newest, self.channels)
 
     def by_head(self) -> list[PackedPairs]:
         """The same pairs, head by head."""
         parts = [part.split(1) for part in (*self.keys, *self.values)]
         n = len(self.keys)
+        channels: list[Channels | None] = [*self.channels.by_head()] if self.channels else [None] * self.heads
         return [
-            PackedPairs(self.storage, tensors[:n], tensors[n:], newest)
-            for tensors, newest in zip(zip(*parts, strict=True), self.newest.by_head(), strict=True)
+            PackedPairs(self.storage, tensors[:n], tensors[n:], newest, of_head)
+            for tensors, newest, of_head in zip(zip(*parts, strict=True), self.newest.by_head(), channels, strict=True)
         ]
 
     def emptied(self, heads: int) -> PackedPairs:
         """Pairs of so many heads, of the same dims, type and device, that hold nothing."""
         keys, values = (tuple(t.new_empty(heads, 0, t.shape[2]) for t in parts) for parts in (self.keys, self.values))
-        return PackedPairs(self.storage, keys, values, self.newest.emptied(heads))
+        channels = self.channels and self.channels.emptied(heads)
+        return PackedPairs(self.storage, keys, values, self.newest.emptied(heads), channels)
 
 
 Stored = Pairs | PackedPairs
 
 
-def store(storage: Storage, pairs: Pairs) -> Stored:
-    """Pairs as a storage holds them. UsageError if it cannot hold pairs of these dims."""
+def store(storage: Storage, pairs: Pairs, queries: Tensor, observed: Tensor | None = None) -> Stored:
+    """Pairs as a storage holds them. UsageError if it cannot hold pairs of these dims.
+
+    queries: those before the next token, ``[heads, n, dim]``, by the last of which channels are chosen; observed: the
+    keys ``[kv_heads, n, dim]`` that they are chosen for, those of the pairs if absent.
+    """
     if storage.plain:
         return pairs
-    nothing = pairs.emptied(pairs.heads)
-    keys, values = (codec.encode(entries) for codec, entries in zip(codecs_of(storage, pairs), nothing, strict=True))
-    return PackedPairs(storage, keys, values, nothing).extended(pairs)
+    nothing, channels = pairs.emptied(pairs.heads), None
+    if storage.pruned:
+        keys, last = pairs.keys if observed is None else observed, queries[:, -storage.observers :]
+        channels = Channels.chosen(keys, last, storage.n_channels(keys.shape[2]))
+        nothing = Pairs(channels.of(nothing.keys), nothing.values)
+    packed_keys, packed_values = (
+        codec.encode(entries) for codec, entries in zip(codecs_of(storage, nothing), nothing, strict=True)
+    )
+    return PackedPairs(storage, packed_keys, packed_values, nothing, channels).extended(pairs)
 
 
 def codecs_of(storage: Storage, pairs: Pairs) -> tuple[Codec, Codec]:
-    """What packs keys and values of the dims and type of these."""
+    """What packs keys and values of the held dims and type of these."""
     return storage.codecs(pairs.keys.shape[2], pairs.values.shape[2], pairs.keys.dtype)

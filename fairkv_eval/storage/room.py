@@ -36,10 +36,11 @@ class Entry(NamedTuple):
         that, plain.
         """
         unit = storage.unit
-        plain, packed = self.nbytes_plain(unit), storage.nbytes_packed(unit, self.key_dim, self.value_dim, self.dtype)
-        packed *= self.kv_heads
+        plain = unit * (storage.n_channels(self.key_dim) + self.value_dim) * self.dtype.itemsize
+        packed = storage.nbytes_packed(unit, self.key_dim, self.value_dim, self.dtype)
         n_plain = mean if storage.plain else 0 if packed > plain else min(mean, storage.window + unit - 1)
-        return -(-(n_plain * plain + (mean - n_plain) * packed) // unit)
+        pairs = -(-self.kv_heads * (n_plain * plain + (mean - n_plain) * packed) // unit)
+        return pairs + self.kv_heads * storage.nbytes_index(self.key_dim)
 
     def held(self, n: int) -> int:
         """Tokens of n that the layer holds without eviction."""

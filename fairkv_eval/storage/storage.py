@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from fairkv_eval.errors import UsageError
 from fairkv_eval.storage import hadamard
 from fairkv_eval.storage.bits import KIVI, PER_TOKEN, PLAIN_BITS, ROTATED, split_bits
+from fairkv_eval.storage.channels import index_dtype
 from fairkv_eval.storage.quantiser import Quantiser
 from fairkv_eval.storage.whole import Whole
 
@@ -27,7 +29,9 @@ class Storage:
     Hadamard matrix (QuaRot, arXiv 2404.00456; TurboQuant, 2504.19874, without its codebooks). kivi (2402.02750): keys
     in blocks of ``group`` tokens of one channel, values in blocks of ``group`` channels of one token; pairs are packed
     ``group`` at a time. A group of None is the default: 64 channels, or the largest part of a head below that; 32 for
-    kivi. So is a residual of None: 128 for kivi, else 0.
+    kivi. So is a residual of None: 128 for kivi, else 0. pruned: the part of each head's key channels that is not held;
+    those stay in which the last ``observers`` queries before the first pairs and these pairs' keys are largest (ThinK,
+    arXiv 2407.21018).
 
     A pass sees what was stored before it and its own pairs unpacked; then the pairs that have left the window are
     packed, once. Which ones depends on the number of pairs that a row's head holds, and on nothing else.
@@ -38,19 +42,18 @@ class Storage:
     scheme: str = PER_TOKEN
     group: int | None = None
     residual: int | None = None
+    pruned: float = 0.0
+    observers: int = 32
 
     @classmethod
-    def of(
-        cls, bits: int | str, scheme: str = PER_TOKEN, group: int | None = None, residual: int | None = None
-    ) -> Storage:
+    def of(cls, bits: int | str, *settings: Any, **named: Any) -> Storage:
         """The storage of ``kv_bits``, a number or asymmetric as ``k4v2``. UsageError for bits that do not exist."""
-        key_bits, value_bits = split_bits(bits)
-        return cls(key_bits, value_bits, scheme, group, residual)
+        return cls(*split_bits(bits), *settings, **named)
 
     @property
     def plain(self) -> bool:
         """Whether all pairs are held as the model computes them."""
-        return self.key_bits == self.value_bits == PLAIN_BITS
+        return self.key_bits == self.value_bits == PLAIN_BITS and not self.pruned
 
     @property
     def window(self) -> int:
@@ -68,19 +71,29 @@ class Storage:
         """How many of a head's n pairs are packed, the oldest."""
         return 0 if self.plain else max(0, n - self.window) // self.unit * self.unit
 
+    def n_channels(self, key_dim: int) -> int:
+        """How many of a key's channels are held."""
+        return key_dim - int(key_dim * self.pruned + 1e-6)
+
     def codecs(self, key_dim: int, value_dim: int, dtype: torch.dtype) -> tuple[Codec, Codec]:
-        """What packs keys and values of these dims. UsageError if they cannot be divided into this storage's groups."""
+        """What packs keys and values of which so many channels are held. UsageError if they cannot be divided
+        into this storage's groups."""
         return _codecs(self, key_dim, value_dim, dtype)
 
     def nbytes(self, n: int, key_dim: int, value_dim: int, dtype: torch.dtype) -> int:
-        """Bytes of n pairs of one KV head: codes, scales and zeros of the packed ones, the others in ``dtype``."""
+        """Bytes of n pairs of one KV head: codes, scales and zeros of the packed ones, the others in ``dtype``; and the
+        numbers of the channels, if not all are held."""
         packed = self.n_packed(n)
-        plain = (n - packed) * (key_dim + value_dim) * dtype.itemsize
-        return self.nbytes_packed(packed, key_dim, value_dim, dtype) + plain
+        newest = (n - packed) * (self.n_channels(key_dim) + value_dim) * dtype.itemsize
+        return self.nbytes_packed(packed, key_dim, value_dim, dtype) + newest + self.nbytes_index(key_dim)
 
     def nbytes_packed(self, n: int, key_dim: int, value_dim: int, dtype: torch.dtype) -> int:
         """Bytes of n packed pairs of one KV head, a multiple of ``unit``."""
-        return sum(codec.nbytes(n) for codec in self.codecs(key_dim, value_dim, dtype))
+        return sum(codec.nbytes(n) for codec in self.codecs(self.n_channels(key_dim), value_dim, dtype))
+
+    def nbytes_index(self, key_dim: int) -> int:
+        """Bytes that say which channels of a head's keys are held."""
+        return self.n_channels(key_dim) * index_dtype(key_dim).itemsize if self.pruned else 0
 
     def turned(self, entries: Tensor) -> Tensor:
         """Queries, keys or values ``[..., dim]`` as this storage holds keys and values: rotated, or as they are."""

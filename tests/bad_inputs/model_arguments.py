@@ -98,7 +98,9 @@ CASES = [
     arguments("both say how much is kept", press="tova", ratio=0.5, budget=4),
     arguments("ratio=0.5 and budget_bytes=0.25 both say", press="tova", ratio=0.5, budget_bytes=0.25),
     arguments("budget=4 and budget_bytes=2MiB both say", press="tova", budget=4, budget_bytes="2 MiB"),
-    arguments("budget_bytes=0.25 has no effect on the full cache", "a press, or kv_bits", budget_bytes=0.25),
+    arguments(
+        "budget_bytes=0.25 has no effect on the full cache", "a press, kv_bits or key_channels", budget_bytes=0.25
+    ),
     arguments("so budget_bytes=0.25 beside it has no meaning", press="simlayerkv", budget_bytes=0.25),
     *(
         arguments("budget_bytes=", "a fraction of the full cache's bytes", "as 16MiB", press="tova", budget_bytes=value)
@@ -129,6 +131,14 @@ CASES = [
         lambda folder: FairKV(tiny.model(), tokenizer=tiny.tokenizer(), kv_bits=4, kv_group=64),
         "kv_group=64 does not divide the keys of this model, which have 16 channels per head",
     ),
+    *(
+        arguments("key_channels=", "a number from 0 to below 1", key_channels=value)
+        for value in [1, -0.1, True, "half", None, [], math.nan]
+    ),
+    *(arguments("key_window=", "whole number from 1", key_channels=0.4, key_window=value) for value in NOT_COUNTS),
+    arguments("key_window=8 has no effect without key_channels", **PRESS, key_window=8),
+    arguments("key_channels=0.4 with kv_scheme=rotated", key_channels=0.4, kv_bits=4, kv_scheme="rotated"),
+    arguments("decode_budget=8 with key_channels=0.4 is not defined", press="knorm", decode_budget=8, key_channels=0.4),
     arguments("decode_budget=8 with kv_bits=4 is not defined", press="knorm", decode_budget=8, kv_bits=4),
     arguments("unknown press 'tovva'", "Did you mean 'tova'?", press="tovva", ratio=0.5),
     arguments("does not exist", press="no/such.yaml", ratio=0.5),

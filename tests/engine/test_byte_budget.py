@@ -23,6 +23,7 @@ STORAGES = {
     "plain": {},
     "4": {"kv_bits": 4},
     "rotated k8v4": {"kv_bits": "k8v4", "kv_scheme": "rotated"},
+    "channels": {"key_channels": 0.4, "kv_bits": "k16v4"},
     "kivi": {"kv_bits": 2, "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 10},
 }
 NAMES = [name for name in PRESSES if name.split()[0] not in OWN]

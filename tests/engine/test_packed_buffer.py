@@ -21,6 +21,9 @@ STORAGES = {
     "k4v2": {"kv_bits": "k4v2", "kv_scheme": "rotated"},
     "kivi": {"kv_bits": 2, "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 5},
     "kivi, no window": {"kv_bits": "k8v4", "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 0},
+    "channels": {"key_channels": 0.4, "key_window": 5},
+    "channels, 4": {"key_channels": 0.25, "key_window": 2, "kv_bits": 4, "kv_group": 4},
+    "channels, kivi": {"key_channels": 0.5, "kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 4, "kv_residual": 3},
     "plain keys": {"kv_bits": "k16v4", "kv_scheme": "rotated", "kv_residual": 2},
 }
 PRESSES = {

@@ -97,6 +97,8 @@ class TestPolicy:
             "kv_scheme": None,
             "kv_group": None,
             "kv_residual": None,
+            "key_channels": 0.0,
+            "key_window": None,
         }
 
     def test_describes_a_wrapper_by_what_it_wraps(self) -> None:
@@ -344,6 +346,11 @@ class TestOwnAmount:
         ({"kv_bits": 4}, "full cache kv_bits=4", "full_kv_bits=4"),
         ({"kv_bits": 16}, "full cache", "full"),
         (
+            {"key_channels": 0.4, "key_window": 16},
+            "full cache key_channels=0.4 key_window=16",
+            "full_key_channels=0.4_key_window=16",
+        ),
+        (
             {"kv_bits": 4, "budget_bytes": 0.3},
             "full cache budget_bytes=0.3 kv_bits=4",
             "full_budget_bytes=0.3_kv_bits=4",
@@ -363,6 +370,6 @@ class TestOwnAmount:
 def test_storage_is_part_of_a_policy_with_or_without_a_press(arguments: dict, label: str, slug: str) -> None:
     own = Policy.of(arguments)
     assert (own.label, own.slug()) == (label, slug)
-    names = ("kv_", "budget_bytes") if own.press is None else ("kv_",)
+    names = ("kv_", "key_", "budget_bytes") if own.press is None else ("kv_", "key_")
     assert own.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith(names)})
     assert own.unevicted.storage == own.storage and Policy.of(own.arguments()) == own

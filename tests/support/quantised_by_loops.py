@@ -66,15 +66,19 @@ class PackedDense:
         self.layer = 0
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
-        q, k, v = q[0], k[0], v[0]
+        q, k, v, self.window = q[0], k[0], v[0], options.window
         out, group = torch.empty(q.shape[1], q.shape[0], v.shape[2], dtype=q.dtype), len(q) // len(k)
         for head in range(len(k)):
+            chosen = self.channels(k, q, head)
             for i in range(q.shape[1]):
                 start = max([s for s in self.starts if s <= i], default=0)
                 kept = self.kept[self.layer][head][-(options.window or self.n) :]  # a window keeps no more
                 older = [*kept, *range(self.n, start)] if i >= self.n else []
                 newer = [*range(start, i + 1)] if i >= self.n else [*range(i + 1)]
-                keys = torch.cat([stored(k[head, older], self.storage, True), k[head, newer]])
+                keys = torch.cat([self._pruned(k[head, older], chosen), k[head, newer]])
+                if i >= self.n and self.storage.pruned and start != min(self.starts):
+                    dropped = [c for c in range(k.shape[2]) if c not in chosen]
+                    keys[-1, dropped] = 0  # a token that is said is stored, though not packed, before it attends
                 values = torch.cat([stored(v[head, older], self.storage, False), v[head, newer]])
                 hidden = [options.window is not None and j <= i - options.window for j in (*older, *newer)]
                 logits = q[head * group : (head + 1) * group, i] @ keys.T * options.scaling
@@ -84,3 +88,27 @@ class PackedDense:
                 out[i, head * group : (head + 1) * group] = weights @ values
         self.layer += 1
         return out[None]
+
+    def _pruned(self, keys: Tensor, chosen: list[int]) -> Tensor:
+        """A head's keys ``[n, dim]`` as stored, with zeros in the channels that are not held."""
+        held = torch.zeros_like(keys)
+        held[:, chosen] = stored(keys[:, chosen], self.storage, True)
+        return held
+
+    def channels(self, k: Tensor, q: Tensor, head: int) -> list[int]:
+        """The channels that a head's keys are held in, by the last queries of the context, or without one of the
+        first pass."""
+        dim, group = k.shape[2], len(q) // len(k)
+        if not self.storage.pruned:
+            return [*range(dim)]
+        n, q, k = q.shape[1], q.tolist(), k.tolist()
+        stop = self.n or min([s for s in self.starts if s > 0], default=n)
+        keys = self.kept[self.layer][head][-(self.window or stop) :] if self.n else range(stop)
+        observers = range(max(0, stop - self.storage.observers), stop)
+        worth = [
+            sum(q[h][i][c] ** 2 for h in range(head * group, (head + 1) * group) for i in observers)
+            * sum(k[head][j][c] ** 2 for j in keys)
+            for c in range(dim)
+        ]
+        kept = dim - int(dim * self.storage.pruned + 1e-6)
+        return sorted(sorted(range(dim), key=lambda c: -worth[c])[:kept])
