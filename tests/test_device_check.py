@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import shutil
+import subprocess
 import sys
 import zipfile
-from importlib.metadata import requires
 from pathlib import Path
 from types import ModuleType
 
@@ -108,10 +110,33 @@ def test_the_walk_takes_what_is_missing_and_checks_what_is_there(script, tmp_pat
 
 
 def test_the_image_fits_what_the_project_requires(script) -> None:
+    pytest.importorskip("tomllib")
     wheels = script("wheels")
     image = wheels.read_image(FOLDER / "image.txt")
-    needed = [Requirement(line) for line in requires("fairkv-eval") or ()]
+    needed = wheels.roots(FOLDER.parents[1] / "pyproject.toml")
     for requirement in needed:
         if wheels.applies(requirement, {""}) and (version := image.get(requirement.name)):
             assert requirement.specifier.contains(version), requirement
     assert {"torch", "transformers", "huggingface-hub"} <= {requirement.name for requirement in needed} & image.keys()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_command_names_its_steps_and_its_bundle(tmp_path: Path) -> None:
+    environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "BUNDLE": str(tmp_path)}
+
+    def run(*steps: str, **more: str) -> subprocess.CompletedProcess:
+        command = ["bash", str(FOLDER / "run.sh"), *steps]
+        return subprocess.run(command, env={**environment, **more}, capture_output=True, text=True)
+
+    wrong = run("spead", DRY="1")
+    assert wrong.returncode == 2 and "there is no step spead; the steps are: gpu_tests invariants" in wrong.stdout
+    missing = run("speed", DRY="")
+    assert missing.returncode == 2 and "run `make device-bundle` first" in missing.stdout
+    good = run("gpu_tests", "presses", DRY="1", FACTOR="5")
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "nothing failed" in (tmp_path / "summary.txt").read_text() and (tmp_path / "presses.log").is_file()
+    stub = tmp_path / "python"
+    stub.write_text(f'#!/bin/sh\ncase "$*" in *presses.py*) exit 3;; esac\nexec {sys.executable} "$@"\n')
+    stub.chmod(0o755)
+    bad = run("presses", DRY="1", PYTHON=str(stub))
+    assert bad.returncode == 1 and "FAILED presses: step: exit status 3" in bad.stdout

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import shutil
-from importlib.metadata import requires
 from pathlib import Path
 
 import model_parts
 import wheels
-from packaging.requirements import Requirement
 
 from fairkv_eval.pretrained import PACKAGE, packaged_gguf
 
@@ -29,8 +27,8 @@ def main() -> None:
     first = args.folder / "load1"
     (first / "wheels").mkdir(parents=True, exist_ok=True)
     image, pins = wheels.read_image(args.image), wheels.read_pins(CHECKOUT / "constraints.txt")
-    collection = wheels.Collection(first / "wheels", image, pins, args.leave_out)
-    collection.walk(map(Requirement, requires("fairkv-eval") or ()), "fairkv-eval")
+    collection = wheels.Collection(first / "wheels", image, pins)
+    collection.walk(wheels.roots(CHECKOUT / "pyproject.toml"), "fairkv-eval")
     drop_others(collection)
     parts = [] if args.no_model else split_model(args, sum(path.stat().st_size for path in collection.wheels.values()))
     report(args, collection, parts)
@@ -43,9 +41,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "device")
     parser.add_argument("--image", type=Path, default=IMAGE, help="packages of the device: a line each")
     parser.add_argument("--load_mib", type=int, default=40, help=f"of one folder, at most {LARGEST}")
-    parser.add_argument(
-        "--leave_out", nargs="*", default=["bpe-openai"], help="Raccoon's own score needs it, and it takes 40 MiB"
-    )
     parser.add_argument("--no_model", action="store_true", help="wheels alone")
     args = parser.parse_args()
     if not 1 <= args.load_mib <= LARGEST:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The device check, on a machine with CUDA, torch and transformers, and without network; after `make device-bundle`.
 #
-#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses ...]    all of them by default
+#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses|several ...]    all of them by default
 #
 # Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps' output to $OUT/<step>.log. Every
 # step has its own time limit (times FACTOR, on a slow machine); one that fails or runs out of time does not keep the next
@@ -53,10 +53,17 @@ gpu_tests() {
         tests/attention/test_flash_gpu.py tests/storage/test_storage_gpu.py tests/engine/test_devices.py
 }
 invariants() { step invariants 40 "$python" $here/invariants.py ${DRY:+--dry}; }
-user() {
-    step user 60 "$python" -m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true \
-        --tasks sys_ifeval_demo,raccoon_demo --batch_size 32 --device "$([ -n "$DRY" ] && echo cpu || echo cuda)" \
-        --output_path "$OUT/user"
+harness() { # what follows is added to the model's arguments
+    echo "-m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true$1 --tasks sys_ifeval_demo,raccoon_demo
+        --batch_size 32 --output_path $OUT/user"
+}
+user() { step user 75 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
+several() { # devices, if there are
+    local count
+    count=$("$python" -c 'import torch; print(torch.cuda.device_count())')
+    [ "$count" -ge 2 ] || return 0
+    step parallelize 75 "$python" $(harness ,parallelize=true)
+    step data_parallel 75 "$python" -m accelerate.commands.launch --multi_gpu --num_processes "$count" $(harness "")
 }
 speed() { step speed 150 "$python" $here/speed.py ${DRY:+--dry}; }
 peers() { step peers 70 "$python" $here/peers.py ${DRY:+--dry}; }
@@ -68,7 +75,7 @@ if [ -z "$DRY" ]; then
     export PYTHONPATH="$site:$PYTHONPATH"
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
 fi
-all="gpu_tests invariants user speed peers presses"
+all="gpu_tests invariants user speed peers presses several"
 for name in ${*:-$all}; do
     case " $all " in
         *" $name "*) "$name" ;;

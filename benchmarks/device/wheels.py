@@ -42,17 +42,20 @@ def read_pins(path: Path) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
-class Collection:
-    """Wheels in a folder. ``required``: what was met on the walk, of the image's packages too. left_out: names that the
-    project does without."""
+def roots(pyproject: Path) -> list[Requirement]:
+    """What the project itself requires. From Python 3.11 on, as the tests of this are."""
+    import tomllib
 
-    def __init__(
-        self, folder: Path, image: Image, pins: Mapping[str, Requirement], left_out: Iterable[str] = ()
-    ) -> None:
+    return [*map(Requirement, tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"])]
+
+
+class Collection:
+    """Wheels in a folder. ``required``: what was met on the walk, of the image's packages too."""
+
+    def __init__(self, folder: Path, image: Image, pins: Mapping[str, Requirement]) -> None:
         self.folder = folder
         self.image = image
         self.pins = pins
-        self.left_out = {*map(canonicalize_name, left_out)}
         self.required: Sides = defaultdict(list)
         self.wheels: dict[str, Path] = {}
 
@@ -63,8 +66,6 @@ class Collection:
         while waiting:
             requirement, by = waiting.popleft()
             name = canonicalize_name(requirement.name)
-            if name in self.left_out:
-                continue
             self.required[name].append((requirement, by))
             if name in self.image:
                 continue
