@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,14 @@ _LINES = 60  # at most, of the prompt
 _WIDTH = 13.0  # inches
 _LINE = 0.19  # inches
 _BLANK = "#999999"
+_LEGEND_LETTER, _LEGEND_GAP = 0.0062, 4  # the width of a letter, and the letters between entries
+_HEADING = 110  # letters of the question in one line
+_PALEST = 0.45  # of letters, so that what is evicted can still be read
+_ATTENTION = {
+    "entropy": "evenness\n(entropy / ln n)",
+    "top": "on the top\ntenth of tokens",
+    "held": "on the\nkept tokens",
+}
 
 
 def draw(view: View, path: Path) -> None:
@@ -30,8 +39,10 @@ def draw(view: View, path: Path) -> None:
 
     lines = list(_wrapped(view))
     shown = lines[:_LINES]
+    heading = _heading(view)
     text, layers = _LINE * (len(shown) + (len(lines) > _LINES)), max(2.4, 0.15 * len(view.layers))
-    height = text + layers + 2.4
+    above = 0.24 * (len(heading) + len(_legend(view)))
+    height = text + layers + 2.39 + above
     with matplotlib.rc_context({"font.size": 9, "axes.titlesize": 9, "svg.fonttype": "none"}):
         figure = Figure(figsize=(_WIDTH, height), layout=None)
         x, width, side = 0.055, 0.6, 0.085
@@ -39,28 +50,63 @@ def draw(view: View, path: Path) -> None:
         def axes(left: float, bottom: float, wide: float, inches: float) -> Axes:
             return figure.add_axes((left, bottom / height, wide, inches / height))
 
-        figure.text(x, 1 - 0.28 / height, f"{view.task}, doc {view.doc_id}", size=13, weight="bold", va="center")
-        subtitle = (
-            f"{view.title}:  {view.context_length} tokens of context, {view.keep_rate:.1%} of their KV pairs kept"
-        )
-        figure.text(x, 1 - 0.52 / height, subtitle, va="center", parse_math=False)
-        _legend(figure, view, x, 1 - 0.78 / height)
-        bottom = layers + 1.32
-        _prompt(axes(x, bottom, 0.93, text), view, shown, len(lines) - len(shown))
+        _words(figure, view, heading, x, height)
+        _prompt(axes(x, layers + 1.56, 0.93, text), view, shown, len(lines) - len(shown))
         heat = axes(x, 0.95, width, layers)
-        _heat(heat, view)
+        picture = _heat(heat, view)
         _strip(axes(x, 0.95 + layers + 0.04, width, 0.11), view)
         _mean(axes(x, 0.4, width, 0.42), view)
-        for i, (name, title) in enumerate((("entropy", "entropy / ln n"), ("top", "top tenth"), ("held", "held"))):
-            _bars(axes(x + width + 0.03 + i * (side + 0.025), 0.95, side, layers), view, name, title)
+        beside = x + width + 0.03
+        for i, (name, title) in enumerate(_ATTENTION.items()):
+            _bars(axes(beside + i * (side + 0.025), 0.95, side, layers), view, name, title)
+        figure.text(beside, (0.95 + layers + 0.42) / height, "attention, by layer", weight="bold", va="bottom")
+        bar = figure.colorbar(picture, cax=axes(beside, 0.52, 3 * side + 0.05, 0.12), orientation="horizontal")
+        bar.set_label("share of a layer's heads that keep a position", labelpad=2)
+        bar.set_ticks([0, 0.5, 1], labels=["none", "half", "all"])
         figure.savefig(path, dpi=130, format="png", facecolor="white")
 
 
-def _legend(figure: Any, view: View, x: float, y: float) -> None:
-    for name, colour in colours(segment.name for segment in view.segments).items():
-        label = f"■ {name}: {view.keep_rates.get(name, 1.0):.1%} kept"
-        figure.text(x, y, label, color=colour, va="center", weight="bold", parse_math=False)
-        x += 0.0062 * (len(label) + 4)
+def _heading(view: View) -> list[str]:
+    return textwrap.wrap(f"Which tokens survive {view.title}?", _HEADING)
+
+
+def _words(figure: Any, view: View, heading: list[str], x: float, height: float) -> None:
+    """The question, what is shown, and the legend."""
+    y = height - 0.28
+    for words in heading:
+        figure.text(x, y / height, words, size=13, weight="bold", va="center", parse_math=False)
+        y -= 0.24
+    facts = f"{view.task}, doc {view.doc_id}: {view.context_length} tokens of context, {view.keep_rate:.1%} of their KV"
+    figure.text(x, y / height, f"{facts} pairs kept", va="center", parse_math=False)
+    y -= 0.26
+    for entries in _legend(view):
+        at = x
+        for label, colour in entries:
+            figure.text(at, y / height, label, color=colour, va="center", weight="bold", parse_math=False)
+            at += _LEGEND_LETTER * (len(label) + _LEGEND_GAP)
+        y -= 0.24
+    note = "Shaded words are kept, pale ones evicted; a line below each word has its segment's colour."
+    figure.text(x, y / height, note, color="#555555", va="center")
+
+
+def _legend(view: View) -> list[list[tuple[str, str]]]:
+    """Lines of (label, colour): each segment with its keep rate, and what is between segments."""
+    entries = [
+        (f"■ {name}: {view.keep_rates.get(name, 1.0):.1%} kept", colour) for name, colour in _colours(view).items()
+    ]
+    lines: list[list[tuple[str, str]]] = [[]]
+    used = 0.0
+    for label, colour in [*entries, ("■ template, between segments", "#777777")]:
+        width = _LEGEND_LETTER * (len(label) + _LEGEND_GAP)
+        if lines[-1] and used + width > 0.93:
+            lines, used = [*lines, []], 0.0
+        lines[-1].append((label, colour))
+        used += width
+    return lines
+
+
+def _colours(view: View) -> dict[str, str]:
+    return colours(segment.name for segment in view.segments)
 
 
 def _wrapped(view: View) -> Iterator[list[tuple[int, str]]]:
@@ -100,7 +146,7 @@ def _prompt(axes: Axes, view: View, lines: list[list[tuple[int, str]]], more: in
     for row, line in enumerate(lines):
         at = 0
         for token, words in line:
-            alpha = 0.12 + 0.88 * share[token]
+            alpha = _PALEST + (1 - _PALEST) * share[token]
             block(at, row + 0.06, len(words), 0.82, token, 0.4 * share[token])
             block(at, row + 0.88, len(words), 0.07, token, 1.0)
             for k, letter in enumerate(words):
@@ -113,7 +159,7 @@ def _prompt(axes: Axes, view: View, lines: list[list[tuple[int, str]]], more: in
 
 def _owners(view: View) -> list[str]:
     """The colour of each position."""
-    colour_of = colours(segment.name for segment in view.segments)
+    colour_of = _colours(view)
     owner = [_BLANK] * view.context_length
     for name, start, stop in pieces(view.segments, view.context_length):
         if name:
@@ -121,13 +167,14 @@ def _owners(view: View) -> list[str]:
     return owner
 
 
-def _heat(axes: Axes, view: View) -> None:
+def _heat(axes: Axes, view: View) -> Any:
     shares = [layer.share for layer in view.layers]
     smooth = "nearest" if view.context_length < 800 else "auto"
-    axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation=smooth)
+    picture = axes.imshow(shares, aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation=smooth)
     axes.set_ylabel("layer")
     axes.tick_params(labelbottom=False, length=2)
     _edges(axes, view)
+    return picture
 
 
 def _edges(axes: Axes, view: View) -> None:
