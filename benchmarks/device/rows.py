@@ -50,7 +50,7 @@ def filled(engine: Engine, work: Work, policy: Policy, n_rows: int) -> Batch:
     for entry in entries(engine.runner.model):
         kind = {"dtype": entry.dtype, "device": work.device}
         keys, values = (torch.randn(entry.kv_heads, kept, dim, **kind) for dim in (entry.key_dim, entry.value_dim))
-        layers.append([store(policy.storage, Pairs(keys, values))])
+        layers.append([store(policy.storage, Pairs(keys, values), keys)])
     batch = Batch(n_rows)
     batch.add([(row(work, index), layers) for index in range(n_rows)])
     return batch

@@ -11,7 +11,7 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 2
 here=benchmarks/device
 bundle=${BUNDLE:-build/device}
-site=${SITE:-$PWD/build/device/site}
+site=${SITE:-$PWD/build/device/site-packages} # dill, in `datasets`, takes modules for installed ones by this name
 export OUT=${OUT:-$PWD/build/device/out} DRY=${DRY:-}
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}

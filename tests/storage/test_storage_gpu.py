@@ -27,8 +27,8 @@ def test_what_comes_back_is_what_the_cpu_says(bits: int | str, scheme: str) -> N
     """A value halfway between two codes may be rounded to either: one in a thousand at most, by one step."""
     storage = Storage.of(bits, scheme, group=32 if scheme == KIVI else 16, residual=5)
     keys, values = (torch.randn(2, 70, 32, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
-    expected = store(storage, Pairs(keys, values))
-    held = store(storage, Pairs(keys.cuda(), values.cuda()))
+    expected = store(storage, Pairs(keys, values), keys)
+    held = store(storage, Pairs(keys.cuda(), values.cuda()), keys.cuda())
     assert (held.length, held.nbytes) == (expected.length, expected.nbytes)
     for found, exact in zip(held.plain(), expected.plain(), strict=True):
         apart = (found.cpu() - exact).abs()
