@@ -134,7 +134,10 @@ def test_the_command_names_its_steps_and_its_bundle(tmp_path: Path) -> None:
     assert missing.returncode == 2 and "run `make device-bundle` first" in missing.stdout
     good = run("gpu_tests", "presses", DRY="1", FACTOR="5")
     assert good.returncode == 0, good.stdout + good.stderr
-    assert "nothing failed" in (tmp_path / "summary.txt").read_text() and (tmp_path / "presses.log").is_file()
+    assert (
+        "nothing failed" in (tmp_path / "summary.txt").read_text()
+        and "== presses" in (tmp_path / "log.txt").read_text()
+    )
     stub = tmp_path / "python"
     stub.write_text(f'#!/bin/sh\ncase "$*" in *presses.py*) exit 3;; esac\nexec {sys.executable} "$@"\n')
     stub.chmod(0o755)

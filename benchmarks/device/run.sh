@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The device check, on a machine with CUDA, torch and transformers, and without network; after `make device-bundle`.
 #
-#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses|several ...]    all of them by default
+#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses|several|compiled ...]
 #
-# Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps' output to $OUT/<step>.log. Every
-# step has its own time limit (times FACTOR, on a slow machine); one that fails or runs out of time does not keep the next
-# from running. DRY=1 runs the smallest amounts on the CPU, without the GPU tests and without a bundle: with the packages
-# that are installed.
+# All steps but `compiled` by default. Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps'
+# output to $OUT/log.txt. Every step has its own time limit (times FACTOR, a whole number, on a slow machine); one that
+# fails or runs out of time does not keep the next from running. DRY=1 runs the smallest amounts on the CPU, without the
+# GPU tests and without a bundle: with the packages that are installed.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 2
 here=benchmarks/device
@@ -33,11 +33,12 @@ install() {
     echo "import os, site; site.addsitedir(os.path.dirname(__file__))" > "$site/sitecustomize.py"
 }
 
-# step NAME SECONDS COMMAND…: what it prints goes to the terminal and to its log; a failure becomes a figure.
+# step NAME SECONDS COMMAND…: what it prints goes to the terminal and to the log; a failure becomes a figure.
 step() {
     local name=$1 limit=$(($2 * ${FACTOR:-1})) started=$SECONDS status
     shift 2
-    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee "$OUT/$name.log"
+    echo "== $name" | tee -a "$OUT/log.txt"
+    timeout --kill-after=5 "$limit" "$@" 2>&1 | tee -a "$OUT/log.txt"
     status=${PIPESTATUS[0]}
     [ "$status" -eq 0 ] && return
     failed=1
@@ -55,7 +56,7 @@ gpu_tests() {
 invariants() { step invariants 40 "$python" $here/invariants.py ${DRY:+--dry}; }
 harness() { # what follows is added to the model's arguments
     echo "-m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true$1 --tasks sys_ifeval_demo,raccoon_demo
-        --batch_size 32 --output_path $OUT/user"
+        --batch_size 32 --output_path build/device/user"
 }
 user() { step user 75 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
 several() { # devices, if there are
@@ -67,6 +68,7 @@ several() { # devices, if there are
 }
 speed() { step speed 150 "$python" $here/speed.py ${DRY:+--dry}; }
 peers() { step peers 70 "$python" $here/peers.py ${DRY:+--dry}; }
+compiled() { COMPILED=1 step compiled 240 "$python" $here/peers.py ${DRY:+--dry}; } # only if named
 presses() { step presses 60 "$python" $here/presses.py ${DRY:+--dry}; }
 
 export PYTHONPATH="$PWD:$PWD/benchmarks:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH}"
@@ -77,9 +79,9 @@ if [ -z "$DRY" ]; then
 fi
 all="gpu_tests invariants user speed peers presses several"
 for name in ${*:-$all}; do
-    case " $all " in
+    case " $all compiled " in
         *" $name "*) "$name" ;;
-        *) echo "there is no step $name; the steps are: $all"; exit 2 ;;
+        *) echo "there is no step $name; the steps are: $all compiled"; exit 2 ;;
     esac
 done
 "$python" $here/summary.py "$OUT" | tee "$OUT/summary.txt"
