@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from fairkv_eval.engine.packed_buffer import PackedBuffer, Scratch
 from fairkv_eval.storage.channels import Channels
 from fairkv_eval.storage.pairs import Pairs, store
 from fairkv_eval.storage.storage import Storage
@@ -75,3 +76,15 @@ def test_bytes_of_a_third_less() -> None:
     assert Storage(pruned=0.3).nbytes(100, 10, 10, torch.float32) == 100 * (7 + 10) * 4 + 7
     assert Storage(pruned=0.3).nbytes(100, 512, 10, torch.float16) == 100 * (359 + 10) * 2 + 2 * 359
     assert Storage(pruned=0.29).n_channels(100) == 71
+
+
+def test_a_row_that_moves_to_another_slot_takes_its_channels_along() -> None:
+    storage = Storage(pruned=0.5)
+    rows = [store(storage, Pairs(drawn(4, seed=s), drawn(4, seed=s + 9)), drawn(3, HEADS, s)) for s in (1, 2, 3)]
+    buffer = PackedBuffer(rows[0], 1, Scratch())
+    for slot, row in enumerate(rows):
+        buffer.write(slot, row)
+    buffer.move(2, 0)
+    for slot, row in enumerate((rows[2], rows[1])):
+        assert torch.equal(buffer.read(slot).plain().keys, row.plain().keys)
+    assert buffer.nbytes_held == sum(row.nbytes for row in rows[1:])
