@@ -25,11 +25,11 @@ class Kind(NamedTuple):
     """What rows of one cache have in common: whether heads may differ in length, and how pairs are held."""
 
     uneven: bool
-    storage: Storage
+    storages: tuple[Storage, ...]  # layer by layer: a sliding window may hold more channels
 
     @classmethod
     def of(cls, pairs: RowPairs) -> Kind:
-        return cls(any(len(layer) > 1 for layer in pairs), pairs[0][0].storage)
+        return cls(any(len(layer) > 1 for layer in pairs), tuple(layer[0].storage for layer in pairs))
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fairkv_eval.engine.cache import ContextCache, Received
+from fairkv_eval.engine.cache import ContextCache, LayerPairs, Received
 from fairkv_eval.engine.survivors import consecutive, survivors
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.keep_rates import KeepRates
@@ -17,6 +17,7 @@ from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.eviction.plan import Plan
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.prompts.segments import Segment
+from fairkv_eval.storage.channels import channel_votes
 from fairkv_eval.storage.pairs import Pairs, store
 from fairkv_eval.storage.room import Entry
 
@@ -101,14 +102,18 @@ class Context:
         waiting = [variant for variant in self._plans if variant.waits]
         at_once = [variant for variant in waiting if not variant.replays]  # that is, after the last layer
         if waiting:
-            observers = max(v.policy.storage.observers if v.policy.storage.pruned else 0 for v in waiting)
-            self._hold_back(layer, window, len(self.tokens) if at_once else observers)
+            self._hold_back(layer, window, len(self.tokens) if at_once else max(map(self._observers, waiting)))
         for variant in self.caches:
             if variant not in waiting:
                 self._evict(variant, layer, window)
         if layer.index == layer.count - 1:
             for variant in at_once:
                 self._evict_all(variant, self.held_back)
+
+    def _observers(self, variant: Variant) -> int:
+        """How many of the last queries choose a variant's key channels."""
+        storage = variant.policy.storage
+        return 0 if not storage.pruned else len(self.tokens) if variant.policy.fair else storage.observers
 
     def finish(self, variant: Variant, replayed: Sequence[Tensor]) -> None:
         """Evict for a variant whose replay gave the keys of each layer this much attention: ``[heads, n]``."""
@@ -144,8 +149,7 @@ class Context:
             if self.watcher:
                 self.watcher.kept(layer, index)
             kept = self._survivors(variant, self._merged(variant, layer, window, index), index)
-            queries = layer.q.split([pairs.heads * layer.q.shape[0] // layer.kv_heads for pairs in kept])
-            cache.layers.append([store(cache.storage, *part) for part in zip(kept, queries, strict=True)])
+            cache.layers.append(self._stored(variant, layer, window, kept))
             if variant.policy.decode_budget is not None and window is None:
                 cache.received[layer.index] = _received(variant.policy, layer, torch.cat(index))
         held = _held(layer, window)
@@ -153,6 +157,18 @@ class Context:
         cache.full_pairs += held * layer.kv_heads
         if layer.index == layer.count - 1 and variant in self._rates:
             cache.keep_rates = self._rates[variant].by_segment()
+
+    def _stored(self, variant: Variant, layer: Layer, window: int | None, kept: Sequence[Pairs]) -> LayerPairs:
+        """A layer's kept pairs as the variant holds them. A sliding window holds all key channels; elsewhere the last
+        queries choose them, under fair eviction those of every segment."""
+        storage, n = variant.policy.storage, layer.q.shape[1]
+        if window is not None or not storage.pruned:
+            return [store(storage.all_channels, pairs) for pairs in kept]
+        fair = variant.policy.fair and variant in self._plans
+        ranges = [(span.start, span.stop) for span in self._plans[variant].spans] if fair else [(0, n)]
+        votes = channel_votes(layer.q, layer.kv_heads, ranges, storage.observers)
+        parts = zip(kept, votes.split([pairs.heads for pairs in kept]), strict=True)
+        return [store(storage, *part) for part in parts]
 
     def _choose(self, variant: Variant, layer: Layer, window: int | None) -> list[Tensor]:
         """Kept positions as from `Plan.choose`. A sliding window forgets by itself: it is kept and not compressed."""

@@ -21,7 +21,9 @@ from fairkv_eval.engine.context import Context
 from fairkv_eval.engine.decode_budget import DecodeBudget
 from fairkv_eval.engine.prefixes import Part, States, tree
 from fairkv_eval.eviction.layer import Layer
-from fairkv_eval.storage.pairs import Pairs, store
+from fairkv_eval.storage.channels import channel_votes
+from fairkv_eval.storage.pairs import Pairs, Stored, store
+from fairkv_eval.storage.storage import Storage
 
 Rotations = Sequence[Rotation | None]  # how each layer turns its keys; () if nothing needs to know
 
@@ -179,8 +181,7 @@ class Extend:
     def _follow(self, tail: Tail, q: Tensor, k: Tensor, v: Tensor, options: Options) -> list[Pairs]:
         """A context's pairs in this layer, unpacked, with those of its tail; the row that continues stores both."""
         cache = tail.cache
-        empty = Pairs(k[:, :0], v[:, :0])
-        context = cache.layers[self.layer_index] if cache.layers else [store(cache.storage, empty, q, k)]
+        context = cache.layers[self.layer_index] if cache.layers else [_nothing(cache.storage, q, k, v, options.window)]
         heads = [part.heads for part in context]
         newer = [Pairs(*part) for part in zip(k.split(heads), v.split(heads), strict=True)]
         pairs = [part.plain().extended(own) for part, own in zip(context, newer, strict=True)]
@@ -245,6 +246,14 @@ class Decode:
         kept = budget.evict(layer, options.window)
         if kept is not None:
             cache.replace(self.layer_index, slot, kept)
+
+
+def _nothing(storage: Storage, q: Tensor, k: Tensor, v: Tensor, window: int | None) -> Stored:
+    """No context's pairs in one layer, as a storage holds them. The tail chooses the channels of what will follow."""
+    if window is not None or not storage.pruned:
+        return store(storage.all_channels, Pairs(k[:, :0], v[:, :0]))
+    votes = channel_votes(q, len(k), [(0, q.shape[1])], storage.observers)
+    return store(storage, Pairs(k[:, :0], v[:, :0]), votes, k)
 
 
 def _rotation(rotations: Rotations, layer_index: int) -> Rotation | None:

@@ -145,12 +145,16 @@ class PolicyArguments:
     key_channels: float = argument(
         0.0,
         fraction_below_one,
-        "fraction of each head's key channels that is not held, in [0, 1): those in which a context's last queries and "
-        "its kept keys are smallest (ThinK, arXiv 2407.21018). Pairs that come later hold the same channels. Works "
-        "with every press, and kv_bits but kv_scheme=rotated",
+        "fraction of each head's key channels that is not held, in [0, 1), rounded down: those in which a context's "
+        "last queries and its kept keys are smallest (ThinK, arXiv 2407.21018). Pairs that come later hold the same "
+        "channels; sliding windows hold all. Works with every press, and kv_bits but kv_scheme=rotated",
     )
     key_window: int = argument(
-        32, count, "how many of a context's last queries choose the channels that are held", needs="key_channels"
+        32,
+        count,
+        "how many of a context's last queries choose the channels that are held; with `fair`, of each segment's, and "
+        "segments count alike",
+        needs="key_channels",
     )
 
     # --- the press, which a policy holds and a record names

@@ -17,6 +17,7 @@ def check_storage(model: PreTrainedModel, policy: Policy) -> None:
         return
     of_layers = entries(model)
     for entry in {*of_layers}:
-        policy.storage.codecs(policy.storage.n_channels(entry.key_dim), entry.value_dim, entry.dtype)
+        storage = policy.storage if entry.window is None else policy.storage.all_channels
+        storage.codecs(storage.n_channels(entry.key_dim), entry.value_dim, entry.dtype)
     if policy.press is None and isinstance(policy.budget_bytes, float):
         policy.n_kept(_LONG, of_layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,11 +17,10 @@ class Channels:
     dim: int
 
     @classmethod
-    def chosen(cls, keys: Tensor, queries: Tensor, kept: int) -> Channels:
-        """The channels in which queries and keys are largest: of keys ``[kv_heads, n, dim]`` and queries
-        ``[heads, m, dim]`` of their groups, by |q|·|k| over the tokens; among equals the first."""
-        squares = queries.float().square().sum(1).unflatten(0, (len(keys), -1)).sum(1)
-        worth = squares * keys.float().square().sum(1)
+    def chosen(cls, keys: Tensor, votes: Tensor, kept: int) -> Channels:
+        """The channels in which queries and keys are largest: of keys ``[kv_heads, n, dim]`` by |q|·|k| over the
+        tokens, with the ``votes`` of queries; among equals the first."""
+        worth = votes * _wide(keys).square().sum(1)
         best = worth.argsort(dim=-1, descending=True, stable=True)[:, :kept].sort(-1).values
         return cls(best.to(index_dtype(keys.shape[2])), keys.shape[2])
 
@@ -66,6 +66,21 @@ class Channels:
     def _index(self, n: int) -> Tensor:
         index = self.index.long()[..., None, :]
         return index.expand(*index.shape[:-2], n, -1)
+
+
+def channel_votes(queries: Tensor, kv_heads: int, ranges: Sequence[tuple[int, int]], window: int) -> Tensor:
+    """How large queries ``[heads, n, dim]`` are in each channel: ``[kv_heads, dim]``, float32 at least.
+
+    That is the mean square over the last ``window`` queries of each range of tokens, over the heads of a group, and
+    over the ranges, which count alike: one for the whole context, or one for each segment under fair eviction.
+    """
+    last = [_wide(queries[:, max(start, stop - window) : stop]).square().mean(1) for start, stop in ranges]
+    votes: Tensor = torch.stack(last).mean(0).unflatten(0, (kv_heads, -1)).mean(1)
+    return votes
+
+
+def _wide(entries: Tensor) -> Tensor:
+    return entries.to(torch.promote_types(entries.dtype, torch.float32))
 
 
 def index_dtype(dim: int) -> torch.dtype:

@@ -134,18 +134,19 @@ class PackedPairs:
 Stored = Pairs | PackedPairs
 
 
-def store(storage: Storage, pairs: Pairs, queries: Tensor, observed: Tensor | None = None) -> Stored:
+def store(storage: Storage, pairs: Pairs, votes: Tensor | None = None, observed: Tensor | None = None) -> Stored:
     """Pairs as a storage holds them. UsageError if it cannot hold pairs of these dims.
 
-    queries: those before the next token, ``[heads, n, dim]``, by the last of which channels are chosen; observed: the
-    keys ``[kv_heads, n, dim]`` that they are chosen for, those of the pairs if absent.
+    votes: see `channel_votes`; needed by a storage that prunes channels. observed: the keys ``[kv_heads, n, dim]`` that
+    channels are chosen for, those of the pairs if absent.
     """
     if storage.plain:
         return pairs
     nothing, channels = pairs.emptied(pairs.heads), None
     if storage.pruned:
-        keys, last = pairs.keys if observed is None else observed, queries[:, -storage.observers :]
-        channels = Channels.chosen(keys, last, storage.n_channels(keys.shape[2]))
+        assert votes is not None
+        keys = pairs.keys if observed is None else observed
+        channels = Channels.chosen(keys, votes, storage.n_channels(keys.shape[2]))
         nothing = Pairs(channels.of(nothing.keys), nothing.values)
     packed_keys, packed_values = (
         codec.encode(entries) for codec, entries in zip(codecs_of(storage, nothing), nothing, strict=True)

@@ -22,7 +22,8 @@ class Entry(NamedTuple):
     window: int | None = None
 
     def nbytes(self, n: int, storage: Storage) -> int:
-        """Bytes that n tokens take in a storage."""
+        """Bytes that n tokens take in a storage. Keys of a sliding window hold all channels."""
+        storage = storage if self.window is None else storage.all_channels
         return self.kv_heads * storage.nbytes(n, self.key_dim, self.value_dim, self.dtype)
 
     def nbytes_plain(self, n: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -30,8 +30,8 @@ class Storage:
     in blocks of ``group`` tokens of one channel, values in blocks of ``group`` channels of one token; pairs are packed
     ``group`` at a time. A group of None is the default: 64 channels, or the largest part of a head below that; 32 for
     kivi. So is a residual of None: 128 for kivi, else 0. pruned: the part of each head's key channels that is not held;
-    those stay in which the last ``observers`` queries before the first pairs and these pairs' keys are largest (ThinK,
-    arXiv 2407.21018).
+    those stay in which the last ``observers`` queries (of each segment, under fair eviction) and the context's kept
+    keys are largest (ThinK, arXiv 2407.21018).
 
     A pass sees what was stored before it and its own pairs unpacked; then the pairs that have left the window are
     packed, once. Which ones depends on the number of pairs that a row's head holds, and on nothing else.
@@ -72,8 +72,19 @@ class Storage:
         return 0 if self.plain else max(0, n - self.window) // self.unit * self.unit
 
     def n_channels(self, key_dim: int) -> int:
-        """How many of a key's channels are held."""
-        return key_dim - int(key_dim * self.pruned + 1e-6)
+        """How many of a key's channels are held, at least one. UsageError if these are all, though some should go."""
+        n_pruned = min(int(key_dim * self.pruned + 1e-6), key_dim - 1)
+        if self.pruned and not n_pruned:
+            raise UsageError(
+                f"key_channels={self.pruned:g} prunes nothing of this model's keys, which have {key_dim} channels per "
+                f"head; the smallest part that does is {1 / key_dim:g}"
+            )
+        return key_dim - n_pruned
+
+    @property
+    def all_channels(self) -> Storage:
+        """The same storage for keys that hold all channels, as those of sliding windows do."""
+        return replace(self, pruned=0.0)
 
     def codecs(self, key_dim: int, value_dim: int, dtype: torch.dtype) -> tuple[Codec, Codec]:
         """What packs keys and values of which so many channels are held. UsageError if they cannot be divided

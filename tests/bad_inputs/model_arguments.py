@@ -139,6 +139,12 @@ CASES = [
     arguments("key_window=8 has no effect without key_channels", **PRESS, key_window=8),
     arguments("key_channels=0.4 with kv_scheme=rotated", key_channels=0.4, kv_bits=4, kv_scheme="rotated"),
     arguments("decode_budget=8 with key_channels=0.4 is not defined", press="knorm", decode_budget=8, key_channels=0.4),
+    call(
+        "key_channels=0.05 of a model whose heads have 16 channels",
+        lambda folder: FairKV(tiny.model(), tokenizer=tiny.tokenizer(), key_channels=0.05),
+        "key_channels=0.05 prunes nothing of this model's keys, which have 16 channels per head",
+        "the smallest part that does is 0.0625",
+    ),
     arguments("decode_budget=8 with kv_bits=4 is not defined", press="knorm", decode_budget=8, kv_bits=4),
     arguments("unknown press 'tovva'", "Did you mean 'tova'?", press="tovva", ratio=0.5),
     arguments("does not exist", press="no/such.yaml", ratio=0.5),

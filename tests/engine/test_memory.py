@@ -36,7 +36,9 @@ def test_bytes_of_an_entry_are_those_of_the_cache(kind: str) -> None:
     assert sum(entry.nbytes_plain(20) for entry in entries(model)) == engine.totals.kv_bytes_full
 
 
-@pytest.mark.parametrize("arguments", [{"kv_bits": 3}, {"kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 8}])
+@pytest.mark.parametrize(
+    "arguments", [{"kv_bits": 3}, {"kv_bits": "k4v2", "kv_scheme": "kivi", "kv_group": 8}, {"key_channels": 0.3}]
+)
 def test_bytes_in_a_storage_are_those_of_the_cache(arguments: dict) -> None:
     model = tiny.model()
     engine = Engine(model, attach_checked(model))
@@ -67,7 +69,9 @@ def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generation
     assert rows_that_fit(jobs, ENTRIES, 1, 64) == 1
 
 
-@pytest.mark.parametrize("arguments", [{}, {"kv_bits": 4}, {"kv_bits": 3, "kv_scheme": "kivi", "kv_group": 16}])
+@pytest.mark.parametrize(
+    "arguments", [{}, {"kv_bits": 4}, {"kv_bits": 3, "kv_scheme": "kivi", "kv_group": 16}, {"key_channels": 0.5}]
+)
 def test_buffers_of_so_many_rows_stay_inside_the_budget(arguments: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model()
     windows = attach_checked(model)
@@ -75,7 +79,8 @@ def test_buffers_of_so_many_rows_stay_inside_the_budget(arguments: dict, monkeyp
     jobs = [job(Generation(150), own, n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
     budget = 3 * (310 + 10 + 150 + 2 * BLOCK) * ENTRY
     rows = rows_that_fit(jobs, entries(model), budget, 64)
-    assert rows == 3 if own.storage.plain else 3 < rows < 9
+    # Of three layers, the one that is widened takes more than half of the key channels of all give back.
+    assert rows == (3 if own.storage.plain else 2) if own.kv_bits == 16 else 3 < rows < 9
     held = []
     step = Engine.decode_step
 

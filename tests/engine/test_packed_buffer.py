@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import dense_reference
+import press_table
 import pytest
 import torch
-from engine_runs import attached, prompt, run
+from engine_runs import ask, attached, prompt, run
 from press_table import policy
 from quantised_by_loops import PackedDense
 
+from fairkv_eval.engine.cache import ContextCache, RowCache
+from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
 from fairkv_eval.engine.result import Result
 from fairkv_eval.errors import UsageError
@@ -57,7 +62,8 @@ def reference(model, job: Job, said: tuple[int, ...]) -> torch.Tensor:
     kept = kept or [[[]] * 2] * 3
     first = len(prompt.tokens)
     steps = [] if isinstance(job.want, LogLikelihood) else range(first, first + len(said))
-    phase = PackedDense(job.policy.storage, n, kept, [n, *steps])
+    spans = [(segment.start, segment.stop) for segment in prompt.segments] if job.policy.fair else []
+    phase = PackedDense(job.policy.storage, n, kept, [n, *steps], spans)
     tokens = [*prompt.tokens, *said[:-1]]
     ids, positions = torch.tensor([tokens]), torch.arange(len(tokens))[None]
     with torch.inference_mode():
@@ -92,9 +98,38 @@ def test_answers_and_scores_are_those_of_dense_attention(llama, storage: str, pr
 @pytest.mark.parametrize("kind", ["mistral", "gemma2", "qwen3"])
 def test_windows_and_bounded_logits(kind: str) -> None:
     model = attached(kind, dtype=torch.float64)
-    jobs = jobs_of([policy_of("3"), policy_of("kivi", "none")], tokens=6)
+    jobs = jobs_of([policy_of("3"), policy_of("kivi", "none"), policy_of("channels")], tokens=6)
     for job, result in zip(jobs, run(model, jobs)[0], strict=True):
         check(model[0], job, result)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_rows_of_other_channels_are_apart_where_the_first_layer_slides(first: int, monkeypatch) -> None:
+    model, held = attached("gemma2", dtype=torch.float64), []
+    policies = [policy_of("channels"), policy_of("channels", key_channels=0.25), Policy.of(PRESSES["tova"])]
+    jobs = [Job(prompt(seed), own, Generation(4), own.label) for seed, own in enumerate(policies)]
+    monkeypatch.setattr(RowCache, "append", watched(RowCache.append, held))
+    for job, result in zip(jobs[first:], run(model, jobs[first:], rows=3)[0], strict=True):
+        check(model[0], job, result)
+    assert held and max(held) == 1
+
+
+def watched(append, held: list[int]):
+    """`RowCache.append`, which notes the rows that stand in one cache."""
+
+    def noting(self, *args):
+        held.append(self.n_rows)
+        return append(self, *args)
+
+    return noting
+
+
+@pytest.mark.parametrize("press", ["none", "tova", "adakv"])
+def test_no_channel_pruned_is_the_plain_cache(press: str) -> None:
+    model = attached()
+    policies = [Policy.of({**PRESSES[press], **more}) for more in ({}, {"key_channels": 0})]
+    plain, none = (run(model, jobs_of([own]))[0] for own in policies)
+    assert [(r.tokens, r.logprob, r.telemetry) for r in plain] == [(r.tokens, r.logprob, r.telemetry) for r in none]
 
 
 @pytest.mark.parametrize("press", ["none", "tova", "adakv"])
@@ -141,6 +176,35 @@ def test_bytes_are_the_formula_and_the_tensors(llama) -> None:
             assert result.telemetry["kv_bytes_kept"] == engine.totals.kv_bytes_kept == expected
             assert result.telemetry["kv_bytes_full"] == 3 * 2 * 36 * 2 * 16 * 8
             assert result.telemetry["keep_rate"] == kept / 36
+
+
+class Nobody:
+    """A watcher that sees nothing."""
+
+    def computed(self, layer, window) -> None: ...
+
+    def kept(self, layer, index) -> None: ...
+
+
+def cached(model, own: Policy) -> ContextCache:
+    return Engine(*model, ask=ask).watch(Job(prompt(4, 30, 26, cut=9), own, Generation(1), own.label), Nobody())
+
+
+@pytest.mark.parametrize("others", [{}, {"fair": 1.0}, {"merge": "d2o"}, {"merge": "similar", "fair": 0.5}])
+@pytest.mark.parametrize("name", press_table.PRESSES)
+def test_every_press_keeps_the_same_pairs_in_fewer_channels(llama, name: str, others: dict) -> None:
+    own = policy(name, **others)
+    whole, pruned = cached(llama, own), cached(llama, replace(own, key_channels=0.5, key_window=4))
+    assert pruned.pairs == whole.pairs and pruned.keep_rates == whole.keep_rates
+    assert pruned.nbytes == sum(
+        part.heads * (part.length * (8 + 16) * 8 + 8) for layer in pruned.layers for part in layer
+    )
+    for ours, theirs in zip(pruned.layers, whole.layers, strict=True):
+        for part, all_channels in zip(ours, theirs, strict=True):
+            keys = torch.zeros_like(all_channels.keys)
+            for head, channels in enumerate(part.channels.index.tolist()):
+                keys[head][:, channels] = all_channels.keys[head][:, channels]
+            assert torch.equal(part.plain().keys, keys) and torch.equal(part.plain().values, all_channels.values)
 
 
 def test_policies_on_one_prefill_are_each_alone(llama) -> None:

@@ -20,6 +20,7 @@ storages = st.builds(
     st.sampled_from(["per_token", "kivi"]),
     st.sampled_from([None, 1, 4, 16]),
     st.sampled_from([None, 0, 5]),
+    st.sampled_from([0.0, 0.1, 0.5]),
 )
 
 
@@ -29,7 +30,8 @@ def nbytes(entries: list[Entry], n: int, kept: list[list[int]], storage: Storage
     total = 0
     for entry in entries:
         counts = next(rows) if entry.window is None else [min(n, entry.window)] * entry.kv_heads
-        total += sum(storage.nbytes(m, entry.key_dim, entry.value_dim, entry.dtype) for m in counts)
+        own = storage if entry.window is None else storage.all_channels
+        total += sum(own.nbytes(m, entry.key_dim, entry.value_dim, entry.dtype) for m in counts)
     return total
 
 
@@ -39,7 +41,9 @@ def test_as_many_pairs_as_fit(storage: Storage, n: int, fraction: float, entries
     allowed = bytes_allowed(fraction, nbytes_full(entries, n))
     evicting = [entry for entry in entries if entry.window is None]
     fit = [m for m in range(n + 1) if nbytes(entries, n, [[m] * 2] * len(evicting), storage) <= allowed]
-    assert most_pairs(entries, n, allowed, storage, evenly=True) == max(fit, default=-1)
+    most = most_pairs(entries, n, allowed, storage, evenly=True)
+    # An index is held for no pair too, so that not even none may fit.
+    assert most == max(fit, default=-1) or (not fit and storage.pruned and most == 0)
     if fit and fit[-1] < n and storage.plain:
         rest = allowed - nbytes(entries, n, [[fit[-1]] * 2] * len(evicting), storage)
         assert rest < sum(entry.nbytes_plain(1) for entry in evicting)  # less than a pair per layer and head

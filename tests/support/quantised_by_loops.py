@@ -59,10 +59,12 @@ def stored(entries: Tensor, storage: Storage, keys: bool) -> Tensor:
 class PackedDense:
     """Plain softmax attention over one sequence, as a phase: its first n tokens are a context, which sees itself as it
     is. The tokens from each of ``starts`` on, up to the next, are one pass: they see ``kept`` of the context and what
-    came since, all as stored, and each other as they are."""
+    came since, all as stored, and each other as they are. ``spans`` of the context vote on key channels, each alike."""
 
-    def __init__(self, storage: Storage, n: int, kept: Kept, starts: Sequence[int]) -> None:
-        self.storage, self.n, self.kept, self.starts = storage, n, kept, starts
+    def __init__(
+        self, storage: Storage, n: int, kept: Kept, starts: Sequence[int], spans: Sequence[tuple[int, int]] = ()
+    ) -> None:
+        self.storage, self.n, self.kept, self.starts, self.spans = storage, n, kept, starts, spans
         self.layer = 0
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, options: Options) -> Tensor:
@@ -76,7 +78,7 @@ class PackedDense:
                 older = [*kept, *range(self.n, start)] if i >= self.n else []
                 newer = [*range(start, i + 1)] if i >= self.n else [*range(i + 1)]
                 keys = torch.cat([self._pruned(k[head, older], chosen), k[head, newer]])
-                if i >= self.n and self.storage.pruned and start != min(self.starts):
+                if i >= self.n and len(chosen) < k.shape[2] and start != min(self.starts):
                     dropped = [c for c in range(k.shape[2]) if c not in chosen]
                     keys[-1, dropped] = 0  # a token that is said is stored, though not packed, before it attends
                 values = torch.cat([stored(v[head, older], self.storage, False), v[head, newer]])
@@ -99,14 +101,19 @@ class PackedDense:
         """The channels that a head's keys are held in, by the last queries of the context, or without one of the
         first pass."""
         dim, group = k.shape[2], len(q) // len(k)
-        if not self.storage.pruned:
+        if not self.storage.pruned or self.window is not None:
             return [*range(dim)]
         n, q, k = q.shape[1], q.tolist(), k.tolist()
         stop = self.n or min([s for s in self.starts if s > 0], default=n)
-        keys = self.kept[self.layer][head][-(self.window or stop) :] if self.n else range(stop)
-        observers = range(max(0, stop - self.storage.observers), stop)
+        keys = self.kept[self.layer][head] if self.n else range(stop)
+        observers = [range(max(a, b - self.storage.observers), b) for a, b in self.spans or [(0, stop)]]
         worth = [
-            sum(q[h][i][c] ** 2 for h in range(head * group, (head + 1) * group) for i in observers)
+            sum(
+                q[h][i][c] ** 2 / len(last)
+                for h in range(head * group, (head + 1) * group)
+                for last in observers
+                for i in last
+            )
             * sum(k[head][j][c] ** 2 for j in keys)
             for c in range(dim)
         ]
