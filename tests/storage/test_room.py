@@ -14,14 +14,13 @@ from fairkv_eval.storage.storage import Storage
 
 FULL = Entry(2, 16, 16, torch.float32)
 SLIDING = FULL._replace(window=20)
-storages = st.builds(
-    Storage.of,
-    st.sampled_from([16, 8, 4, 3, "k4v2", "k16v4"]),
-    st.sampled_from(["per_token", "kivi"]),
-    st.sampled_from([None, 1, 4, 16]),
-    st.sampled_from([None, 0, 5]),
-    st.sampled_from([0.0, 0.1, 0.5]),
+BITS, SCHEMES = st.sampled_from([16, 8, 4, 3, "k4v2", "k16v4"]), st.sampled_from(["per_token", "kivi"])
+RESIDUALS = st.sampled_from([None, 0, 5])
+whole_storages = st.builds(Storage.of, BITS, SCHEMES, st.sampled_from([None, 1, 4, 16]), RESIDUALS)
+pruned_storages = st.builds(
+    Storage.of, BITS, SCHEMES, st.sampled_from([None, 1]), RESIDUALS, pruned=st.sampled_from([0.1, 0.5])
 )
+storages = whole_storages | pruned_storages
 
 
 def nbytes(entries: list[Entry], n: int, kept: list[list[int]], storage: Storage) -> int:
