@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,10 @@ _PIPED = 140  # columns of the output in a pipe
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", help="a task, or a finished run: its results_*.json or a samples_*.jsonl")
     parser.add_argument("--doc", type=int, default=0, help="the document's number (default: 0)")
-    parser.add_argument("--model_args", help="for a task, as for lm_eval: press=snapkv,ratio=0.5,…")
+    parser.add_argument(
+        "--model_args",
+        help="for a task, as for lm_eval: press=snapkv,ratio=0.5,…; for a run, where its model is: pretrained=…",
+    )
     parser.add_argument("--tasks", help="the task to view, if the run had several")
     parser.add_argument("--num_fewshot", type=int, help="few-shot examples before the question")
     parser.add_argument("--apply_chat_template", action="store_true", help="as for lm_eval")
@@ -76,12 +80,27 @@ def _source(args: argparse.Namespace) -> Source:
     path = Path(args.source)
     if not path.name.endswith((".json", ".jsonl", ".jsonl.gz")):
         return _of_task(args)
-    for name in ("model_args", "metadata", "num_fewshot", "apply_chat_template"):
+    for name in ("metadata", "num_fewshot", "apply_chat_template"):
         if getattr(args, name):
             raise UsageError(f"--{name} is for a task; a run's files hold its own")
     if not path.is_file():
         raise UsageError(f"{args.source} does not exist")
-    return of_run(path, args.tasks)
+    return _located(of_run(path, args.tasks), args.model_args)
+
+
+def _located(source: Source, model_args: str | None) -> Source:
+    """A run with the place of its model, which a sweep's files only name."""
+    from fairkv_eval.view.source import read_arguments
+
+    place = read_arguments(model_args or "")
+    for name in place:
+        if name != "pretrained":
+            raise UsageError(f"--model_args {name}=… is for a task; a run's files hold its own, but for pretrained=")
+    name = place.get("pretrained", source.model_args.get("pretrained"))
+    if name and "/" not in str(name) and not Path(str(name)).exists():
+        where = "--model_args pretrained=<folder, or name on the hub>"
+        raise UsageError(f"the run's files name its model {name!r}; say where it is: {where}")
+    return replace(source, model_args={**source.model_args, **place})
 
 
 def _of_task(args: argparse.Namespace) -> Source:

@@ -72,8 +72,8 @@ def _kind(values: Sequence[Any]) -> pyarrow.DataType | None:
 
 
 def _is_fraction(value: float | None) -> bool:
-    """Whether a float64 holds the value exactly."""
-    return value is None or isinstance(value, float) or (abs(value) <= 2**1023 and float(value) == value)
+    """Whether a float64 surely holds the value exactly."""
+    return value is None or isinstance(value, float) or abs(value) <= 2**53
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def _source(results: Path, result: dict[str, Any], task: str | None) -> Source:
         config["model_args"] if isinstance(config["model_args"], dict) else read_arguments(config["model_args"] or ""),
         {k: v for k, v in metadata.items() if k not in ("version", "config_source")},
         result.get("n-shot", {}).get(task),
-        bool(result.get("chat_template")),
+        bool(result.get("chat_template")) and not (config.get("fairkv") or {}).get("chat_template_by"),
         bool(result.get("fewshot_as_multiturn")),
         result.get("system_instruction"),
         samples if samples.is_file() else None,

@@ -101,7 +101,9 @@ def rewritten(words: Sequence[str], model: str) -> list[str]:
     if command == "sweep":
         rest = _without(_with_model(rest, model), "--limit", "--device", "--launcher")
         return [name, command, *rest, "--limit", "2", "--device", "cpu", *_short(rest), "--bootstrap_iters", "0"]
-    if command == "view" and not rest[0].startswith("runs/"):
+    if command == "view" and rest[0].startswith("runs/"):
+        return [name, command, *rest, "--model_args", f"pretrained={model}"]
+    if command == "view":
         return [name, command, *_with_model(rest, model)]
     if command == "tasks" and "--check" in rest:
         return [name, command, *_without(rest, "--limit"), "--limit", "2", "--pretrained", model]
