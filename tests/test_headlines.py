@@ -85,7 +85,7 @@ def test_a_group_with_a_task_without_headlines_shows_all() -> None:
 def test_our_tasks_name_at_most_eight(name: str) -> None:
     config = manager().load([name])["tasks"][name].dump_config()
     names = names_of({"configs": {name: config}}, name)
-    assert 0 < len(names) <= MOST
+    assert 0 < len(names - {"response_entropy"}) <= MOST  # that one is reported only where it is asked for
     assert "headline" not in str(without_headlines(config["metric_list"]))
 
 

@@ -230,4 +230,6 @@ def test_harness_run_keeps_every_metric(monkeypatch: pytest.MonkeyPatch) -> None
     assert leak["leak@0.3,none"] == leak["leak@0.8,none"] == leak["rougeL_recall_directive,none"] == 1.0
     assert leak["leak@0.8_stderr,none"] == 0.0 and leak["keep_rate_directive,none"] == 0.25
     assert follow["kv_bytes_kept,none"] == 4.0 and 0 <= follow["inst_level_strict_acc,none"] <= 1
+    assert "leak@0.3_defense" not in make_table(results)
+    results["configs"]["raccoon_demo"]["metadata"]["metrics"] = "all"
     assert "leak@0.3_defense" in make_table(results)

@@ -21,7 +21,11 @@ class TestParameters:
         assert dict(press("snapkv").configure({})) == {"window": 64, "kernel": 5}
         assert dict(press("snapkv").configure({"window": 16})) == {"window": 16, "kernel": 5}
         assert press("tova").configure({}) == ()
-        assert dict(press("kvzip").configure({"uniform": True})) == {"chunk": 2048, "uniform": True}
+        assert dict(press("kvzip").configure({"uniform": True})) == {
+            "chunk": 2048,
+            "uniform": True,
+            "variant": "original",
+        }
 
     def test_an_unknown_one_names_the_nearest(self) -> None:
         with pytest.raises(
