@@ -93,9 +93,9 @@ def _located(source: Source, model_args: str | None) -> Source:
     from fairkv_eval.view.source import read_arguments
 
     place = read_arguments(model_args or "")
-    for name in place:
-        if name != "pretrained":
-            raise UsageError(f"--model_args {name}=… is for a task; a run's files hold its own, but for pretrained=")
+    for argument in place:
+        if argument != "pretrained":
+            raise UsageError(f"--model_args {argument}=… is for a task; a run's files hold its own, but for pretrained=")
     name = place.get("pretrained", source.model_args.get("pretrained"))
     if name and "/" not in str(name) and not Path(str(name)).exists():
         where = "--model_args pretrained=<folder, or name on the hub>"
