@@ -95,7 +95,7 @@ def _located(source: Source, model_args: str | None) -> Source:
     place = read_arguments(model_args or "")
     for argument in place:
         if argument != "pretrained":
-            raise UsageError(f"--model_args {argument}=… is for a task; a run's files hold its own, but for pretrained=")
+            raise UsageError(f"--model_args {argument}=… is for a task; a run's files hold all but pretrained=")
     name = place.get("pretrained", source.model_args.get("pretrained"))
     if name and "/" not in str(name) and not Path(str(name)).exists():
         where = "--model_args pretrained=<folder, or name on the hub>"
