@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -88,7 +89,10 @@ def check(name: str, fair: float, storage: str, merge: str, kind: str) -> None:
     counts = [[part.length for part in layer for _ in range(part.heads)] for layer in held.layers]
     assert counts == kept_plain(name, fair, kind)
     _, k, v, dtype, _ = engine.runner.entries[0]
-    assert held.nbytes == sum(policy.storage.nbytes(m, k, v, dtype) for heads in counts for m in heads)
+    whole = replace(policy.storage, pruned=0.0)  # windows that slide keep all channels
+    storages = [policy.storage if window is None else whole for window in engine.windows]
+    sizes = zip(storages, counts, strict=True)
+    assert held.nbytes == sum(storage.nbytes(m, k, v, dtype) for storage, heads in sizes for m in heads)
     alone = dict(Engine(*model(kind), ask=ask).run([job(policy)]))[0]
     jobs = [job(policy), job(Policy(), 1), job(policy, 2)]
     together = dict(Engine(*model(kind), rows=3, ask=ask).run(jobs))[0]
