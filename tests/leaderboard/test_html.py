@@ -6,12 +6,12 @@ import csv
 import io
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import screens
 import synthetic_results as made
 
 from fairkv_eval.leaderboard.board import build
@@ -20,25 +20,13 @@ from fairkv_eval.results.reader import read
 
 pytestmark = pytest.mark.browser
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 INJECTED = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\"></script>"
 
 
 @pytest.fixture(scope="module")
 def driver() -> Iterator[Any]:
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e .[dev])")
-    browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
-    chromedriver = shutil.which("chromedriver")
-    if not browser or not chromedriver:
-        pytest.skip("no Chromium with its chromedriver is installed (apt-get install chromium chromium-driver)")
-    options = selenium.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1300,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    made_driver = selenium.Chrome(options=options, service=selenium.ChromeService(chromedriver))
-    yield made_driver
-    made_driver.quit()
+    with screens.browser("--window-size=1300,1000") as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -14,27 +14,35 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 
 
 @contextmanager
-def opened(page: Path, width: int, dark: bool = False) -> Iterator[Any]:
-    """The page in a browser; skips the test if none is installed."""
+def browser(*arguments: str) -> Iterator[Any]:
+    """A driver of a headless Chromium that logs what its console prints; skips the test if none is installed."""
     selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install -e .[dev])")
-    browser = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    binary = next((path for path in map(shutil.which, BROWSERS) if path), None)
     chromedriver = shutil.which("chromedriver")
-    if not browser or not chromedriver:
+    if not binary or not chromedriver:
         pytest.skip("no Chromium with its chromedriver is installed (apt-get install chromium chromium-driver)")
     options = selenium.ChromeOptions()
-    options.binary_location = browser
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu"):
+    options.binary_location = binary
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", *arguments):
         options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = selenium.Chrome(options=options, service=selenium.ChromeService(chromedriver))
     try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@contextmanager
+def opened(page: Path, width: int, dark: bool = False) -> Iterator[Any]:
+    """The page in a browser; skips the test if none is installed."""
+    with browser() as driver:
         screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
         driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
         scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": scheme})
         driver.get(page.absolute().as_uri())
         yield driver
-    finally:
-        driver.quit()
 
 
 def sticks_out(driver: Any) -> list[str]:
