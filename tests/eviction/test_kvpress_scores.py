@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kvpress_reference import KvpressReference, marked, overlap
+from kvpress_reference import Kept, KvpressReference, marked, overlap
 from numpy_weights import KV_HEADS, numbered_model, numbered_tokens
 from torch import Tensor
 
@@ -97,19 +97,6 @@ def test_criticalkv_with_the_signs_of_kvpress(kind: str, case: str, ratio: float
         assert torch.equal(marked([choose(lambda _, s=published: s, [whole], budget, 0, None)], N), theirs)
 
 
-class Watching:
-    """What is kept of each layer: boolean ``[kv_heads, n]``."""
-
-    def __init__(self) -> None:
-        self.kept_by_layer: list[Tensor] = []
-
-    def computed(self, layer: Layer, window: int | None) -> None:
-        pass
-
-    def kept(self, layer: Layer, index: list[Tensor]) -> None:
-        self.kept_by_layer.append(marked(list(index), layer.k.shape[1]))
-
-
 @of("finch")
 def test_finch_through_the_engine(kind: str, case: str, ratio: float) -> None:
     """kvpress evicts from context and question as from one text, and protects the question; so the budget of the
@@ -118,8 +105,8 @@ def test_finch_through_the_engine(kind: str, case: str, ratio: float) -> None:
     model, prompt = numbered_model(kind, seed), Prompt(tuple(numbered_tokens(N, seed)), N - question)
     theirs = REFERENCE.theirs(kind, case, ratio)
     assert theirs[..., -question:].all()
-    watching = Watching()
+    kept = Kept()
     policy = Policy(load_press("finch"), budget=int(theirs[0, 0].sum()) - question)
     engine = Engine(model, attach_checked(model), ask=lambda text: [])
-    engine.watch(Job(prompt, policy, Generation(1), case), watching)
-    assert torch.equal(torch.stack(watching.kept_by_layer), theirs[..., :-question])
+    engine.watch(Job(prompt, policy, Generation(1), case), kept)
+    assert torch.equal(torch.stack(kept.by_layer), theirs[..., :-question])

@@ -3,23 +3,20 @@ same statistics and the same replay: the same positions. And what its own code m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 
 import pytest
 import torch
-from kvpress_reference import KvpressReference, marked
+from kvpress_reference import Kept, KvpressReference
 from layer_recorder import record
 from numpy_weights import numbered_model, numbered_tokens
 from statistics_text import REQUEST, measured_tokens
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from fairkv_eval.engine.check import attach_checked
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job
 from fairkv_eval.eviction import statistics
-from fairkv_eval.eviction.layer import Layer
 from fairkv_eval.prompts.tokens import Prompt
 
 REFERENCE = KvpressReference("statistics")
@@ -42,19 +39,6 @@ def test_the_same_positions(kind: str, case: str, ratio: float) -> None:
     assert torch.equal(REFERENCE.ours(kind, case, ratio), REFERENCE.theirs(kind, case, ratio))
 
 
-class _Kept:
-    """A watcher that remembers the kept positions, layer by layer."""
-
-    def __init__(self) -> None:
-        self.layers: list[Tensor] = []
-
-    def computed(self, layer: Layer, window: int | None) -> None:
-        pass
-
-    def kept(self, layer: Layer, index: Sequence[Tensor]) -> None:
-        self.layers.append(marked(list(index), REFERENCE.n))
-
-
 @cache
 def attached(kind: str) -> tuple[PreTrainedModel, list[int | None]]:
     model = numbered_model(kind, REFERENCE.models[kind]["seed"])
@@ -63,12 +47,12 @@ def attached(kind: str) -> tuple[PreTrainedModel, list[int | None]]:
 
 @of(*REPLAYING)
 def test_the_same_positions_after_the_same_replay(kind: str, case: str, ratio: float) -> None:
-    engine, kept = Engine(*attached(kind), ask=lambda request: REQUEST), _Kept()
+    engine, kept = Engine(*attached(kind), ask=lambda request: REQUEST), Kept()
     tokens = (*numbered_tokens(REFERENCE.n, REFERENCE.models[kind]["seed"]), 3)
     policy = REFERENCE.policy(case, ratio)
     engine.watch(Job(Prompt(tokens, REFERENCE.n), policy, Generation(1), "here"), kept)
     theirs = REFERENCE.theirs(kind, case, ratio)
-    assert torch.equal(torch.stack(kept.layers), theirs)
+    assert torch.equal(torch.stack(kept.by_layer), theirs)
 
 
 @pytest.mark.parametrize("kind", REFERENCE.models)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -27,6 +28,19 @@ class Pass(NamedTuple):
     fingerprint: str
     logits: Tensor  # [vocabulary], of the last token
     layers: list[Layer]
+
+
+class Kept:
+    """A watcher that remembers what is kept of each layer: boolean ``[kv_heads, n]``."""
+
+    def __init__(self) -> None:
+        self.by_layer: list[Tensor] = []
+
+    def computed(self, layer: Layer, window: int | None) -> None:
+        pass
+
+    def kept(self, layer: Layer, index: Sequence[Tensor]) -> None:
+        self.by_layer.append(marked(list(index), layer.k.shape[1]))
 
 
 @cache
