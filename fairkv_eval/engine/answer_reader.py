@@ -29,6 +29,7 @@ class AnswerReader:
         self.decode = decode
         self.eos = frozenset(eos)
         self.softmax_dtype = softmax_dtype
+        self._completing: dict[tuple[int, tuple[str, ...]], bool] = {}
 
     def scored(self, want: LogLikelihood, logits: Tensor, telemetry: dict[str, Any]) -> Result:
         """The result of a continuation, from the logits ``[n, vocabulary]`` that predict its n tokens."""
@@ -49,12 +50,24 @@ class AnswerReader:
         """Whether the row's last token ends it."""
         if row.tokens[-1] in self.eos or len(row.tokens) >= row.want.max_tokens:
             return True
-        if not row.want.stop or self.decode is None:
+        if not row.want.stop or self.decode is None or not self._may_complete(row.tokens[-1], row.want.stop):
             return False
         # A token is at least one byte, so a stop string that ends here begins within this many tokens.
         longest = max(len(stop.encode()) for stop in row.want.stop)
         text = self.decode(row.tokens[-longest - 4 :])
         return any(stop in text for stop in row.want.stop)
+
+    def _may_complete(self, token: int, stops: tuple[str, ...]) -> bool:
+        """Whether a stop string may end with this token; few tokens may, so that few rows decode their text each step.
+
+        A token by itself may lack white space that it adds behind others, and may be a part of a character.
+        """
+        assert self.decode is not None
+        if (token, stops) not in self._completing:
+            text = self.decode([token])
+            ends = {stop[-1] for stop in stops}
+            self._completing[token, stops] = "\ufffd" in text or any(end.isspace() or end in text for end in ends)
+        return self._completing[token, stops]
 
 
 def add_entropy(rows: Sequence[Row], logits: Tensor) -> None:

@@ -9,7 +9,7 @@ import re
 import reprlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -87,11 +87,11 @@ class Journal:
 
     def write(self, key: Key, answer: Answer) -> None:
         """Append one answer. Once this returns, killing the process loses nothing."""
-        self._append({**asdict(key), **_short(asdict(answer))})
+        self._append({**vars(key), **_short(vars(answer))})
 
     def write_fidelity(self, key: Key, fidelity: dict[str, float]) -> None:
         """Append the fidelity of an answer that is already written."""
-        self._append({**asdict(key), "fidelity": fidelity})
+        self._append({**vars(key), "fidelity": fidelity})
 
     def sync(self) -> None:
         try:
@@ -222,7 +222,7 @@ def _whole(raw: bytes) -> int:
     return raw.rfind(b"\n") + 1
 
 
-def _short(entry: dict[str, Any]) -> dict[str, Any]:
+def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the fields of the other kind of answer."""
     unused = ("logprob", "greedy") if entry["text"] is not None else ("text", "tokens")
     return {k: v for k, v in entry.items() if k not in unused and not (k == "fidelity" and v is None)}
