@@ -73,8 +73,7 @@ class FairKV(Processes):
         self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
         check_layers(self.windows, settings.policy)
         check_storage(inner, settings.policy)
-        for note in notes:
-            self.run_log.note(note)
+        self.run_log.notes.update(notes)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
         self.arguments = {**hf, "pretrained": pretrained}
         self.weights_sha256 = weights_sha256(hf, pretrained)
@@ -115,6 +114,8 @@ class FairKV(Processes):
             softmax_dtype=self.softmax_dtype or torch.float32,
             autocast=self._autocast,
             backend=self.attention,
+            compile=self.settings.compile,
+            note=self.run_log.note,
         )
 
     def run(self, jobs: Sequence[Job], at_most: int | None = None) -> Iterator[tuple[int, Result]]:
@@ -291,8 +292,8 @@ class FairKV(Processes):
         """Tokens that end a generation: the harness's end of text, and those of the model's generation config."""
         config = getattr(self.model, "generation_config", None)
         tokens = getattr(config, "eos_token_id", None)
-        tokens = tokens if isinstance(tokens, list) else [tokens]
-        return frozenset(t for t in (*tokens, self.eot_token_id) if t is not None)
+        several = tokens if isinstance(tokens, list) else [tokens]
+        return frozenset({*several, self.eot_token_id} - {None})
 
     def _autocast(self) -> AbstractContextManager:
         dtype = self.mixed_precision_dtype

@@ -3,6 +3,7 @@ static cache, and this package's model. With COMPILED=1 instead the static cache
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -22,8 +23,9 @@ def run(work: Work, record: Record) -> None:
     for batch in work.batches:
         record.attempt(f"hf, batches of {batch}", lambda batch=batch: hf(work, record, batch))
     record.attempt("static cache", lambda: static_cache(work, record, compiled=False))
-    for ratio in (0.0, 0.5):
-        record.attempt(f"fairkv at ratio {ratio}", lambda ratio=ratio: fairkv(work, record, ratio))
+    for ratio, compile in itertools.product((0.0, 0.5), ("off", "auto")):
+        part = f"fairkv at ratio {ratio}, compile={compile}"
+        record.attempt(part, lambda ratio=ratio, compile=compile: fairkv(work, record, ratio, compile))
 
 
 def requests(work: Work) -> list[Any]:
@@ -48,16 +50,17 @@ def hf(work: Work, record: Record, batch: int) -> None:
     record.write("hf", batch=batch, **answer(work, model))
 
 
-def fairkv(work: Work, record: Record, ratio: float) -> None:
+def fairkv(work: Work, record: Record, ratio: float, compile: str) -> None:
     from fairkv_eval.model import FairKV
 
     rows.empty_cache(work)
     own = work.model.config._attn_implementation
     policy = {"press": "knorm", "ratio": ratio} if ratio else {}
-    settings = {"tokenizer": tiny.tokenizer(), "device": work.device, "batch_size": work.prompts}
+    settings = {"tokenizer": tiny.tokenizer(), "device": work.device, "batch_size": work.prompts, "compile": compile}
     try:
         model = FairKV(work.model, **settings, **policy)
-        record.write("fairkv", batch=work.prompts, ratio=ratio, attention=model.attention.name, **answer(work, model))
+        kind = {"batch": work.prompts, "ratio": ratio, "compile": compile, "attention": model.attention.name}
+        record.write("fairkv", **kind, **answer(work, model))
     finally:
         work.model.set_attn_implementation(own)
 

@@ -54,7 +54,8 @@ gpu_tests() {
     [ -n "$DRY" ] && return
     # Those of the kernel that torch carries; flash-attn is a package of its own.
     step gpu_tests 80 "$python" -m pytest -q -m gpu -k "not flash_attention_2" -p no:cacheprovider \
-        tests/attention/test_flash_gpu.py tests/storage/test_storage_gpu.py tests/engine/test_devices.py
+        tests/attention/test_flash_gpu.py tests/storage/test_storage_gpu.py tests/engine/test_devices.py \
+        tests/engine/test_captured_gpu.py
 }
 invariants() { step invariants 40 "$python" $here/invariants.py ${DRY:+--dry}; }
 harness() { # what follows is added to the model's arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 import rows
 import torch
@@ -10,6 +10,7 @@ import work as amounts
 from record import Record
 from work import Work
 
+from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine.attach import attach_chosen
 from fairkv_eval.engine.engine import Engine
@@ -34,7 +35,11 @@ def load(work: Work, record: Record) -> Engine:
     name = torch.cuda.get_device_name() if work.device != "cpu" else "CPU"
     versions = {"torch": torch.__version__, "cuda": torch.version.cuda}
     record.write("device", name=name, attention=backend.name, notes=notes, **versions)
-    return Engine(work.model, windows, max(work.rows), work.pass_tokens, backend=backend)
+    return engine_of(windows, backend, work, "off")
+
+
+def engine_of(windows: Sequence[int | None], backend: Backend, work: Work, compile: str) -> Engine:
+    return Engine(work.model, windows, max(work.rows), work.pass_tokens, backend=backend, compile=compile)
 
 
 def prefill(engine: Engine, work: Work, record: Record, n: int) -> None:
@@ -53,23 +58,24 @@ def prefill(engine: Engine, work: Work, record: Record, n: int) -> None:
     record.write("prefill", tokens=n, contexts=n_contexts, tokens_per_s=speed, peak_gib=rows.peak_gib(work))
 
 
-def decode(engine: Engine, work: Work, record: Record, ratio: float, n_rows: int | None) -> dict[str, Any]:
+def decode(engine: Engine, work: Work, record: Record, ratio: float, n_rows: int | None) -> None:
     """Steps of so many rows; None: as many as fit."""
     policy = rows.policy_of(ratio)
     fit = rows.fitting(engine, work, policy)
     if n_rows is not None and n_rows > fit:
         record.write("decode", rows=n_rows, ratio=ratio, skipped=f"{fit} rows fit")
-        return {}
+        return
     batch = rows.filled(engine, work, policy, n_rows or fit)
     figures = rows.step_figures(engine, work, batch)
     memory = {"kv_gib": batch.nbytes_allocated / rows.GIB, "peak_gib": rows.peak_gib(work)}
     record.write("decode", rows=len(batch), ratio=ratio, fits=n_rows is None, **figures, **memory)
-    return figures
+    replayed = rows.replayed_figures(engine_of(engine.windows, engine.backend, work, "auto"), work, batch)
+    record.write("decode, replayed", rows=len(batch), ratio=ratio, **replayed, peak_gib=rows.peak_gib(work))
 
 
 def through_sdpa(engine: Engine, work: Work, record: Record) -> None:
     """The same steps as at the middle ratio, with torch's own attention under a mask."""
-    other = Engine(work.model, engine.windows, max(work.rows), work.pass_tokens, backend=SDPA)
+    other = engine_of(engine.windows, SDPA, work, "off")
     n_rows, ratio = work.rows[len(work.rows) // 2], work.ratios[len(work.ratios) // 2]
     batch = rows.filled(other, work, rows.policy_of(ratio), n_rows)
     record.write("decode through sdpa", rows=n_rows, ratio=ratio, **rows.step_figures(other, work, batch))

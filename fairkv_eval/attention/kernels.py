@@ -246,7 +246,13 @@ def _window(options: Options, longest_query: int, longest_key: int) -> tuple[int
     return _EVERYTHING if longest_query == 1 else (-1, 0)
 
 
-@lru_cache(maxsize=64)  # the same in every layer of many steps
 def _spaced(count: int, step: int, device: torch.device) -> Tensor:
     """0, step, 2·step … count·step: int32 ``[count + 1]``."""
+    # What a CUDA graph records lies in the graph's memory, which is no place for a tensor that outlives it.
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    return (_multiples.__wrapped__ if recording else _multiples)(count, step, device)
+
+
+@lru_cache(maxsize=64)  # the same in every layer of many steps
+def _multiples(count: int, step: int, device: torch.device) -> Tensor:
     return torch.arange(count + 1, dtype=torch.int32, device=device) * step

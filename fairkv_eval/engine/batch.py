@@ -85,15 +85,18 @@ class Bank:
 class Batch:
     """At most ``max_rows`` rows, in banks. If two banks hold rows of the same size, the smaller joins the larger.
 
-    A bank that is empty keeps its buffers for the next rows, until rows of another size come.
+    A bank that is empty keeps its buffers for the next rows, until rows of another size come. ``ended``: rows that
+    count no more and leave when the batch settles. ``entered``: how many rows have come so far.
     """
 
     def __init__(self, max_rows: int) -> None:
         self.max_rows = max_rows
         self.banks: list[Bank] = []
+        self.ended: set[Row] = set()
+        self.entered = 0
 
     def __len__(self) -> int:
-        return sum(len(bank.rows) for bank in self.banks)
+        return sum(len(bank.rows) for bank in self.banks) - len(self.ended)
 
     @property
     def places(self) -> int:
@@ -122,6 +125,7 @@ class Batch:
 
     def add(self, entering: Sequence[tuple[Row, RowPairs]]) -> None:
         """Take in rows with their pairs."""
+        self.entered += len(entering)
         by_bank: dict[tuple[Kind, int], list[tuple[Row, RowPairs]]] = {}
         for row, pairs in entering:
             by_bank.setdefault((Kind.of(pairs), size_class(_longest(pairs))), []).append((row, pairs))
@@ -131,13 +135,16 @@ class Batch:
             for row, pairs in rows:
                 bank.add(row, pairs)
 
-    def remove(self, rows: Collection[Row]) -> None:
-        """Drop rows that have ended."""
-        for bank in self.banks if rows else ():
-            bank.remove(rows)
+    def end(self, rows: Collection[Row]) -> None:
+        """Count these rows no more."""
+        self.ended.update(rows)
 
     def settle(self) -> None:
-        """Let banks whose rows have grown to the same size become one. Call once before each decode step."""
+        """Drop the rows that have ended, and let banks whose rows have grown to the same size become one. Call before
+        a decode step, and before rows enter."""
+        for bank in self.banks if self.ended else ():
+            bank.remove(self.ended)
+        self.ended.clear()
         largest: dict[tuple[Kind, int], Bank] = {}
         for bank in sorted(self.banks, key=lambda bank: -len(bank.rows)):
             if not bank.rows:

@@ -71,11 +71,16 @@ class Buffer:
     def append(self, k: Tensor, v: Tensor, window: int | None, steps: Steps) -> tuple[Tensor, Tensor, Step]:
         """Append one token to every row, k and v ``[rows, heads, dim]``. Return keys and values as the rows see them,
         ``[rows, heads, capacity, dim]``, and the step."""
-        step, rows = steps.of(self.lengths, k.device, window), len(self.lengths)
+        step = steps.of(self.lengths, k.device, window)
+        keys, values = self.put_token(k, v, step)
+        self.lengths = [m + 1 for m in self.lengths]
+        return keys, values, step
+
+    def put_token(self, k: Tensor, v: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Write one token per row where the step says, and change nothing else. Returns what `append` returns."""
         self.keys[step.rows, :, step.positions] = k
         self.values[step.rows, :, step.positions] = v
-        self.lengths = [m + 1 for m in self.lengths]
-        return self.keys[:rows], self.values[:rows], step
+        return self.keys[: len(k)], self.values[: len(k)]
 
     def read(self, slot: int) -> Pairs:
         """The pairs of the row in a slot; views."""

@@ -106,6 +106,11 @@ class RowCache:
         for buffer in self.buffers:
             buffer.resize(self.slots)
 
+    def reserve(self, tokens: Sequence[int]) -> None:
+        """Make room in all slots for so many more tokens of each row; of plain pairs only."""
+        for buffer in self.buffers:
+            buffer.reserve(self.slots, max(m + n for m, n in zip(buffer.lengths, tokens, strict=True)))
+
     def pairs_by_layer(self, slot: int) -> list[LayerPairs]:
         """The pairs of one row, layer by layer; views of the buffers."""
         return [[buffer.read(slot) for buffer in buffers] for buffers in self.layers]

@@ -7,6 +7,7 @@ prefill.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,13 +18,15 @@ from transformers import PreTrainedModel
 
 from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.sdpa import SDPA
-from fairkv_eval.engine.answer_reader import AnswerReader, add_entropy, next_tokens
+from fairkv_eval.engine.answer_reader import AnswerReader, add_entropy
 from fairkv_eval.engine.batch import Batch, Row
 from fairkv_eval.engine.cache import ContextCache
+from fairkv_eval.engine.captured import chosen_decoder
 from fairkv_eval.engine.context import Context, Watcher
 from fairkv_eval.engine.decode_budget import DecodeBudget
+from fairkv_eval.engine.decoder import Chosen
 from fairkv_eval.engine.jobs import Generation, Job, LogLikelihood
-from fairkv_eval.engine.phases import Decode, Extend, Prefill, Rotations, Tail
+from fairkv_eval.engine.phases import Extend, Prefill, Rotations, Tail
 from fairkv_eval.engine.replay import Replay, Replays
 from fairkv_eval.engine.result import Result, telemetry
 from fairkv_eval.engine.runner import Runner
@@ -34,6 +37,8 @@ from fairkv_eval.errors import naming
 from fairkv_eval.eviction.replays import Ask
 from fairkv_eval.prompts.whitelist import whitelist
 
+log = logging.getLogger(__name__)
+
 
 class Engine:
     """Runs jobs on a model attached to the seam (`check.attach_checked`, which returns the ``windows`` of its layers).
@@ -41,7 +46,7 @@ class Engine:
     rows: sequences that decode together. max_prefill_tokens: tokens of one packed forward pass; a longer context runs
     alone, in chunks of that size. decode: tokens to text, for stop strings. ask: a request to the model in tokens, for
     presses that replay. eos: tokens that end a generation. autocast: context manager around each forward pass.
-    backend: what attends.
+    backend: what attends. compile: see `chosen_decoder`. note: takes what the results should say.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Engine:
         softmax_dtype: torch.dtype = torch.float32,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         backend: Backend = SDPA,
+        compile: str = "auto",
+        note: Callable[[str], None] = log.warning,
     ) -> None:
         self.windows = windows
         self.rows = rows
@@ -63,13 +70,15 @@ class Engine:
         self.backend = backend
         self.runner = Runner(model, max_prefill_tokens, autocast)
         self.reader = AnswerReader(decode, eos, softmax_dtype)
+        self.decoder = chosen_decoder(self.runner, backend, note, compile)
         self.totals = Totals()
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish."""
         scheduler, batch = self.scheduler(jobs), Batch(min(self.rows, len(jobs)))
         while scheduler or batch:
-            if batch.has_room:
+            if scheduler and batch.has_room:
+                yield from self.drain(batch)
                 while group := scheduler.next(batch.places):
                     self.prefill(group)
                     yield from self.admit(group, batch)
@@ -128,17 +137,26 @@ class Engine:
 
     @torch.inference_mode()
     def decode_step(self, batch: Batch) -> list[tuple[int, Result]]:
-        """Add one more token to every row; rows that end leave."""
-        started = time.perf_counter()
+        """Run one more step of every row, and read the tokens that have arrived; rows that end leave."""
+        return self._read(batch, self.decoder.step)
+
+    @torch.inference_mode()
+    def drain(self, batch: Batch) -> list[tuple[int, Result]]:
+        """Read the tokens of a step that still runs, so that rows may enter."""
+        done = self._read(batch, self.decoder.drain)
         batch.settle()
-        rows = batch.rows
-        logits = self._row_logits(batch)
-        add_entropy(rows, logits)
-        for row, token in zip(rows, next_tokens(rows, logits), strict=True):
+        return done
+
+    def _read(self, batch: Batch, decoded: Callable[[Batch], Chosen]) -> list[tuple[int, Result]]:
+        """Give rows the tokens that they have chosen. Return the results of those that end."""
+        started = time.perf_counter()
+        chosen = decoded(batch)
+        for row, token in chosen:
             row.advance(token)
-        ended = [row for row in rows if self.reader.ended(row)]
-        batch.remove(ended)
-        self.totals.decode_tokens += len(rows)
+        ended = [row for row, _ in chosen if self.reader.ended(row)]
+        batch.end(ended)
+        self.totals.decode_tokens += len(chosen)
+        self.totals.replayed_steps = self.decoder.replays
         self.totals.decode_seconds += time.perf_counter() - started
         return [(row.index, row.result) for row in ended]
 
@@ -161,16 +179,6 @@ class Engine:
         logits = self.runner.forward(phase, phase.tokens, phase.positions, places)
         by_tail: tuple[Tensor, ...] = logits.split(counts)
         return by_tail
-
-    def _row_logits(self, batch: Batch) -> Tensor:
-        """Logits ``[rows, vocabulary]`` after each row's last token."""
-        rows = batch.rows
-        budgets = {i: row.budget for i, row in enumerate(rows) if row.budget}
-        for i, budget in budgets.items():
-            budget.begin_step(rows[i].position)
-        phase = Decode(batch.caches, budgets, self._rotations(bool(budgets)), self.backend)
-        tokens, positions = [row.tokens[-1] for row in rows], [row.position for row in rows]
-        return self.runner.forward(phase, tokens, positions, list(range(len(rows))))
 
     def _outcome(self, member: Member, tail: Tail, logits: Tensor) -> Result | Row:
         """The result of a job that is done with its tail; else its row, which has its first token."""

@@ -48,19 +48,19 @@ class Runner:
         """Run one pass over packed tokens; return the logits ``[len(wanted), vocabulary]`` at the wanted places."""
         ids, at = (torch.tensor(values, device=self.device)[None] for values in (tokens, positions))
         last = wanted == list(range(len(tokens) - len(wanted), len(tokens)))
-        with self.autocast():
-            output = self.model(
-                input_ids=ids,
-                position_ids=at,
-                use_cache=False,
-                # A number where it will do: a list becomes a tensor on the device, for which the host waits until all
-                # layers have run. A tensor would be moved to the first device, where these states are not.
-                logits_to_keep=len(wanted) if last else wanted,
-                kv=phase,
-            )
-        logits: Tensor = output.logits[0]
+        # A number where it will do: a list becomes a tensor on the device, for which the host waits until all layers
+        # have run. A tensor would be moved to the first device, where these states are not.
+        logits = self.logits(phase, ids, at, len(wanted) if last else wanted)
         # A model that does not know logits_to_keep returns them all.
         return logits if len(logits) == len(wanted) else logits[wanted]
+
+    def logits(self, phase: Phase, ids: Tensor, positions: Tensor, keep: int | list[int]) -> Tensor:
+        """Run one pass over packed tokens, ids and positions ``[1, n]``; return the logits ``[kept, vocabulary]`` of
+        the last ``keep``, or at these places; of all, if the model does not know of that."""
+        with self.autocast():
+            output = self.model(input_ids=ids, position_ids=positions, use_cache=False, logits_to_keep=keep, kv=phase)
+        logits: Tensor = output.logits[0]
+        return logits
 
     def prefill(self, phase: Prefill) -> None:
         """Run packed contexts. More tokens than one pass takes run in chunks, side by side, layer by layer."""

@@ -23,6 +23,8 @@ from fairkv_eval.prompts.settings import PromptSettings
 
 log = logging.getLogger(__name__)
 
+COMPILE = ("auto", "off")
+
 Init = TypeVar("Init", bound=Callable[..., None])
 
 # Arguments of transformers' from_pretrained that HFLM passes on; anything else a user types is a mistake.
@@ -55,6 +57,7 @@ class Settings:
     policy, prompts: from the arguments of `policy_arguments` and of `PromptSettings`. hf: the arguments of `hf`.
     max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
     in GiB, or below 1 as a part of the free memory. attn_implementation: see `attach`.
+    compile: ``auto`` records decode steps on a CUDA device and replays them, ``off`` runs all of them eagerly.
     """
 
     policy: Policy
@@ -63,9 +66,12 @@ class Settings:
     max_prefill_tokens: int = 4096
     kv_memory: float = 0.5
     attn_implementation: str = "auto"
+    compile: str = "auto"
 
     def __post_init__(self) -> None:
         count("max_prefill_tokens", self.max_prefill_tokens)
+        if self.compile not in COMPILE:
+            raise unknown("compile", self.compile, COMPILE)
         memory_budget(self.kv_memory, torch.device("cpu"))  # refuses a wrong value
 
     @classmethod

@@ -63,7 +63,8 @@ class Driven:
     def remove(self, at: list[int]) -> None:
         rows = self.batch.rows
         gone = {rows[i % len(rows)] for i in at} if rows else set()
-        self.batch.remove(gone)
+        self.batch.end(gone)
+        self.batch.settle()
         for own in gone:
             del self.expected[own]
 

@@ -1,0 +1,189 @@
+"""Decode steps that a CUDA device replays from a graph, so that the host need not issue each operation of each layer.
+
+A step's tokens stay on the device, where the next step takes them; the host reads them while that next step runs. So an
+answer ends one step late, and its row computes one token that is dropped. Rows that ended keep their slots until rows
+enter, or until half of them have ended.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fairkv_eval.attention.backend import Backend
+from fairkv_eval.engine.batch import Batch, Row
+from fairkv_eval.engine.buffer import Buffer
+from fairkv_eval.engine.decoder import Chosen, Decoder, Eager
+from fairkv_eval.engine.runner import Runner
+from fairkv_eval.engine.static_step import StaticStep, key_of
+
+ROOM = 256  # steps after which buffers grow, which ends a recording
+FEWEST = 8  # steps that are worth a recording, which takes the host as long as two or three
+
+Recorder = Callable[[StaticStep], Callable[[], object]]  # a step to what replays it
+
+
+class Flight(NamedTuple):
+    """A step that was issued: its batch, rows by place, tokens on their way to the host, and whether they are there."""
+
+    batch: Batch
+    places: list[tuple[int, Row]]
+    tokens: Tensor
+    arrived: torch.cuda.Event | None
+
+    def chosen(self) -> Chosen:
+        """The tokens of the rows that have not ended, once they have arrived."""
+        if self.arrived:
+            self.arrived.synchronize()
+        tokens = self.tokens.tolist()
+        return [(row, tokens[place]) for place, row in self.places if row not in self.batch.ended]
+
+
+class Captured:
+    """Steps recorded once and replayed; what cannot be recorded runs eagerly, and a note says why.
+
+    record: makes what replays a step; by default a CUDA graph. ``replays`` counts the replayed steps.
+    """
+
+    def __init__(
+        self, runner: Runner, backend: Backend, note: Callable[[str], None], record: Recorder | None = None
+    ) -> None:
+        self.runner = runner
+        self.backend = backend
+        self.eager: Decoder = Eager(runner, backend)
+        self.note = note
+        self.record = record or Graphs(runner.device)
+        self.replays = 0
+        self.broken = False
+        self._step: StaticStep | None = None
+        self._replay: Callable[[], object] | None = None
+        self._flight: Flight | None = None
+        self._composition: tuple[Batch, int] | None = None  # the batch, and how many rows had entered it
+        self._places: list[tuple[int, Row]] = []
+        self._n_steps = 0  # since the rows were uploaded
+
+    def step(self, batch: Batch) -> Chosen:
+        """See `Decoder.step`."""
+        if not self._holds(batch):
+            if self._flight:
+                return self.drain(batch)
+            batch.settle()
+            if self.broken or not recordable(batch):
+                return self.eager.step(batch)
+            self._upload(batch)
+        earlier, self._flight = self._flight, self._issue(batch)
+        return earlier.chosen() if earlier else []
+
+    def drain(self, batch: Batch) -> Chosen:
+        """See `Decoder.drain`."""
+        flight, self._flight, self._composition = self._flight, None, None
+        if flight is None or flight.batch is not batch:
+            return []
+        assert self._step is not None
+        for bank in self._step.banks:
+            bank.advance(self._n_steps)
+        return flight.chosen()
+
+    def _holds(self, batch: Batch) -> bool:
+        """Whether the uploaded rows are those of the batch, enough of them are alive, and there is room."""
+        return (
+            self._composition == (batch, batch.entered) and self._n_steps < ROOM and 2 * len(batch) >= len(self._places)
+        )
+
+    def _upload(self, batch: Batch) -> None:
+        """Bring the rows of a settled batch to the device; a step that was recorded for the same buffers stays."""
+        banks, rows = [bank for bank in batch.banks if bank.rows], batch.rows
+        left = [min(row.want.max_tokens - len(row.tokens), ROOM) for row in rows]
+        empty = 2 * len(rows) <= sum(bank.cache.slots for bank in banks)
+        first = 0
+        for bank in banks:
+            if empty:
+                bank.cache.resize(len(bank.rows))
+            bank.cache.reserve(left[first : first + len(bank.rows)])
+            first += len(bank.rows)
+        if self._step is None or self._step.key != key_of(banks):
+            self._step = self._replay = None  # give back their memory first
+            self._step = StaticStep(banks, self.runner, self.backend)
+        self._step.upload([row.position + n for row, n in zip(rows, left, strict=True)])
+        self._composition, self._places, self._n_steps = (batch, batch.entered), self._step.places, 0
+
+    def _issue(self, batch: Batch) -> Flight:
+        """Start a step, and its tokens' way to the host."""
+        assert self._step is not None
+        if self._replay is None and self._n_steps and not self.broken:
+            # Not before one step has run: what libraries prepare on first use must not be part of a recording.
+            self._replay = self._recorded(self._step)
+        if self._replay:
+            self._replay()
+            self.replays += 1
+        else:
+            self._step()
+        self._n_steps += 1
+        tokens, arrived = on_the_way(self._step.tokens[0])
+        return Flight(batch, self._places, tokens, arrived)
+
+    def _recorded(self, step: StaticStep) -> Callable[[], object] | None:
+        try:
+            return self.record(step)
+        except RuntimeError as error:
+            self.broken = True
+            self.note(f"decode steps run eagerly, since they could not be recorded: {str(error).splitlines()[0]}")
+            return None
+
+
+class Graphs:
+    """Records steps as CUDA graphs, one after another in one pool of memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)
+
+    def __call__(self, step: StaticStep) -> Callable[[], object]:
+        graph = torch.cuda.CUDAGraph()
+        collecting = gc.isenabled()
+        gc.disable()  # a tensor or graph that is given back while a stream records ends the recording
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        try:
+            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+                graph.capture_begin(pool=self._pool)
+                try:
+                    step()
+                finally:
+                    graph.capture_end()
+        finally:
+            if collecting:
+                gc.enable()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return graph.replay
+
+
+def chosen_decoder(runner: Runner, backend: Backend, note: Callable[[str], None], compile: str) -> Decoder:
+    """``auto``: recorded steps if the whole model is on one CUDA device; ``off``, and elsewhere: eager ones."""
+    devices = {parameter.device for parameter in runner.model.parameters()}
+    if compile == "off" or len(devices) > 1 or runner.device.type != "cuda":
+        return Eager(runner, backend)
+    return Captured(runner, backend, note)
+
+
+def recordable(batch: Batch) -> bool:
+    """Whether all rows take the likeliest token, hold plain pairs and evict none, and go on for long enough."""
+    rows = batch.rows
+    plain = all(isinstance(buffer, Buffer) for cache in batch.caches for buffer in cache.buffers)
+    simple = all(row.sampler.greedy and not row.want.entropy and row.budget is None for row in rows)
+    return plain and simple and any(row.want.max_tokens - len(row.tokens) >= FEWEST for row in rows)
+
+
+def on_the_way(tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """A copy of the tokens on the host, and the event after which it is complete."""
+    if not tokens.is_cuda:
+        return tokens.clone(), None
+    host = torch.empty(tokens.shape, dtype=tokens.dtype, pin_memory=True)
+    host.copy_(tokens, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    return host, arrived
