@@ -86,7 +86,7 @@ class Batch:
     """At most ``max_rows`` rows, in banks. If two banks hold rows of the same size, the smaller joins the larger.
 
     A bank that is empty keeps its buffers for the next rows, until rows of another size come. ``ended``: rows that
-    count no more and leave when the batch settles. ``entered``: how many rows have come so far.
+    count no more, and are dropped before rows enter or the batch settles. ``entered``: how many rows have come so far.
     """
 
     def __init__(self, max_rows: int) -> None:
@@ -139,12 +139,16 @@ class Batch:
         """Count these rows no more."""
         self.ended.update(rows)
 
-    def settle(self) -> None:
-        """Drop the rows that have ended, and let banks whose rows have grown to the same size become one. Call before
-        a decode step, and before rows enter."""
+    def drop_ended(self) -> None:
+        """Drop the rows that have ended. Call before rows enter."""
         for bank in self.banks if self.ended else ():
             bank.remove(self.ended)
         self.ended.clear()
+
+    def settle(self) -> None:
+        """Drop the rows that have ended, and let banks whose rows have grown to the same size become one. Call before
+        a decode step of all rows."""
+        self.drop_ended()
         largest: dict[tuple[Kind, int], Bank] = {}
         for bank in sorted(self.banks, key=lambda bank: -len(bank.rows)):
             if not bank.rows:

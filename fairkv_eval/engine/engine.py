@@ -144,7 +144,7 @@ class Engine:
     def drain(self, batch: Batch) -> list[tuple[int, Result]]:
         """Read the tokens of a step that still runs, so that rows may enter."""
         done = self._read(batch, self.decoder.drain)
-        batch.settle()
+        batch.drop_ended()
         return done
 
     def _read(self, batch: Batch, decoded: Callable[[Batch], Chosen]) -> list[tuple[int, Result]]:

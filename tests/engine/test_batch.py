@@ -64,7 +64,7 @@ class Driven:
         rows = self.batch.rows
         gone = {rows[i % len(rows)] for i in at} if rows else set()
         self.batch.end(gone)
-        self.batch.settle()
+        self.batch.drop_ended()
         for own in gone:
             del self.expected[own]
 
