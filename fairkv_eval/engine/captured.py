@@ -136,11 +136,10 @@ class Captured:
 
 
 class Graphs:
-    """Records steps as CUDA graphs, one after another in one pool of memory."""
+    """Records steps as CUDA graphs, each in a memory of its own, which goes with it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)
 
     def __call__(self, step: StaticStep) -> Callable[[], object]:
@@ -150,7 +149,7 @@ class Graphs:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         try:
             with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-                graph.capture_begin(pool=self._pool)
+                graph.capture_begin()
                 try:
                     step()
                 finally:
