@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fairkv_eval"
 # Each room or top-level file imports what stands anywhere to its right. FOUNDATION is to the right of every room.
 LAYERS = """
 cli > commands > sweep view > model > harness > engine > eviction > prompts attention storage
-commands > leaderboard figures > analysis > results > eviction
+commands > leaderboard figures findings > analysis > results > eviction
 figures > metrics
 declared > metrics prompts
 metrics > documents > prompts

@@ -11,6 +11,7 @@ SUMMARIES = {
     "compare": "compare two runs over the same documents: differences, intervals, p-values",
     "completion": "print a script that lets a shell complete this command",
     "figures": "draw results over the ratio, as PNG and SVG",
+    "findings": "check the paper's findings one by one: estimate, interval, p-value, verdict, documents it would take",
     "leaderboard": "make a leaderboard of results: JSON, CSV, Markdown and a page, with paired differences",
     "presses": "list presses: what they keep, their parameters, what they can be combined with",
     "publish": "copy results for others: scores by document, without documents, prompts, answers and paths",

@@ -1,0 +1,134 @@
+"""Findings as Markdown and as plain values for JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from fairkv_eval.findings.report import ModelReport
+from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow
+
+RULE = (
+    "Estimate: the mean over documents, presses and ratios, with its 95 % interval (bootstrap over documents). p: "
+    "corrected (Holm) for the measures of a claim or, of a press, for the presses. Verdict: appears or opposite if the "
+    "interval excludes 0 and p is below 0.05; not seen if the interval lies within ±{size}; otherwise it cannot be "
+    "told. A claim of little loss appears if the interval excludes a loss of {size}. A claim has the verdict of its "
+    "first measure, a finding the weakest of its claims. Documents: to tell {size} with a power of {power:g} %, under "
+    "the same policies."
+)
+
+
+def rule(report: ModelReport) -> str:
+    return RULE.format(size=size_in_words(report), power=100 * report.goal.power)
+
+
+def size_in_words(report: ModelReport) -> str:
+    return f"{100 * report.goal.size:g} points"
+
+
+def numbers_of(row: JudgedRow) -> tuple[str, str, str, str, str]:
+    """Estimate, interval, corrected p, verdict, and the documents needed if it cannot be told."""
+    of = row.contrast
+    interval = f"[{of.low:+.3f}, {of.high:+.3f}]" if math.isfinite(of.low) else "-"
+    needed = f"{row.needed:,}" if row.verdict == "cannot be told" and row.needed else "-"
+    p = f"{row.corrected:.2g}" if row.corrected >= 0.001 else f"{row.corrected:.0e}"
+    return f"{of.estimate:+.3f}", interval, p, row.verdict, needed
+
+
+def rows_of(claim: JudgedClaim, by_press: bool) -> Iterator[JudgedRow]:
+    """The rows over all presses task by task, each followed by those of its presses if they are wanted."""
+    tasks = list(dict.fromkeys(row.contrast.task for row in claim.rows))
+    for row in sorted(claim.rows, key=lambda row: tasks.index(row.contrast.task)):
+        yield row
+        yield from (of for of in claim.by_press if by_press and _measure(of) == _measure(row))
+
+
+def _measure(row: JudgedRow) -> tuple[str, str]:
+    return row.contrast.task, row.contrast.metric
+
+
+def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
+    parts = [part for report in reports for part in _of_model(report, by_press)]
+    return "\n\n".join([*parts, *(rule(report) for report in reports[:1])]) + "\n"
+
+
+def _of_model(report: ModelReport, by_press: bool) -> Iterator[str]:
+    yield f"## {_escaped(report.model)}"
+    press = ("press",) if by_press else ()
+    header = ("finding", "measured", *press, "n", "estimate", "95 % interval", "corrected p", "verdict", "documents")
+    lines = [header, ("---",) * len(header)]
+    for judged in report.findings:
+        start = f"**{judged.finding.statement}: {judged.verdict}**"
+        for claim in judged.claims:
+            what = claim.claim.measured
+            for row in rows_of(claim, by_press):
+                group = (row.contrast.group,) if by_press else ()
+                lines.append((start, f"{what}: {row.contrast.metric} of {row.contrast.task}", *group, str(row.contrast.n), *numbers_of(row)))
+                start = ""
+            if not claim.rows:
+                blank = ("",) * (len(header) - 4)
+                lines.append((start, f"{what}: needs {claim.claim.needs}", *blank, claim.verdict, "-"))
+                start = ""
+    yield "\n".join(_line(cells) for cells in lines)
+    if report.sizes:
+        yield f"Documents that a claim of {size_in_words(report)} about two policies takes, by the differences seen here:"
+        yield "\n".join(_line(cells) for cells in _size_lines(report))
+
+
+def _size_lines(report: ModelReport) -> Iterator[tuple[str, ...]]:
+    header = ("task", "metric", "difference", "pairs", "deviation", "documents, median", "most")
+    yield header
+    yield ("---",) * len(header)
+    for of in report.sizes:
+        yield (of.task, of.metric, of.comparison, str(of.pairs), f"{of.deviation:.3f}", f"{of.median:,}", f"{of.most:,}")
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("<", "&lt;")
+
+
+def as_json(reports: Sequence[ModelReport]) -> str:
+    return json.dumps([_plain(report) for report in reports], indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _plain(report: ModelReport) -> dict[str, Any]:
+    return {
+        "model": report.model,
+        "size": report.goal.size,
+        "power": report.goal.power,
+        "findings": [
+            {
+                **{name: getattr(judged.finding, name) for name in ("name", "statement", "reported")},
+                "verdict": judged.verdict,
+                "claims": [_plain_claim(claim) for claim in judged.claims],
+            }
+            for judged in report.findings
+        ],
+        "documents_needed": [asdict(size) for size in report.sizes],
+        "left_out": list(report.left_out),
+    }
+
+
+def _plain_claim(claim: JudgedClaim) -> dict[str, Any]:
+    return {
+        **{name: getattr(claim.claim, name) for name in ("measured", "rule", "needs")},
+        "verdict": claim.verdict,
+        "rows": [_plain_row(row) for row in claim.rows],
+        "by_press": [_plain_row(row) for row in claim.by_press],
+    }
+
+
+def _plain_row(row: JudgedRow) -> dict[str, Any]:
+    numbers = {name: _finite(value) for name, value in asdict(row.contrast).items()}
+    return {**numbers, "corrected_p": row.corrected, "verdict": row.verdict, "documents_needed": row.needed}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,99 @@
+"""Cells that differ in one argument, compared document by document and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fairkv_eval.bootstrap import Floats
+from fairkv_eval.findings.cells import Partner, TaskCells, evicts_only, press_of
+from fairkv_eval.findings.contrast import ALL, Contrast, averaged, of_documents
+from fairkv_eval.findings.finding import Claim, Rule
+from fairkv_eval.findings.measures import Measure
+
+Pairs = Mapping[str, Sequence[Partner]]  # {press: [(policy, its twin)]}
+
+
+def fair_pairs(cells: TaskCells, degree: float = 1.0) -> dict[str, list[Partner]]:
+    """(fair to this degree, plain), by press."""
+    pairs: dict[str, list[Partner]] = {}
+    for policy in cells.records:
+        twin = replace(policy, fair=0.0)
+        if policy.fair == degree and not policy.keep and evicts_only(policy) and twin in cells.records:
+            pairs.setdefault(cells.presses[press_of(policy)], []).append((policy, twin))
+    return pairs
+
+
+def whitelist_pairs(cells: TaskCells) -> dict[str, list[Partner]]:
+    """(with a whitelist, without), by press; both plain."""
+    pairs: dict[str, list[Partner]] = {}
+    for policy in cells.records:
+        twin = replace(policy, keep=())
+        if policy.keep and not policy.fair and evicts_only(policy) and twin in cells.records:
+            pairs.setdefault(cells.presses[press_of(policy)], []).append((policy, twin))
+    return pairs
+
+
+def full_pairs(cells: TaskCells) -> dict[str, list[Partner]]:
+    """(plain, full cache), by press; {} without a full cache."""
+    full = cells.full
+    return {press: [(p, full) for p in by_ratio.values()] for press, by_ratio in cells.plain().items()} if full else {}
+
+
+def differences(measure: Measure, pairs: Pairs) -> dict[str, list[Floats]]:
+    """{press: policy − twin, ``[documents]``, of each pair that has the metric}; without presses that have none."""
+    by_press: dict[str, list[Floats]] = {}
+    for press, of_press in pairs.items():
+        for policies in of_press:
+            first, second = (measure.cells.values(policy, measure.metric) for policy in policies)
+            if first is not None and second is not None:
+                by_press.setdefault(press, []).append(first - second)
+    return by_press
+
+
+def contrasts(measure: Measure, by_press: Mapping[str, Sequence[Floats]], expected: int) -> list[Contrast]:
+    """The mean of each press's differences, and before them the mean over the presses; [] without any."""
+    if not by_press:
+        return []
+    means = {press: averaged(of_press) for press, of_press in by_press.items()}
+    counts = {press: len(of_press) for press, of_press in by_press.items()}
+    means = {ALL: averaged(list(means.values())), **means}
+    counts = {ALL: sum(counts.values()), **counts}
+    name = (measure.cells.task, measure.metric)
+    rows = [
+        of_documents(values, group, *name, cells=counts[group], expected=expected, points=measure.points)
+        for group, values in means.items()
+    ]
+    return [row for row in rows if row is not None]
+
+
+def claim(measured: str, needs: str, rows: Iterable[Contrast], rule: Rule = "differs") -> Claim:
+    """A claim of these rows, those over all presses apart from those of each."""
+    rows = list(rows)
+    over_all = tuple(row for row in rows if row.group == ALL)
+    return Claim(measured, needs, over_all, tuple(row for row in rows if row.group != ALL), rule)
+
+
+def paired_claim(
+    measured: str,
+    needs: str,
+    measures: Iterable[Measure],
+    pairs_of: Callable[[TaskCells], Pairs],
+    sign: int,
+    rule: Rule = "differs",
+) -> Claim:
+    """The claim that policies are better than their twins by these measures (sign 1), or worse (−1)."""
+    rows: list[Contrast] = []
+    for measure in measures:
+        of = contrasts(measure, differences(measure, pairs_of(measure.cells)), sign * measure.better)
+        rows += [replace(row, detail=_full_cache(measure)) for row in of]
+    return claim(measured, needs, rows, rule)
+
+
+def _full_cache(measure: Measure) -> str:
+    """The full cache's value, since a model that never follows has nothing to lose."""
+    full = measure.cells.full
+    values = None if full is None else measure.cells.values(full, measure.metric)
+    return "" if values is None else f"full cache {np.nanmean(values):.3f}"
