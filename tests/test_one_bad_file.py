@@ -16,6 +16,8 @@ from fairkv_eval.analysis.two_runs import compare
 from fairkv_eval.errors import UsageError
 from fairkv_eval.figures.kinds import figures
 from fairkv_eval.figures.model_results import arrange
+from fairkv_eval.findings.report import reports as findings
+from fairkv_eval.findings.tables import as_json
 from fairkv_eval.leaderboard.board import build, dumped
 from fairkv_eval.leaderboard.html import as_html
 from fairkv_eval.leaderboard.tables import as_csv, as_markdown
@@ -37,13 +39,14 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_all(folder: Path, output: Path, changed: Path, same: Path) -> None:
-    """What `leaderboard`, `figures`, `recommend`, `publish` and `compare` do with the folder."""
+    """What `leaderboard`, `figures`, `findings`, `recommend`, `publish` and `compare` do with the folder."""
     records = read(folder)
     board = build(records, folder)
     for text in (dumped(board), as_csv(board), as_markdown(board), as_html(board)):
         text.encode()
     for results in arrange(selected([folder]).records)[0]:
         figures(results)
+    as_json(findings([folder]))
     publish([folder], output)
     for call in (lambda: compare(same, changed), lambda: compare(changed, same), lambda: recommend([folder])):
         try:

@@ -74,14 +74,15 @@ def _print(of_models: Sequence[ModelReport], args: argparse.Namespace) -> None:
 def _parts(report: ModelReport, by_press: bool) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from fairkv_eval.findings.tables import rule
+    from fairkv_eval.findings.tables import rule, size_in_words
 
     yield Text(report.model, style="bold")
     yield _summary(report.findings)
     for judged in report.findings:
         yield from _finding(judged, by_press)
     if report.sizes:
-        yield Text(f"\nDocuments that a claim of {100 * report.goal.size:g} points about two policies takes", style="bold")
+        heading = f"Documents that a claim of {size_in_words(report)} about two policies takes"
+        yield Text(f"\n{heading}", style="bold")
         yield _sizes(report)
     yield f"\n{rule(report)}"
     counts = Counter(report.left_out)

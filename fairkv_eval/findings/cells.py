@@ -45,10 +45,11 @@ class TaskCells:
 
     @cached_property
     def presses(self) -> dict[RecordedPolicy, str]:
-        """Each press with its settings, without amount, fairness and whitelist, and its shortest name."""
-        policies = list(dict.fromkeys(press_of(policy) for policy in self.records if policy.press != "none"))
+        """Each press that only evicts, without amount, fairness and whitelist, and its shortest name."""
+        policies = list(dict.fromkeys(press_of(policy) for policy in self.records if evicts_only(policy)))
         names = [policy.press_name for policy in policies]
-        return {p: name if names.count(name) == 1 else p.label for p, name in zip(policies, names, strict=True)}
+        whole = [" ".join([policy.name, *policy.settings()]) for policy in policies]
+        return {p: n if names.count(n) == 1 else w for p, n, w in zip(policies, names, whole, strict=True)}
 
     def values(self, policy: RecordedPolicy, metric: str) -> Floats | None:
         """Values ``[documents]``, NaN if the metric does not apply to a document; None if the record lacks it."""

@@ -6,11 +6,11 @@ spread is the standard deviation of the losses of classes, each weighed by its d
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from fairkv_eval.bootstrap import Floats, interval, resampled_means
+from fairkv_eval.bootstrap import ENDS, Floats, resampled_means
 from fairkv_eval.findings.cells import ModelCells, TaskCells
 from fairkv_eval.findings.contrast import ALL, Contrast, averaged
 from fairkv_eval.findings.finding import Finding
@@ -61,28 +61,60 @@ def spread(losses: Floats, classes: Sequence[str], group: str, task: str, cells:
     does not have; at least two documents have each.
 
     Chance alone spreads the means too, so that much (the noise) is taken off the square. p: the share of resamples,
-    centred so that all classes lose the same, with at least the observed spread. Interval: of the resamples, whose
-    squares hold the noise twice.
+    centred so that all classes lose the same, with at least the observed spread. Interval: of the spreads under which
+    the observed one is among neither the largest nor the smallest 2.5 % (see `_interval`).
     """
     counts = (~np.isnan(losses)).sum(axis=0)
     means = np.nanmean(losses, axis=0)
     resampled = resampled_means(losses, RESAMPLES)
     resampled = resampled[~np.isnan(resampled).any(axis=1)]
-    chance = _square((resampled - means) * np.sqrt(counts / (counts - 1)), counts)
+    deviations = (resampled - means) * np.sqrt(counts / (counts - 1))
+    chance = _square(deviations, counts)
     observed, noise = float(_square(means[None], counts)[0]), float(chance.mean())
-    low, high = (np.sqrt(max(0.0, float(end) - 2 * noise)) for end in interval(_square(resampled, counts)))
+    low, high = _interval(means, deviations, counts)
     present = losses[~np.isnan(losses).all(axis=1)]
     return Contrast(
         *(group, task, "acc_<class>", cells, len(present)),
         estimate=float(np.sqrt(max(0.0, observed - noise))),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         p=float((1 + (chance >= observed - 1e-15).sum()) / (1 + len(chance))),
         variance=noise * len(present),
         differing=int((np.abs(np.nan_to_num(present)) > 1e-12).any(axis=1).sum()),
         degrees=len(classes) - 1,
         detail=_losses_in_words(dict(zip(classes, means.tolist(), strict=True))),
     )
+
+
+def _interval(means: Floats, deviations: Floats, counts: Floats) -> tuple[float, float]:
+    """The ends of the interval of the spread of means ``[classes]``; deviations by chance ``[resamples, classes]``.
+
+    The observed means, made larger or smaller by one factor, stand for all spreads. An observed spread below what
+    chance makes counts as that.
+    """
+    observed = float(_square(means[None], counts)[0])
+    expected = max(observed, float(_square(deviations, counts).mean()))
+
+    def share_below(factor: float, edge: float) -> float:
+        return float((_square(factor * means + deviations, counts) < edge).mean())
+
+    if not observed:
+        return 0.0, 0.0
+    largest = 1 + 10 * np.sqrt(expected / observed)
+    low = _first(lambda factor: share_below(factor, observed - 1e-15) <= ENDS[1], largest)
+    high = _first(lambda factor: share_below(factor, expected + 1e-15) <= ENDS[0], largest)
+    return low * float(np.sqrt(observed)), high * float(np.sqrt(observed))
+
+
+def _first(holds: Callable[[float], bool], largest: float) -> float:
+    """The smallest factor from 0 to the largest from which on a condition holds, by bisection."""
+    if holds(0.0):
+        return 0.0
+    low, high = 0.0, float(largest)
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def _square(means: Floats, counts: Floats) -> Floats:

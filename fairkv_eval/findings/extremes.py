@@ -38,9 +38,7 @@ def greatest(members: Sequence[Extreme]) -> Extreme:
     place = max(range(len(members)), key=lambda i: members[i].estimate)
     positive = [member.p for member in members if member.estimate > 0]
     p = min(1.0, len(members) * min(positive)) if positive else max(member.p for member in members)
-    return replace(
-        members[place], low=max(m.low for m in members), high=max(m.high for m in members), p=p, place=place
-    )
+    return replace(members[place], low=max(m.low for m in members), high=max(m.high for m in members), p=p, place=place)
 
 
 def ends(resampled: Floats, below: int = 1, above: int = 1) -> tuple[Floats, Floats]:

@@ -67,8 +67,9 @@ def _rows(measure: Measure) -> Iterator[Contrast]:
 
 
 def peak_contrast(curve: Curve, group: str, task: str, metric: str, cells: int) -> Contrast:
-    """The greatest over the middle ratios of the lesser of "leakage there − at 0" and "− at the largest ratio", over the
-    documents without NaN.
+    """The greatest over the middle ratios of the lesser of "leakage there − at 0" and "− at the largest ratio".
+
+    Documents with NaN are left out.
 
     p: corrected for the number of middle ratios. The interval holds at all of them together.
     """

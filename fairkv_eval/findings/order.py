@@ -5,10 +5,7 @@ The two orders are two tasks made from the same data, so their documents are pai
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from itertools import pairwise
-
-import numpy as np
+from collections.abc import Iterator
 
 from fairkv_eval.bootstrap import Floats
 from fairkv_eval.findings.cells import ModelCells, TaskCells
@@ -16,6 +13,7 @@ from fairkv_eval.findings.contrast import Contrast
 from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.measures import KEPT, Measure, following, leakage, tasks
 from fairkv_eval.findings.twins import claim, contrasts
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 _DIRECTIVE = KEPT[1]
 
@@ -72,21 +70,27 @@ def _named(flipped: TaskCells, metric: str) -> Measure:
     return Measure(flipped, metric, 1)
 
 
-def _changes(flipped: TaskCells, usual: TaskCells, metric: str, against_full: bool) -> Mapping[str, list[Floats]]:
+def _changes(flipped: TaskCells, usual: TaskCells, metric: str, against_full: bool) -> dict[str, list[Floats]]:
     """{press: flipped − usual of each policy that both have, ``[documents]`` of both}."""
     here, there = _places(flipped, usual)
-    both = (flipped, usual)
-    full = [cells.values(cells.full, metric) if cells.full else None for cells in both]
+    first, second = (_by_policy(cells, metric, against_full) for cells in (flipped, usual))
     changes: dict[str, list[Floats]] = {}
     for press, policies in flipped.plain().items():
-        for policy in policies.values():
-            values = [cells.values(policy, metric) if policy in cells.records else None for cells in both]
-            if any(of is None for of in (*values, *(full if against_full else ()))):
-                continue
-            if against_full:
-                values = [a - b for a, b in zip(values, full, strict=True)]  # type: ignore[operator]
-            changes.setdefault(press, []).append(values[0][here] - values[1][there])  # type: ignore[index]
+        both = [policy for policy in policies.values() if policy in first and policy in second]
+        if both:
+            changes[press] = [first[policy][here] - second[policy][there] for policy in both]
     return changes
+
+
+def _by_policy(cells: TaskCells, metric: str, against_full: bool) -> dict[RecordedPolicy, Floats]:
+    """The values of each plain policy, minus the full cache's if wanted."""
+    full = cells.values(cells.full, metric) if cells.full else None
+    if against_full and full is None:
+        return {}
+    plain = [policy for by_ratio in cells.plain().values() for policy in by_ratio.values()]
+    values = {policy: cells.values(policy, metric) for policy in plain}
+    less = full if against_full and full is not None else 0.0
+    return {policy: of - less for policy, of in values.items() if of is not None}
 
 
 def _places(a: TaskCells, b: TaskCells) -> tuple[list[int], list[int]]:

@@ -39,7 +39,10 @@ class ModelReport:
 
 
 def reports(
-    paths: str | Path | Iterable[str | Path], model: str | None = None, tasks: Sequence[str] = (), goal: Goal | None = None
+    paths: str | Path | Iterable[str | Path],
+    model: str | None = None,
+    tasks: Sequence[str] = (),
+    goal: Goal | None = None,
 ) -> list[ModelReport]:
     """The findings of each model in these results, or of one. Raise UsageError for results or a goal that cannot be."""
     goal = _checked(goal or Goal())

@@ -58,24 +58,28 @@ def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
 def _of_model(report: ModelReport, by_press: bool) -> Iterator[str]:
     yield f"## {_escaped(report.model)}"
     press = ("press",) if by_press else ()
-    header = ("finding", "measured", *press, "n", "estimate", "95 % interval", "corrected p", "verdict", "documents")
+    numbers = ("n", "estimate", "95 % interval", "corrected p", "verdict", "documents")
+    header = ("finding", "claim", "measure", *press, *numbers)
     lines = [header, ("---",) * len(header)]
     for judged in report.findings:
-        start = f"**{judged.finding.statement}: {judged.verdict}**"
-        for claim in judged.claims:
-            what = claim.claim.measured
-            for row in rows_of(claim, by_press):
-                group = (row.contrast.group,) if by_press else ()
-                lines.append((start, f"{what}: {row.contrast.metric} of {row.contrast.task}", *group, str(row.contrast.n), *numbers_of(row)))
-                start = ""
-            if not claim.rows:
-                blank = ("",) * (len(header) - 4)
-                lines.append((start, f"{what}: needs {claim.claim.needs}", *blank, claim.verdict, "-"))
-                start = ""
+        rows = [row for claim in judged.claims for row in _claim_lines(claim, by_press, len(header) - 1)]
+        starts = [f"**{judged.finding.statement}: {judged.verdict}**", *[""] * (len(rows) - 1)]
+        lines += [(start, *row) for start, row in zip(starts, rows, strict=True)]
     yield "\n".join(_line(cells) for cells in lines)
     if report.sizes:
-        yield f"Documents that a claim of {size_in_words(report)} about two policies takes, by the differences seen here:"
+        yield f"Documents that a claim of {size_in_words(report)} about two policies takes:"
         yield "\n".join(_line(cells) for cells in _size_lines(report))
+
+
+def _claim_lines(claim: JudgedClaim, by_press: bool, columns: int) -> Iterator[tuple[str, ...]]:
+    start = claim.claim.measured
+    for row in rows_of(claim, by_press):
+        of = row.contrast
+        press = (of.group,) if by_press else ()
+        yield start, f"{of.metric} of {of.task}", *press, str(of.n), *numbers_of(row)
+        start = ""
+    if not claim.rows:
+        yield start, f"needs {claim.claim.needs}", *[""] * (columns - 4), claim.verdict, "-"
 
 
 def _size_lines(report: ModelReport) -> Iterator[tuple[str, ...]]:
@@ -83,7 +87,15 @@ def _size_lines(report: ModelReport) -> Iterator[tuple[str, ...]]:
     yield header
     yield ("---",) * len(header)
     for of in report.sizes:
-        yield (of.task, of.metric, of.comparison, str(of.pairs), f"{of.deviation:.3f}", f"{of.median:,}", f"{of.most:,}")
+        yield (
+            of.task,
+            of.metric,
+            of.comparison,
+            str(of.pairs),
+            f"{of.deviation:.3f}",
+            f"{of.median:,}",
+            f"{of.most:,}",
+        )
 
 
 def _line(cells: Sequence[str]) -> str:

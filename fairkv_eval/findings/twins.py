@@ -88,7 +88,7 @@ def paired_claim(
     rows: list[Contrast] = []
     for measure in measures:
         of = contrasts(measure, differences(measure, pairs_of(measure.cells)), sign * measure.better)
-        rows += [replace(row, detail=_full_cache(measure)) for row in of]
+        rows += [replace(row, detail=_full_cache(measure)) if row.group == ALL else row for row in of]
     return claim(measured, needs, rows, rule)
 
 

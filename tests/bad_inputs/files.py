@@ -37,6 +37,7 @@ CASES = [
     ),
     command("publish", "{folder}/a.json", "--output_path", "{folder}/out", files={"a.json": "[]"}, words=("a.json",)),
     command("figures", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
+    command("findings", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
     command("recommend", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")),
     command(
         "compare", "{folder}/a.json", "{folder}/a.json", files={"a.json": DEEP}, words=("a.json", "nested too deep")

@@ -1,0 +1,70 @@
+"""All findings of a whole sweep's files: read in both forms, in every format."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import synthetic_sweep
+
+from fairkv_eval.errors import UsageError
+from fairkv_eval.findings.report import FINDINGS, reports
+from fairkv_eval.findings.tables import as_json, as_markdown
+from fairkv_eval.findings.verdict import Goal
+from fairkv_eval.results.publish import publish
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep")
+    synthetic_sweep.write(folder, n=40, fidelity=True)
+    return folder
+
+
+def test_every_finding_is_judged_and_says_what_it_lacks(sweep: Path) -> None:
+    (report,) = reports(sweep)
+    assert len(report.findings) == len(FINDINGS)
+    by_name = {judged.finding.name: judged for judged in report.findings}
+    lacking = {name for name, judged in by_name.items() if not any(claim.rows for claim in judged.claims)}
+    assert lacking == {"equal_bytes", "order"}  # the made tasks of the two orders are of other data
+    assert by_name["order"].verdict == "cannot be told" and by_name["order"].claims[0].claim.needs
+    assert by_name["whitelisting"].claims[0].rows and by_name["fairness"].claims[1].rows
+    assert {size.comparison for size in report.sizes} == {"plain − full cache", "fair − plain"}
+
+
+def test_published_results_give_the_same(sweep: Path, tmp_path: Path) -> None:
+    publish([sweep], tmp_path / "published")
+    first, second = (as_json(reports(folder)) for folder in (sweep, tmp_path / "published"))
+    assert first == second
+
+
+def test_json_holds_every_row_and_no_value_that_json_lacks(sweep: Path) -> None:
+    (report,) = reports(sweep)
+    (plain,) = json.loads(as_json([report]))
+    claims = [claim for judged in plain["findings"] for claim in judged["claims"]]
+    rows = [row for claim in claims for row in (*claim["rows"], *claim["by_press"])]
+    assert len(rows) == sum(len(c.rows) + len(c.by_press) for j in report.findings for c in j.claims)
+    assert {"estimate", "low", "high", "p", "corrected_p", "verdict", "documents_needed", "n"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("by_press", [False, True])
+def test_markdown_tables_are_whole(sweep: Path, by_press: bool) -> None:
+    text = as_markdown(reports(sweep), by_press)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    widths = {line.replace("\\|", "").count("|") for line in lines}
+    assert widths == ({11, 8} if by_press else {10, 8})
+    assert sum("**" in line for line in lines) == len(FINDINGS)
+    assert ("streaming_llm |" in text) == by_press
+
+
+def test_tasks_that_are_named_alone_count(sweep: Path) -> None:
+    (report,) = reports(sweep, tasks=["raccoon_plain"])
+    tasks = {row.contrast.task for judged in report.findings for claim in judged.claims for row in claim.rows}
+    assert tasks == {"raccoon_plain"}
+
+
+@pytest.mark.parametrize("goal", [Goal(size=0), Goal(size=1), Goal(power=1), Goal(power=0.05), Goal(size=float("nan"))])
+def test_goals_that_cannot_be(sweep: Path, goal: Goal) -> None:
+    with pytest.raises(UsageError, match=r"size|power"):
+        reports(sweep, goal=goal)
