@@ -1,8 +1,9 @@
 """Decode steps that a CUDA device replays from a graph, so that the host need not issue each operation of each layer.
 
-A step's tokens stay on the device, where the next step takes them; the host reads them while that next step runs. So an
-answer ends one step late, and its row computes one token that is dropped. Rows that ended keep their slots until rows
-enter, or until half of them have ended.
+If all rows take the likeliest token, a step's tokens stay on the device, where the next step takes them; the host
+reads them while that next step runs. So an answer ends one step late, and its row computes one token that is dropped.
+If a row draws or reports its entropy, the host chooses from the logits of the replayed step. Rows that ended keep their
+slots until rows enter, or until half of them have ended.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.attention.backend import Backend
+from fairkv_eval.engine.answer_reader import add_entropy, next_tokens
 from fairkv_eval.engine.batch import Batch, Row
 from fairkv_eval.engine.buffer import Buffer
 from fairkv_eval.engine.decoder import Chosen, Decoder, Eager
@@ -65,28 +67,34 @@ class Captured:
         self._composition: tuple[Batch, int] | None = None  # the batch, and how many rows had entered it
         self._places: list[tuple[int, Row]] = []
         self._n_steps = 0  # since the rows were uploaded
+        self._likeliest = True  # whether every row takes the likeliest token
 
     def step(self, batch: Batch) -> Chosen:
         """See `Decoder.step`."""
         if not self._holds(batch):
-            if self._flight:
-                return self.drain(batch)
+            if chosen := self.drain(batch):
+                return chosen
             batch.settle()
             if self.broken or not recordable(batch):
                 return self.eager.step(batch)
             self._upload(batch)
-        earlier, self._flight = self._flight, self._issue(batch)
+        self._run()
+        if not self._likeliest:
+            return self._choose(batch)
+        assert self._step is not None
+        earlier, self._flight = self._flight, Flight(batch, self._places, *on_the_way(self._step.tokens[0]))
         return earlier.chosen() if earlier else []
 
     def drain(self, batch: Batch) -> Chosen:
         """See `Decoder.drain`."""
-        flight, self._flight, self._composition = self._flight, None, None
-        if flight is None or flight.batch is not batch:
+        flight, composition = self._flight, self._composition
+        self._flight = self._composition = None
+        if composition is None or composition[0] is not batch:
             return []
         assert self._step is not None
         for bank in self._step.banks:
             bank.advance(self._n_steps)
-        return flight.chosen()
+        return flight.chosen() if flight else []
 
     def _holds(self, batch: Batch) -> bool:
         """Whether the uploaded rows are those of the batch, enough of them are alive, and there is room."""
@@ -110,9 +118,10 @@ class Captured:
             self._step = StaticStep(banks, self.runner, self.backend)
         self._step.upload([row.position + n for row, n in zip(rows, left, strict=True)])
         self._composition, self._places, self._n_steps = (batch, batch.entered), self._step.places, 0
+        self._likeliest = all(row.sampler.greedy and not row.want.entropy for row in rows)
 
-    def _issue(self, batch: Batch) -> Flight:
-        """Start a step, and its tokens' way to the host."""
+    def _run(self) -> None:
+        """Start a step: replayed, if it is not the first since its buffers came."""
         assert self._step is not None
         if self._replay is None and self._n_steps and not self.broken:
             # Not before one step has run: what libraries prepare on first use must not be part of a recording.
@@ -123,8 +132,16 @@ class Captured:
         else:
             self._step()
         self._n_steps += 1
-        tokens, arrived = on_the_way(self._step.tokens[0])
-        return Flight(batch, self._places, tokens, arrived)
+
+    def _choose(self, batch: Batch) -> Chosen:
+        """Let the rows choose their tokens from a step's logits, and bring them to the device."""
+        assert self._step is not None
+        places, rows = zip(*((place, row) for place, row in self._places if row not in batch.ended), strict=True)
+        logits = self._step.logits[[*places]]
+        add_entropy(rows, logits)
+        tokens = next_tokens(rows, logits)
+        self._step.put_tokens(places, tokens)
+        return [*zip(rows, tokens, strict=True)]
 
     def _recorded(self, step: StaticStep) -> Callable[[], object] | None:
         try:
@@ -170,11 +187,11 @@ def chosen_decoder(runner: Runner, backend: Backend, note: Callable[[str], None]
 
 
 def recordable(batch: Batch) -> bool:
-    """Whether all rows take the likeliest token, hold plain pairs and evict none, and go on for long enough."""
+    """Whether all rows hold plain pairs and evict none while decoding, and one goes on for long enough."""
     rows = batch.rows
     plain = all(isinstance(buffer, Buffer) for cache in batch.caches for buffer in cache.buffers)
-    simple = all(row.sampler.greedy and not row.want.entropy and row.budget is None for row in rows)
-    return plain and simple and any(row.want.max_tokens - len(row.tokens) >= FEWEST for row in rows)
+    keeping = all(row.budget is None for row in rows)
+    return plain and keeping and any(row.want.max_tokens - len(row.tokens) >= FEWEST for row in rows)
 
 
 def on_the_way(tokens: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:

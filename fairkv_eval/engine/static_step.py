@@ -62,7 +62,8 @@ class StaticBank:
 class StaticStep:
     """One decode step of all slots of some banks; call it to run it.
 
-    ``tokens`` and ``positions`` ``[1, places]`` are those of the next step; positions stay below ``ends``.
+    ``tokens``, the likeliest, and ``positions`` ``[1, places]`` are those of the next step; positions stay below
+    ``ends``. ``logits`` ``[places, vocabulary]`` are those of the last step.
     """
 
     def __init__(self, banks: Sequence[Bank], runner: Runner, backend: Backend) -> None:
@@ -75,6 +76,7 @@ class StaticStep:
             self.banks.append(StaticBank(bank, places, runner.device))
             places += bank.cache.slots
         self.tokens, self.positions, self.ends = torch.zeros(3, 1, places, dtype=torch.long, device=runner.device)
+        self.logits: Tensor
         self.layer_index = 0
 
     def upload(self, ends: Sequence[int]) -> None:
@@ -92,6 +94,10 @@ class StaticStep:
         for tensor, values in zip((self.tokens, self.positions, self.ends), state, strict=True):
             tensor.copy_(values)
 
+    def put_tokens(self, places: Sequence[int], tokens: Sequence[int]) -> None:
+        """Let these tokens stand at these places for the next step."""
+        self.tokens[0, [*places]] = torch.tensor(tokens, device=self.tokens.device)
+
     @property
     def places(self) -> list[tuple[int, Row]]:
         """The rows, each with its place among the tokens."""
@@ -102,8 +108,8 @@ class StaticStep:
         for bank in self.banks:
             bank.begin_step()
         n = self.tokens.shape[1]
-        logits = self.runner.logits(self, self.tokens, self.positions, n)
-        self.tokens.copy_(logits.float().argmax(-1))
+        self.logits = self.runner.logits(self, self.tokens, self.positions, n)
+        self.tokens.copy_(self.logits.float().argmax(-1))
         self.positions.copy_(torch.minimum(self.positions + 1, self.ends))
         for bank in self.banks:
             bank.lengths += 1

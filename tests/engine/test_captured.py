@@ -129,10 +129,27 @@ def test_rows_end_at_their_tokens_and_words(llama) -> None:
     assert len({len(result.tokens) for result in results}) > 2
 
 
+CHOOSING = {
+    "draws": Generation(6, sampling=Sampling(do_sample=True, seed=3)),
+    "entropy": Generation(9, entropy=True),
+    "repetition": Generation(7, sampling=Sampling(repetition_penalty=1.3)),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_rows_choose_from_a_replayed_step(llama, name: str) -> None:
+    """Beside rows that take the likeliest token, and with rows that end before others."""
+    wants = [CHOOSING[name], Generation(4), replace(CHOOSING[name], max_tokens=12), Generation(9)]
+    jobs = [Job(prompt(i), policy("tova", 0.5), want, "") for i, want in enumerate(wants)]
+    results, engine = run(llama, jobs, rows=3)
+    assert engine.totals.replayed_steps
+    for result, expected in zip(results, eagerly(llama, jobs, rows=3), strict=True):
+        entropies = [one.telemetry.pop("response_entropy", 0.0) for one in (result, expected)]
+        assert entropies[0] == pytest.approx(entropies[1], abs=1e-5)
+        assert_same(result, expected)
+
+
 EAGER = {
-    "draws": (Policy(), Generation(6, sampling=Sampling(do_sample=True, seed=3))),
-    "entropy": (Policy(), Generation(6, entropy=True)),
-    "repetition": (Policy(), Generation(6, sampling=Sampling(repetition_penalty=1.3))),
     "decode budget": (policy("tova", decode_budget=14, decode_every=3), Generation(6)),
     "packed": (policy("tova", 0.5, kv_bits=4), Generation(6)),
 }
@@ -149,9 +166,9 @@ def test_other_rows_run_eagerly(llama, recording: list[str], name: str) -> None:
 
 
 def test_rows_of_both_kinds_take_turns(llama) -> None:
-    """Rows that draw enter beside others, which go on eagerly and are recorded again when those have ended."""
-    wants = [Generation(20), Generation(3, sampling=Sampling(do_sample=True, seed=3)), Generation(9), Generation(20)]
-    jobs = [Job(prompt(i), policy("tova", 0.5), want, "") for i, want in enumerate(wants)]
+    """Rows in few bits enter beside others, which go on eagerly and are recorded again when those have ended."""
+    lengths = [(20, {}), (3, {"kv_bits": 4}), (9, {}), (20, {})]
+    jobs = [Job(prompt(i), policy("tova", 0.5, **held), Generation(n), "") for i, (n, held) in enumerate(lengths)]
     results, engine = run(llama, jobs, rows=2)
     assert engine.totals.replayed_steps
     for result, expected in zip(results, eagerly(llama, jobs, rows=2), strict=True):

@@ -15,6 +15,7 @@ from fairkv_eval.engine import captured
 from fairkv_eval.engine.attach import attach_chosen
 from fairkv_eval.engine.engine import Engine
 from fairkv_eval.engine.jobs import Generation, Job
+from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.eviction.policy import Policy
 
 pytestmark = [
@@ -86,10 +87,19 @@ def test_graphs_of_flash_kernels(name: str) -> None:
         assert_same(result, expected)
 
 
-def test_rows_that_end_early_and_rows_that_draw() -> None:
+def test_rows_that_end_early() -> None:
     jobs = [job(seed, 30 + seed, "tova", Generation(6 + seed)) for seed in range(6)]
     eos = {result.tokens[4] for result in both("llama", torch.float32, jobs, rows=3)[1]}
     ours, theirs, engine = both("llama", torch.float32, jobs, rows=3, eos=eos)
     assert engine.totals.replayed_steps
     for result, expected in zip(ours, theirs, strict=True):
         assert_same(result, expected)
+
+
+def test_rows_that_draw() -> None:
+    wants = [Generation(8, sampling=Sampling(do_sample=True, seed=seed)) for seed in range(3)]
+    jobs = [job(seed, 30 + seed, "tova", want) for seed, want in enumerate([*wants, Generation(8, entropy=True)])]
+    ours, theirs, engine = both("llama", torch.float32, jobs, rows=4)
+    assert engine.totals.replayed_steps
+    for result, expected in zip(ours, theirs, strict=True):
+        assert result.tokens == expected.tokens
