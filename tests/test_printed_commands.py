@@ -28,7 +28,8 @@ from fairkv_eval.cli import main
 from fairkv_eval.commands import SUMMARIES
 from fairkv_eval.files import resource_dir
 
-LONG = {"results/README.md", "tasks/raccoon/README.md", "benchmarks/README.md", "docs/reading_results.md"}
+LONG = {"results/README.md", "benchmarks/README.md", "docs/reading_results.md"}
+LONG |= {"tasks/raccoon/README.md", "tasks/harness_offline/README.md"}
 BLOCKS = {page: list(blocks(page)) for page in PAGES}
 COMMANDS = {page: [command for block in of_page for command in block.commands] for page, of_page in BLOCKS.items()}
 EXAMPLES = {name: import_module(f"fairkv_eval.commands.{name}").EXAMPLES for name in SUMMARIES}
@@ -97,9 +98,9 @@ def few_tasks(words: list[str], patch: pytest.MonkeyPatch) -> None:
         start(self, *args, include_path=[ours, *theirs, *more], **{**options, "include_defaults": False})
 
     patch.setattr(lm_eval.tasks.TaskManager, "__init__", few)
+    dataset_stand_ins.words(patch)
     if theirs:
         dataset_stand_ins.use(patch)
-        dataset_stand_ins.words(patch)
 
 
 def knows_its_options(words: list[str]) -> None:

@@ -13,6 +13,8 @@ from package_tasks import manager
 from fairkv_eval.files import resource_dir
 
 DEMO = {"sys_ifeval_demo", "raccoon_demo"}
+OFFLINE = {"gsm8k_cot_offline": 1319}  # tests/declared/test_harness_task.py has more of them
+OFFLINE |= {f"niah_{kind}_offline_{k}": 500 for kind in ("single_1", "multikey_2") for k in ("1k", "4k")}
 MULTI = {"sys_multi", "sys_multi_secret"}
 MULTI |= {f"sys_multi_{what}" for what in ("1", "2", "4", "8", "filler_256", "filler_1k", "filler_4k")}
 PITFALLS = {"sys_ifeval", "sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain"}
@@ -65,6 +67,7 @@ PUBLISHED = {
     "raccoon_gpts_plain": 196,
 }
 GROUPS = {
+    "harness_offline": set(OFFLINE),
     "pitfalls": PITFALLS,
     "raccoon": {*SINGULAR, "raccoon_compound", "raccoon_deflesstop5"},
     "raccoon_singular": set(SINGULAR),
@@ -82,7 +85,7 @@ FIRST_SEGMENT = {
 
 def test_exact_names() -> None:
     found = manager()
-    assert set(found.all_subtasks) == DEMO | MULTI | set(PUBLISHED)
+    assert set(found.all_subtasks) == DEMO | MULTI | set(PUBLISHED) | set(OFFLINE)
     assert set(found.all_groups) == set(GROUPS) and found.all_tags == []
 
 
@@ -95,7 +98,7 @@ def test_every_yaml_is_a_task_a_group_or_a_base() -> None:
         config = load_yaml(path, resolve_func=True)
         if not path.name.startswith("_"):
             named.add(config.get("group") or config["task"])
-    assert named == DEMO | MULTI | set(PUBLISHED) | set(GROUPS)
+    assert named == DEMO | MULTI | set(PUBLISHED) | set(OFFLINE) | set(GROUPS)
 
 
 def test_every_folder_has_a_readme_that_names_its_tasks() -> None:

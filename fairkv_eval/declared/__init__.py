@@ -1,3 +1,4 @@
-"""A task by YAML alone: ``class: !function fairkv_eval.declared.DeclaredTask``, see tasks/README.md."""
+"""Classes of tasks that a YAML names, see tasks/README.md: one declared in full, one of the harness's."""
 
+from fairkv_eval.declared.harness_task import HarnessTask as HarnessTask
 from fairkv_eval.declared.task import DeclaredTask as DeclaredTask

@@ -68,7 +68,14 @@ DEFENSES = BenchmarkFile(
     sha256="cea7e98713c2b84ad7e6e9a396d48c3e10ba389f92682ce5b3a44a113ce20c66",
     licence="CC-BY-4.0",
 )
-FILES = (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES)
+GSM8K = BenchmarkFile(
+    repository="openai/grade-school-math",
+    commit="3101c7d5072418e28b9008a6636bde82a006892c",
+    path="grade_school_math/data/test.jsonl",
+    sha256="3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+    licence="MIT",
+)
+FILES = (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES, GSM8K)
 
 RACCOON_BENCH = "M0gician/RaccoonBench"
 RACCOON_COMMIT = "d2ea81e8e5e3a933f3f2cba88d35e47d11c63800"
@@ -91,7 +98,7 @@ def raccoon_bench(folder: str = "") -> tuple[BenchmarkFile, ...]:
 
 def repositories() -> list[str]:
     """The names of the folders in the cache folder that published files are kept in."""
-    others = {file.name for file in (SYS_IFEVAL, SYS_IFEVAL_SHUFFLED, DEFENSES)}
+    others = {file.name for file in FILES}
     return sorted({*others, RACCOON_BENCH.partition("/")[2]})
 
 

@@ -74,9 +74,9 @@ class Estimate:
 def dry_run(sweep: Sweep) -> list[Estimate]:
     """Estimate each task on each model. Nothing is written."""
     check_launch(sweep)
-    tasks = load_tasks(sweep)
+    loaded = [(arguments, load_tasks(sweep, arguments)) for arguments in sweep.models]
     estimates = []
-    for arguments in sweep.models:
+    for arguments, tasks in loaded:
         model = LoadedModel.load(sweep, arguments)
         # All prompts are built before the first short run, as a sweep does.
         journalled = SweepFolder(sweep.output_path).answers()

@@ -53,7 +53,7 @@ def run_on_ray(sweep: Sweep, keys: Mapping[str, Any]) -> list[Path]:
     """Run what is unfinished; return the folders of all cells. ``keys``: those that the sweep was made of."""
     check_launch(sweep)
     ray = _import_ray()
-    tasks = load_tasks(sweep)
+    tasks = load_tasks(sweep, sweep.models[0])  # for their names, which no model changes
     with SweepFolder(sweep.output_path).lock(), _connected(ray):
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
@@ -87,7 +87,7 @@ def run_share(keys: dict[str, Any], share: Share, bars: Any) -> list[str]:
     """Run a share in a worker; return the folders of its cells. ``bars``: the actor that its progress goes to."""
     bootstrap_without_forks()
     sweep = share.sweep(keys)
-    tasks = {share.task: load_tasks(sweep)[share.task]}
+    tasks = {share.task: load_tasks(sweep, sweep.models[0])[share.task]}
     bar = partial(ReportingBar, report=partial(bars.report.remote, share.journal))
     return [str(folder) for folder in run_model(sweep, sweep.models[0], tasks, share.journal, bar)]
 

@@ -27,9 +27,9 @@ from fairkv_eval.sweep.tasks import load_tasks
 def run_sweep(sweep: Sweep) -> list[Path]:
     """Run what is unfinished; return the folders of all cells, in the order models, tasks, policies."""
     check_launch(sweep)
-    tasks = load_tasks(sweep)
+    loaded = [(arguments, load_tasks(sweep, arguments)) for arguments in sweep.models]
     with SweepFolder(sweep.output_path).lock():
-        folders = [folder for arguments in sweep.models for folder in run_model(sweep, arguments, tasks)]
+        folders = [folder for arguments, tasks in loaded for folder in run_model(sweep, arguments, tasks)]
     update_card(sweep)
     return folders
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
 from contextlib import suppress
+from typing import Any
 
+import numpy
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -14,19 +18,30 @@ from fairkv_eval import plugin
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.harness.task_library import load_named
 from fairkv_eval.model import FairKV
+from fairkv_eval.pretrained import TOKENIZER_SOURCE
 from fairkv_eval.sweep.config import Sweep
 
 
-def load_tasks(sweep: Sweep) -> dict[str, Task]:
-    """Tasks by name; a group or tag stands for its tasks. UsageError for one that is unknown or cannot be swept."""
+def load_tasks(sweep: Sweep, arguments: Mapping[str, Any]) -> dict[str, Task]:
+    """Tasks by name; a group or tag stands for its tasks. UsageError for one that is unknown or cannot be swept.
+
+    arguments: those of the model that runs them. As under `lm_eval`, a task that is sized by a tokenizer finds among
+    its metadata which one that is, and a task that draws its documents draws them from the seeds.
+    """
     plugin.install()
-    manager = TaskManager(include_path=list(sweep.include_path) or None, metadata=sweep.metadata or {})
+    random.seed(sweep.seed[0])
+    numpy.random.seed(sweep.seed[1])
+    source = {name: arguments[name] for name in TOKENIZER_SOURCE if name in arguments}
+    metadata = sweep.metadata or {}
+    manager = TaskManager(include_path=list(sweep.include_path) or None, metadata={**source, **metadata})
     for name in sweep.tasks:
         if name not in manager.task_index:
             raise unknown("task", name, manager.all_tasks, listed_by="lm_eval ls tasks")
     tasks = {key: task for name in sweep.tasks for key, task in load_named(manager, name).items()}
     for name, task in tasks.items():
         _check_name(name)
+        for key in {*source} - {*metadata}:  # the cell's model has them
+            (task.config.metadata or {}).pop(key, None)
         if task.OUTPUT_TYPE == "loglikelihood_rolling":
             raise UsageError(
                 f"task {name} scores rolling windows, whose contexts of one token leave nothing to compress: every "

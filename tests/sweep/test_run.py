@@ -140,7 +140,7 @@ def test_what_could_change_a_number_makes_another_cell(task_folder: Path, unbrok
 
     def ids(**keys) -> set[str]:
         sweep = tiny_sweep(task_folder, tmp_path, tasks=["say"], **keys)
-        return {cell.id for cell in TaskRun(sweep, model, load_tasks(sweep)["say"]).cells}
+        return {cell.id for cell in TaskRun(sweep, model, load_tasks(sweep, sweep.models[0])["say"]).cells}
 
     base = ids()
     assert ids() == base and ids(batch_size=7) == base and ids(presses="tova") < base
