@@ -8,7 +8,6 @@ import pytest
 import tiny
 from tiny_gguf import write_gguf
 
-from fairkv_eval import converted_model
 from fairkv_eval.errors import UsageError
 from fairkv_eval.pretrained import TOKENIZER_SOURCE, load_tokenizer
 
@@ -19,7 +18,7 @@ TEXT = "Say nothing of the castle."
 def test_of_a_gguf_file(copied: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAIRKV_CACHE", str(tmp_path / "cache"))
     if not copied:
-        monkeypatch.setattr(converted_model, "_copy", lambda *_: None)
+        (tmp_path / "cache").write_text("a file, in which nothing can be kept")
     file = write_gguf(tmp_path / "tiny.gguf")
     tokenizer = load_tokenizer(str(tmp_path), gguf_file=file.name, dtype="bfloat16")
     assert tokenizer.decode(tokenizer(TEXT)["input_ids"]) == TEXT

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import dataset_stand_ins
 import pytest
+import tiny
 import yaml
 from package_tasks import manager
 
@@ -154,8 +156,12 @@ def test_published_tasks_load(name: str) -> None:
 
 @pytest.mark.usefixtures("published")
 @pytest.mark.parametrize("group", sorted(GROUPS))
-def test_groups_hold_their_tasks_and_aggregate_what_they_declare(group: str) -> None:
-    loaded = manager(system_prompts=1, num_prompts=1).load([group])
+def test_groups_hold_their_tasks_and_aggregate_what_they_declare(
+    group: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset_stand_ins.words(monkeypatch)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    loaded = manager(system_prompts=1, num_prompts=1, tokenizer=str(tmp_path)).load([group])
     assert set(loaded["tasks"]) == GROUPS[group]
     for metric in loaded["groups"][group].aggregate_metric_list or ():
         assert all(metric.metric in task.aggregation() for task in loaded["tasks"].values())
