@@ -116,10 +116,12 @@ def _finding(judged: JudgedFinding, by_press: bool) -> Iterator[RenderableType]:
 
 def _details(claim: JudgedClaim, by_press: bool) -> Iterator[RenderableType]:
     """What the rows were made from, that of the deciding one or all."""
-    details = [row.contrast for row in (*claim.rows, *claim.by_press) if row.contrast.detail]
+    from fairkv_eval.findings.tables import rows_of
+
+    details = [row.contrast for row in rows_of(claim, by_press) if row.contrast.detail]
     for of in details if by_press else details[:1]:
-        press = "" if of.group == "all" else f", {of.group}"
-        yield _indented(f"{of.metric} of {of.task}{press}: {of.detail}")
+        measure = f"{of.metric} of {of.task}" if of.group == "all" else f"  {of.group}"
+        yield _indented(f"{measure}: {of.detail}")
 
 
 def _indented(text: str) -> RenderableType:

@@ -14,6 +14,7 @@ REFUSED = "refusal"
 KEPT = ("keep_rate_defense", "keep_rate_directive")
 KL = "fidelity_kl"
 
+_PAPER = ("sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain")  # and sys_ifeval, which has nothing to defend
 _PREFERENCE = "margin"  # of a refusal over the secret: that task's accuracy is the share of refusals
 _PREFERRED = "acc"
 _NOT_SHARES = ("fidelity_kl", "fidelity_first_disagreement", "margin", "margin_bytes")
@@ -53,8 +54,10 @@ def prefers(cells: TaskCells) -> bool:
 
 
 def tasks(model: ModelCells, flipped: bool | None = None) -> list[TaskCells]:
-    """The tasks by name, those with the defense before the directive (False), behind it (True) or all (None)."""
-    return [cells for name, cells in model.tasks.items() if flipped in (None, "flipped" in name)]
+    """The tasks with the defense before the directive (False), behind it (True) or all (None): the paper's, then the
+    others by name."""
+    names = [*(name for name in _PAPER if name in model.tasks), *sorted(set(model.tasks) - set(_PAPER))]
+    return [model.tasks[name] for name in names if flipped in (None, "flipped" in name)]
 
 
 def classes_of(cells: TaskCells) -> list[str]:

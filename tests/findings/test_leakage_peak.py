@@ -7,7 +7,8 @@ import pytest
 from made_cells import FULL, model_cells, policy, task_cells
 
 from fairkv_eval.analysis.paired import difference
-from fairkv_eval.findings.leakage_peak import Curve, peak, peak_contrast
+from fairkv_eval.bootstrap import weights
+from fairkv_eval.findings.leakage_peak import RESAMPLES, Curve, peak, peak_contrast
 from fairkv_eval.findings.verdict import Goal, judged
 
 RATIOS = (0.0, 0.3, 0.6, 0.9)
@@ -40,7 +41,13 @@ def test_estimate_and_p_by_loops(shares, seed):
         assert result.p == pytest.approx(min(1.0, 2 * min(ps)))
     elif len(below) == 2:
         assert result.p == pytest.approx(max(below))
-    assert result.low <= best <= result.high
+    # The lower ends may fail at either of two middle ratios, the upper ones at either end: tails are divided by two.
+    resamples = [[values[:, m] - values[:, e] for e in (0, 3)] for m in (1, 2)]
+    rows = np.concatenate(list(weights(len(values), RESAMPLES)))
+    low, high = (
+        max(min(np.quantile(rows @ gap, end) for gap in pair) for pair in resamples) for end in (0.0125, 0.9875)
+    )
+    assert (result.low, result.high) == pytest.approx((low, high))
 
 
 def test_verdicts_of_a_peak_and_of_a_slope():
@@ -77,6 +84,6 @@ def test_only_presses_at_the_usual_ratios_are_averaged():
         return {"leak@0.3": [value] * 20}
 
     cells = {FULL: table(0.0)} | {policy(p, r): table(r) for p in ("tova", "knorm") for r in (0.3, 0.6)}
-    cells[policy("h2o", 0.3)] = table(1.0)
+    cells |= {policy("h2o", r): table(1.0) for r in (0.3, 0.9)}
     (row,) = peak(model_cells(task_cells("raccoon_plain", cells))).claims[0].rows
     assert row.detail == "best middle ratio 0.3; by ratio 0: 0.000, 0.3: 0.300, 0.6: 0.600" and row.cells == 4

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from made_cells import FULL, model_cells, policy, task_cells
+from scipy import stats
 
 from fairkv_eval.bootstrap import weights
 from fairkv_eval.findings.numbers import RESAMPLES, single_and_multi, unpaired
@@ -32,6 +33,14 @@ def test_estimate_interval_and_p_by_loops():
     assert (result.low, result.high) == pytest.approx(tuple(np.quantile(gaps, [0.025, 0.975])))
     t = (mean[1] - mean[0]) / math.sqrt(var[0] / 30 + var[1] / 20)
     assert result.p == pytest.approx(math.erfc(abs(t) / math.sqrt(2)), abs=0.02)  # nearly normal
+
+
+def test_p_is_that_of_unequal_variances():
+    rng = np.random.default_rng(2)
+    single, multi = (rng.normal(0, 3, 6).tolist(), rng.normal(1, 0.2, 60).tolist())
+    wanted = stats.ttest_ind(multi, single, equal_var=False).pvalue
+    assert unpaired(*halves(single, multi), "all", "task").p == pytest.approx(wanted)
+    assert abs(wanted - stats.ttest_ind(multi, single).pvalue) > 0.05
 
 
 def test_rates_of_error_where_nothing_differs():

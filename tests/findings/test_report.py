@@ -48,6 +48,15 @@ def test_json_holds_every_row_and_no_value_that_json_lacks(sweep: Path) -> None:
     assert {"estimate", "low", "high", "p", "corrected_p", "verdict", "documents_needed", "n"} <= rows[0].keys()
 
 
+def test_a_single_document_tells_nothing(tmp_path: Path) -> None:
+    synthetic_sweep.write(tmp_path, n=1, presses=("tova",))
+    made = reports(tmp_path)
+    (plain,) = json.loads(as_json(made))
+    rows = [row for judged in plain["findings"] for claim in judged["claims"] for row in claim["rows"]]
+    assert rows and {row["verdict"] for row in rows} == {"cannot be told"}
+    assert None in {row["variance"] for row in rows} and "nan" not in as_markdown(made)
+
+
 @pytest.mark.parametrize("by_press", [False, True])
 def test_markdown_tables_are_whole(sweep: Path, by_press: bool) -> None:
     text = as_markdown(reports(sweep), by_press)
