@@ -120,6 +120,16 @@ def test_the_image_fits_what_the_project_requires(script) -> None:
     assert {"torch", "transformers", "huggingface-hub"} <= {requirement.name for requirement in needed} & image.keys()
 
 
+def test_the_bundle_takes_what_an_extra_requires(script) -> None:
+    pytest.importorskip("tomllib")
+    wheels = script("wheels")
+    pyproject = FOLDER.parents[1] / "pyproject.toml"
+    needed = wheels.roots(pyproject)
+    assert [str(more) for more in wheels.roots(pyproject, ["ruler"])[len(needed) :]] == ["wonderwords>=3.0"]
+    with pytest.raises(SystemExit, match="no extra rulr; the extras are: dev, docs"):
+        wheels.roots(pyproject, ["rulr"])
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_command_names_its_steps_and_its_bundle(tmp_path: Path) -> None:
     environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable, "BUNDLE": str(tmp_path)}

@@ -28,7 +28,7 @@ def main() -> None:
     (first / "wheels").mkdir(parents=True, exist_ok=True)
     image, pins = wheels.read_image(args.image), wheels.read_pins(CHECKOUT / "constraints.txt")
     collection = wheels.Collection(first / "wheels", image, pins)
-    collection.walk(wheels.roots(CHECKOUT / "pyproject.toml"), "fairkv-eval")
+    collection.walk(wheels.roots(CHECKOUT / "pyproject.toml", args.extras), "fairkv-eval")
     drop_others(collection)
     parts = [] if args.no_model else split_model(args, sum(path.stat().st_size for path in collection.wheels.values()))
     report(args, collection, parts)
@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=CHECKOUT / "build" / "device")
     parser.add_argument("--image", type=Path, default=IMAGE, help="packages of the device: a line each")
     parser.add_argument("--load_mib", type=int, default=40, help=f"of one folder, at most {LARGEST}")
+    parser.add_argument("--extras", nargs="+", default=[], help="of the project, as ruler")
     parser.add_argument("--no_model", action="store_true", help="wheels alone")
     args = parser.parse_args()
     if not 1 <= args.load_mib <= LARGEST:

@@ -8,6 +8,7 @@ import zipfile
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping
 from email.parser import Parser
+from itertools import chain
 from pathlib import Path
 
 from packaging.markers import default_environment
@@ -42,11 +43,15 @@ def read_pins(path: Path) -> dict[str, Requirement]:
     return {canonicalize_name(requirement.name): requirement for requirement in requirements}
 
 
-def roots(pyproject: Path) -> list[Requirement]:
-    """What the project itself requires. From Python 3.11 on, as the tests of this are."""
+def roots(pyproject: Path, extras: Iterable[str] = ()) -> list[Requirement]:
+    """What the project itself requires, and its extras. From Python 3.11 on, as the tests of this are."""
     import tomllib
 
-    return [*map(Requirement, tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"])]
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    optional = project["optional-dependencies"]
+    if unknown := sorted(set(extras) - set(optional)):
+        raise SystemExit(f"there is no extra {', '.join(unknown)}; the extras are: {', '.join(sorted(optional))}")
+    return [Requirement(line) for line in chain(project["dependencies"], *(optional[extra] for extra in extras))]
 
 
 class Collection:
