@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,8 @@ class Contrast:
 
     ``expected``: the sign that the claim gives it; 0 for any. ``variance``: n times the squared standard error.
     ``differing``: documents that are not 0. ``degrees``: of freedom of its test. ``points``: whether it is a share, so
-    that a margin in points means something. ``detail``: what it was made from, in words.
+    that a margin in points means something. ``stake``: the full cache's value, which is all that can be lost.
+    ``detail``: what it was made from, in words.
     """
 
     group: str
@@ -36,6 +38,7 @@ class Contrast:
     expected: int = 0
     degrees: int = 1
     points: bool = True
+    stake: float = math.inf
     detail: str = ""
 
 

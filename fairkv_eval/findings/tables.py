@@ -76,7 +76,8 @@ def _claim_lines(claim: JudgedClaim, by_press: bool, columns: int) -> Iterator[t
     for row in rows_of(claim, by_press):
         of = row.contrast
         press = (of.group,) if by_press else ()
-        yield start, f"{of.metric} of {of.task}", *press, str(of.n), *numbers_of(row)
+        detail = f" ({of.detail})" if of.detail else ""
+        yield start, f"{of.metric} of {of.task}{detail}", *press, str(of.n), *numbers_of(row)
         start = ""
     if not claim.rows:
         yield start, f"needs {claim.claim.needs}", *[""] * (columns - 4), claim.verdict, "-"

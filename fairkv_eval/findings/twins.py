@@ -88,12 +88,18 @@ def paired_claim(
     rows: list[Contrast] = []
     for measure in measures:
         of = contrasts(measure, differences(measure, pairs_of(measure.cells)), sign * measure.better)
-        rows += [replace(row, detail=_full_cache(measure)) if row.group == ALL else row for row in of]
+        rows += [_beside(row, _full_cache(measure)) for row in of]
     return claim(measured, needs, rows, rule)
 
 
-def _full_cache(measure: Measure) -> str:
-    """The full cache's value, since a model that never follows has nothing to lose."""
+def _full_cache(measure: Measure) -> float | None:
     full = measure.cells.full
     values = None if full is None else measure.cells.values(full, measure.metric)
-    return "" if values is None else f"full cache {np.nanmean(values):.3f}"
+    return None if values is None else float(np.nanmean(values))
+
+
+def _beside(row: Contrast, full: float | None) -> Contrast:
+    """The row with the full cache's value, since a model that never follows has nothing to lose."""
+    if full is None:
+        return row
+    return replace(row, stake=full, detail=f"full cache {full:.3f}" if row.group == ALL else "")

@@ -33,7 +33,7 @@ class Goal:
 @dataclass(frozen=True)
 class JudgedRow:
     """``corrected``: the p-value, corrected (Holm) for a claim's measures or, of a press, for the presses under its
-    measure. ``needed``: documents that would tell a difference of the goal's size; None for a metric without points."""
+    measure. ``needed``: documents that would tell a difference of the goal's size; None for a metric without points, and if there is nothing to lose."""
 
     contrast: Contrast
     corrected: float
@@ -74,10 +74,13 @@ def _judged_claim(claim: Claim, goal: Goal) -> JudgedClaim:
 
 def _judged_rows(contrasts: Sequence[Contrast], rule: Rule, goal: Goal) -> tuple[JudgedRow, ...]:
     corrected = holm([contrast.p for contrast in contrasts])
-    return tuple(
-        JudgedRow(contrast, p, verdict(contrast, p, rule, goal), documents_needed(contrast, goal))
-        for contrast, p in zip(contrasts, corrected, strict=True)
-    )
+    return tuple(_judged_row(contrast, p, rule, goal) for contrast, p in zip(contrasts, corrected, strict=True))
+
+
+def _judged_row(contrast: Contrast, corrected: float, rule: Rule, goal: Goal) -> JudgedRow:
+    no_number_would = rule == "keeps" and contrast.stake <= goal.size
+    needed = None if no_number_would else documents_needed(contrast, goal)
+    return JudgedRow(contrast, corrected, verdict(contrast, corrected, rule, goal), needed)
 
 
 def verdict(contrast: Contrast, corrected: float, rule: Rule, goal: Goal) -> Verdict:
@@ -97,7 +100,8 @@ def _kept(contrast: Contrast, goal: Goal) -> Verdict:
     low, high = sorted(contrast.expected * end for end in (contrast.low, contrast.high))
     if high < -goal.size:
         return "opposite"
-    return "appears" if low > -goal.size and _reliable(contrast, goal) else "cannot be told"
+    kept = low > -goal.size and contrast.stake > goal.size
+    return "appears" if kept and _reliable(contrast, goal) else "cannot be told"
 
 
 def _reliable(contrast: Contrast, goal: Goal) -> bool:

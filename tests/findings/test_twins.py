@@ -70,6 +70,7 @@ def test_averages_by_loops():
         )
         assert row.variance == pytest.approx(np.var(values, ddof=1))
     assert (follows.rule, follows.rows[0].expected) == ("keeps", 1)
+    assert follows.rows[0].stake == follows.by_press[0].stake == np.mean(VALUES[FULL]["prompt_level_strict_acc"])
     assert follows.rows[0].detail == f"full cache {np.mean(VALUES[FULL]['prompt_level_strict_acc']):.3f}"
 
 

@@ -52,6 +52,14 @@ def test_little_loss(low, high, expected, wanted):
     assert verdict(row, 1.0, "keeps", GOAL) == wanted
 
 
+def test_whoever_follows_no_more_than_the_margin_has_nothing_to_lose():
+    row = replace(PLAIN, estimate=0.0, low=-0.01, high=0.01)
+    verdicts = {stake: verdict(replace(row, stake=stake), 1.0, "keeps", GOAL) for stake in (0.02, 0.03)}
+    assert verdicts == {0.02: "cannot be told", 0.03: "appears"}
+    (claim,) = judged(Finding("f", "f", "", (Claim("a", "", (replace(row, stake=0.02),), rule="keeps"),)), GOAL).claims
+    assert claim.rows[0].needed is None  # no number of documents would tell
+
+
 def test_a_small_sample_loses_nothing_for_sure():
     row = of_documents(np.zeros(20), "all", "task", "metric", expected=1)
     assert row is not None and verdict(row, 1.0, "keeps", GOAL) == "cannot be told"
