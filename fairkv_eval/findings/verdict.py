@@ -33,7 +33,8 @@ class Goal:
 @dataclass(frozen=True)
 class JudgedRow:
     """``corrected``: the p-value, corrected (Holm) for a claim's measures or, of a press, for the presses under its
-    measure. ``needed``: documents that would tell a difference of the goal's size; None for a metric without points, and if there is nothing to lose."""
+    measure. ``needed``: documents that would tell a difference of the goal's size; None for a metric without points,
+    and if there is nothing to lose."""
 
     contrast: Contrast
     corrected: float
