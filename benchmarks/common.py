@@ -73,6 +73,11 @@ def add_comparison_arguments(parser: argparse.ArgumentParser, repeats: int | Non
     parser.add_argument("--json", "--output", type=Path, help="write settings, versions and every figure here")
 
 
+def add_attention_argument(parser: argparse.ArgumentParser) -> None:
+    """What attends on this package's side."""
+    parser.add_argument("--attention", default="auto", help="this package's attn_implementation (default: auto)")
+
+
 def harness_model(name: str, **settings: Any) -> Any:
     """The default model as the harness loads it for ``--model hf`` or ``--model fairkv``."""
     from lm_eval.models.huggingface import HFLM

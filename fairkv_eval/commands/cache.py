@@ -23,6 +23,7 @@ KINDS = {
     "data": "published files, and rows of declared tasks",
     "nltk": "the sentence splitter of earlier versions",
     "index": "the harness's index of its tasks",
+    "compiled": "kernels that were compiled for this machine",
 }
 _EVERY = "all"
 
@@ -71,6 +72,7 @@ def _places(kind: str) -> Iterator[Path]:
         "data": (*(f"{name}/*" for name in repositories()), "declared/*"),
         "nltk": ("nltk_data", "nltk_data-*"),
         "index": ("task_index/*",),
+        "compiled": ("compiled/*",),
     }
     for pattern in folders[kind]:
         yield from (path for path in cache_dir().glob(pattern) if not path.name.startswith("."))

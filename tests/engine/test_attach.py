@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -11,10 +12,11 @@ import pytest
 import tiny
 import torch
 
-from fairkv_eval.attention import kernels
+from fairkv_eval.attention import kernels, ragged
 from fairkv_eval.attention.backend import Options
 from fairkv_eval.attention.flash import Flash
 from fairkv_eval.attention.kernels import Packing, flash_attn_kernel, torch_kernel
+from fairkv_eval.attention.ragged import Ragged
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine import attach
 from fairkv_eval.engine.attach import attach_chosen, check_name
@@ -104,7 +106,7 @@ def test_half_precision_and_a_recent_gpu_are_needed(dtype, capability, message, 
     [
         ("varlan", "unknown attn_implementation 'varlan'. Did you mean 'varlen'"),
         ("flash_attention", "Did you mean 'flash_attention_2'"),
-        ("eager", "Allowed: auto, flash_attention_2, sdpa, varlen"),
+        ("eager", "Allowed: auto, flash_attention_2, ragged, sdpa, varlen"),
         (None, "unknown attn_implementation None"),
         (2, "unknown attn_implementation 2"),
     ],
@@ -159,6 +161,35 @@ def test_a_torch_whose_kernel_knows_too_little(module: object, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", module)
     with pytest.raises(UsageError, match=r"'varlen' needs a newer torch .*auto, sdpa, flash_attention_2"):
         torch_kernel()
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_ragged_is_chosen_by_name_alone() -> None:
+    windows, backend, notes = attach_chosen(tiny.model(), "ragged")
+    assert isinstance(backend, Ragged) and backend.calls and (len(windows), notes) == (3, [])
+    assert not isinstance(attach_chosen(tiny.model())[1], Ragged)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
+def test_what_ragged_cannot_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="'ragged' needs dtype=float32 or bfloat16, and the model is in float64"):
+        attach_chosen(tiny.model(dtype=torch.float64), "ragged")
+    monkeypatch.setattr(attach, "embedding", lambda model: torch.empty(1, device="meta"))
+    with pytest.raises(UsageError, match="'ragged' needs a model on the CPU, and this one is on meta"):
+        attach_chosen(tiny.model(), "ragged")
+    monkeypatch.undo()
+    monkeypatch.setattr(ragged, "obstacle", lambda q, keys, values: "it is tired")
+    with pytest.raises(UsageError, match=r"'ragged' can run no layer of this model: .*it is tired"):
+        attach_chosen(tiny.model(), "ragged")
+
+
+def test_ragged_without_a_compiler_is_refused_before_a_model_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(source: object) -> None:
+        raise UsageError("there is no C++ compiler")
+
+    monkeypatch.setattr(ragged, "library", missing)
+    with pytest.raises(UsageError, match=r"'ragged' compiles a kernel .* there is no C\+\+ compiler.*sdpa runs every"):
+        FairKV("no/such-model", attn_implementation="ragged")
 
 
 def test_the_results_say_what_attended() -> None:
