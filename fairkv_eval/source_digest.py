@@ -17,7 +17,7 @@ from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from enum import Enum
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
 from pathlib import Path, PurePath
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -220,5 +220,18 @@ def _is_installed(item: Any) -> bool:
     file = getattr(module, "__file__", None)
     if module is None or file is None:
         return True
-    parents = set(Path(file).resolve().parents)
-    return bool(parents & _INSTALLED)
+    path = Path(file).resolve()
+    return bool(set(path.parents) & _INSTALLED) or _installed_aside(path)
+
+
+def _installed_aside(file: Path) -> bool:
+    """Whether a file belongs to a package in a folder of its own, as ``pip install --target`` makes it."""
+    folders = {Path(entry).resolve() for entry in sys.path} & set(file.parents)
+    return any(file.relative_to(folder).parts[0] in _recorded(folder) for folder in folders)
+
+
+@cache
+def _recorded(folder: Path) -> frozenset[str]:
+    """What lies in a folder by the records that pip leaves beside it; it leaves none beside a package's sources."""
+    records = [record.read_text(encoding="utf-8") for record in folder.glob("*.dist-info/RECORD")]
+    return frozenset(re.split("[/,]", line, maxsplit=1)[0] for record in records for line in record.splitlines())

@@ -210,3 +210,20 @@ def test_a_move_changes_nothing(folder: Path) -> None:
 def test_what_has_no_source_is_an_error(folder: Path) -> None:
     with pytest.raises(UsageError, match="the source of <lambda> cannot be read"):
         digest_of(folder, "rule = eval('lambda x: 0')")
+
+
+def test_a_package_in_a_folder_of_its_own_is_installed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`pip install --target` leaves a record beside it: an edit there is another version, and it may have no source."""
+    target = folder / "target"
+    (target / "package_of_theirs").mkdir(parents=True)
+    (target / "package_of_theirs-1.0.dist-info").mkdir()
+    (target / "package_of_theirs-1.0.dist-info" / "RECORD").write_text("package_of_theirs/__init__.py,sha256=x,9\n")
+    monkeypatch.syspath_prepend(target)
+    code = "import package_of_theirs as p\ndef rule(x): return p.Theirs().weight"
+    digests = set()
+    for number in (1, 2):
+        made = f"Theirs = type('Theirs', (), {{'weight': {number}, '__module__': 'package_of_theirs'}})\n"
+        (target / "package_of_theirs" / "__init__.py").write_text(made)
+        sys.modules.pop("package_of_theirs", None)
+        digests.add(digest_of(folder, code))
+    assert len(digests) == 1

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The device check, on a machine with CUDA, torch and transformers, and without network; after `make device-bundle`.
 #
-#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|speed|peers|presses|several|compiled ...]
+#     bash benchmarks/device/run.sh [gpu_tests|invariants|user|sweep|speed|peers|presses|several|compiled ...]
 #
 # All steps but `compiled` by default. Figures go to $OUT/figures.jsonl, one line each, as they are found, and the steps'
 # output to $OUT/log.txt. Every step has its own time limit (times FACTOR, a whole number, on a slow machine); one that
@@ -62,7 +62,11 @@ harness() { # what follows is added to the model's arguments
     echo "-m lm_eval --model fairkv --model_args press=tova,ratio=0.5,fair=true$1 --tasks sys_ifeval_demo,raccoon_demo
         --batch_size 32 --output_path build/device/user"
 }
-user() { model && step user 75 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
+user() { model && step user 120 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
+sweep() { # of the default model too
+    model && step sweep 90 "$python" -m fairkv_eval.cli sweep --presses tova --ratios 0.5 --fair true --limit 4 \
+        --tasks raccoon_demo --device "$([ -n "$DRY" ] && echo cpu || echo cuda)" --output_path build/device/sweep
+}
 several() { # devices, if there are
     local count
     count=$("$python" -c 'import torch; print(torch.cuda.device_count())')
@@ -71,7 +75,7 @@ several() { # devices, if there are
     step data_parallel 75 "$python" -m accelerate.commands.launch --multi_gpu --num_processes "$count" $(harness "")
 }
 speed() { step speed 150 "$python" $here/speed.py ${DRY:+--dry}; }
-peers() { step peers 70 "$python" $here/peers.py ${DRY:+--dry}; }
+peers() { step peers 110 "$python" $here/peers.py ${DRY:+--dry}; }
 compiled() { COMPILED=1 step compiled 240 "$python" $here/peers.py ${DRY:+--dry}; } # only if named
 presses() { step presses 60 "$python" $here/presses.py ${DRY:+--dry}; }
 
@@ -81,7 +85,7 @@ if [ -z "$DRY" ]; then
     export PYTHONPATH="$site:$PYTHONPATH"
     nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader || true
 fi
-all="gpu_tests invariants user speed peers presses several"
+all="gpu_tests invariants user sweep speed peers presses several"
 for name in ${*:-$all}; do
     case " $all compiled " in
         *" $name "*) "$name" ;;

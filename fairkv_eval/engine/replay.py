@@ -18,7 +18,7 @@ from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.engine.phases import Extend, Tail
 from fairkv_eval.errors import UsageError, naming
-from fairkv_eval.eviction.layer import attention_weights, block_rows
+from fairkv_eval.eviction.layer import attention_weights, block_rows, blocks_at_once
 from fairkv_eval.eviction.press import Press, accepted
 from fairkv_eval.eviction.replays import Ask, ByLength
 
@@ -167,7 +167,7 @@ def _blocks(q: Tensor, k: Tensor, options: Options, lengths: Tensor | None) -> I
     """The attention of the last m of n tokens to the keys before them, in blocks of queries: the place of a block's
     first query, and ``[heads, rows, n - m]``. lengths: what each query's attention is divided by, ``[m]``."""
     m, n = q.shape[1], k.shape[1]
-    rows, k = block_rows(q.shape[0], n), k.float()
+    rows, k = block_rows(q.shape[0], n) * blocks_at_once(q.device), k.float()
     for first in range(0, m, rows):
         last = min(first + rows, m)
         weights = attention_weights(q[:, first:last], k[:, : n - m + last], options.scaling, options.softcap)

@@ -18,6 +18,7 @@ PROTECTED = float("inf")
 # keys of the long contexts for which memory matters. Blocks of 16 MiB, allocated and freed three at a time, left holes
 # of 200 MiB in the memory of a process.
 BLOCK_ELEMENTS = 1 << 20
+BLOCKS_ON_DEVICE = 64
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Layer:
 
     def attention_blocks(self, start: int, stop: int) -> Iterator[Tensor]:
         """The rows of ``attention(start, stop)`` in blocks of bounded size, so that no n×n matrix is ever held."""
-        rows = block_rows(self.q.shape[0], stop)
+        rows = block_rows(self.q.shape[0], stop) * blocks_at_once(self.q.device)
         keys = self.k[:, :stop].float()
         for first in range(start, stop, rows):
             last = min(first + rows, stop)
@@ -131,6 +132,11 @@ def attention_weights(q: Tensor, k: Tensor, scaling: float, softcap: float | Non
     query = torch.arange(n - m, n, device=logits.device)
     future = torch.arange(n, device=logits.device) > query[:, None]
     return logits.masked_fill_(future, float("-inf")).softmax(-1)
+
+
+def blocks_at_once(device: torch.device) -> int:
+    """How many blocks may be one. A GPU has memory to spare, and waits while the host issues many small ones."""
+    return 1 if device.type == "cpu" else BLOCKS_ON_DEVICE
 
 
 def block_rows(heads: int, keys: int) -> int:

@@ -10,7 +10,10 @@ from torch import Tensor
 from fairkv_eval.storage.packing import pack, packed_width, unpack
 
 SCALES = torch.float16  # of a block's scale and zero: 2 bytes each
-BLOCK_ELEMENTS = 1 << 22  # that are unpacked at a time: 16 MiB of float32 beside what is written
+# Elements that are unpacked at a time: 16 MiB of float32 beside what is written. A GPU has memory to spare, and waits
+# while the host issues many small pieces.
+BLOCK_ELEMENTS = 1 << 22
+BLOCK_ELEMENTS_ON_DEVICE = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Quantiser:
 
     def decode(self, held: tuple[Tensor, ...], out: Tensor) -> None:
         """Write the entries that these tensors hold to ``out`` ``[rows or heads, ..., n, dim]``, in its type."""
-        at_once = max(1, BLOCK_ELEMENTS // max(1, out[:1].numel()))
+        elements = BLOCK_ELEMENTS if out.device.type == "cpu" else BLOCK_ELEMENTS_ON_DEVICE
+        at_once = max(1, elements // max(1, out[:1].numel()))
         for parts in zip(out.split(at_once), *(tensor.split(at_once) for tensor in held), strict=True):
             self._decode(*parts)
 
