@@ -73,9 +73,10 @@ def add_comparison_arguments(parser: argparse.ArgumentParser, repeats: int | Non
     parser.add_argument("--json", "--output", type=Path, help="write settings, versions and every figure here")
 
 
-def add_attention_argument(parser: argparse.ArgumentParser) -> None:
-    """What attends on this package's side."""
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """What computes on this package's side."""
     parser.add_argument("--attention", default="auto", help="this package's attn_implementation (default: auto)")
+    parser.add_argument("--linear", default="torch", help="this package's linear (default: torch)")
 
 
 def harness_model(name: str, **settings: Any) -> Any:

@@ -110,7 +110,7 @@ def main() -> None:
     figures = {}
     for dtype in args.dtypes:
         settings = {"dtype": dtype, "device": args.device}
-        own = {"attn_implementation": args.attention, **settings}
+        own = {"attn_implementation": args.attention, "linear": args.linear, **settings}
         ours = common.harness_model("fairkv", press="tova", ratio=args.ratio, **own)
         bare = common.harness_model("hf", **settings).model
         figures[dtype] = {rows: compare(args, dtype, rows, ours, bare) for rows in args.rows}
@@ -120,7 +120,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_comparison_arguments(parser, repeats=5)
-    common.add_attention_argument(parser)
+    common.add_computing_arguments(parser)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 16, 32, 64])
     parser.add_argument("--steps", type=int, default=10, help="of each side in a round, after one that is not counted")

@@ -25,7 +25,7 @@ class Ours:
 
     def __init__(self, args: argparse.Namespace, dtype: str) -> None:
         self.batch = args.batch_size
-        settings = {"attn_implementation": args.attention, "batch_size": self.batch}
+        settings = {"attn_implementation": args.attention, "linear": args.linear, "batch_size": self.batch}
         self.model = common.harness_model("fairkv", dtype=dtype, device=args.device, **settings)
         self.requests = common.sys_ifeval(self.model, args.prompts, args.new_tokens)
 
@@ -84,7 +84,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     common.add_comparison_arguments(parser)
-    common.add_attention_argument(parser)
+    common.add_computing_arguments(parser)
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32", "bfloat16"])
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--new_tokens", type=int, default=128, help="at most this many a prompt")

@@ -70,12 +70,12 @@ class FairKV(Processes):
         )
         # A PEFT wrapper passes calls on; the attention layers are those of the model inside it.
         inner = self.model.get_base_model() if self.peft else self.model
-        self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation)
+        self.windows, self.attention, notes = attach_chosen(inner, settings.attn_implementation, settings.linear)
         check_layers(self.windows, settings.policy)
         check_storage(inner, settings.policy)
         self.run_log.notes.update(notes)
         self.job_builder = JobBuilder(self, self.prompter, torch.initial_seed())
-        self.arguments = {**hf, "pretrained": pretrained}
+        self.arguments = {**hf, **settings.rounding, "pretrained": pretrained}
         self.weights_sha256 = weights_sha256(hf, pretrained)
         self.response_cache = ResponseCache()
         self.context_check = ContextCheck(self.run_log.note)

@@ -29,6 +29,8 @@ THEIRS = {
     "_index_put_impl_": "torch: an operator",
     "_fused_sdp_choice": "torch: an operator",
     "_flash_attention_forward": "torch: the operator beneath `varlen_attn`, which older torches have alone",
+    "_reorder_linear_weight": "torch: an operator",
+    "_linear_pointwise": "torch: an operator",
     "_make_wrapper_subclass": "torch: how a tensor subclass is made",
     "_schema": "torch: an operator's signature",
     "_parameters": "torch: a module's own tensors",

@@ -22,6 +22,7 @@ from fairkv_eval.attention.ragged import DTYPES, Ragged
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.attention.seam import embedding
 from fairkv_eval.engine.check import attach_checked
+from fairkv_eval.engine.linear import ONEDNN, TORCH, reorder
 from fairkv_eval.errors import UnsupportedModelError, UsageError, unknown
 
 log = logging.getLogger(__name__)
@@ -42,12 +43,16 @@ def check_name(name: object) -> None:
         KERNELS[str(name)]()
 
 
-def attach_chosen(model: PreTrainedModel, name: str = _AUTO) -> tuple[list[int | None], Backend, list[str]]:
-    """Attach a model to the seam with this ``attn_implementation``. Return the windows of its layers as from
-    `attach_checked`, the backend, and notes for the results.
+def attach_chosen(
+    model: PreTrainedModel, name: str = _AUTO, linear: str = TORCH
+) -> tuple[list[int | None], Backend, list[str]]:
+    """Attach a model to the seam with this ``attn_implementation``, its linear layers reordered if ``linear`` says so.
+    Return the windows of its layers as from `attach_checked`, the backend, and notes for the results.
 
-    UsageError if the named one cannot run this model at all, UnsupportedModelError if no backend can.
+    UsageError if what is named cannot run this model at all, UnsupportedModelError if no backend can.
     """
+    if linear == ONEDNN:
+        reorder(model)
     device = embedding(model).device
     if name == SDPA.name or (name == _AUTO and not is_cuda(device)):
         return attach_checked(model), SDPA, []

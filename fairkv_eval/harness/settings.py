@@ -12,6 +12,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval import headlines
+from fairkv_eval.engine.linear import LINEAR, TORCH
 from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.eviction import policy_arguments
@@ -58,6 +59,7 @@ class Settings:
     max_prefill_tokens: tokens of one packed forward pass. kv_memory: what ``batch_size=auto`` may fill with KV pairs,
     in GiB, or below 1 as a part of the free memory. attn_implementation: see `attach`.
     compile: ``auto`` records decode steps on a CUDA device and replays them, ``off`` runs all of them eagerly.
+    linear: what multiplies by the matrices of linear layers, see `linear`.
     """
 
     policy: Policy
@@ -67,12 +69,20 @@ class Settings:
     kv_memory: float = 0.5
     attn_implementation: str = "auto"
     compile: str = "auto"
+    linear: str = TORCH
 
     def __post_init__(self) -> None:
         count("max_prefill_tokens", self.max_prefill_tokens)
         if self.compile not in COMPILE:
             raise unknown("compile", self.compile, COMPILE)
+        if self.linear not in LINEAR:
+            raise unknown("linear", self.linear, LINEAR)
         memory_budget(self.kv_memory, torch.device("cpu"))  # refuses a wrong value
+
+    @property
+    def rounding(self) -> dict[str, Any]:
+        """Arguments of this class that change how answers round, if they are not the defaults."""
+        return {} if self.linear == TORCH else {"linear": self.linear}
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> Settings:

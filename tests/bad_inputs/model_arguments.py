@@ -172,6 +172,7 @@ CASES = [
     *(arguments("max_length=", max_length=value) for value in [0, -5, 1.5, "x"]),
     *(arguments("device=", device=value) for value in ["bogus", "cuda:99", "meta", "cpu:x"]),
     arguments("attn_implementation", "sdpa", attn_implementation="flush"),
+    *(arguments("linear", "onednn", linear=value) for value in ["onednm", "mkl", True, None]),
     *(arguments("compile", "auto", compile=value) for value in ["autos", True, None, "reduce-overhead"]),
     *(generation(do_sample=value) for value in ["maybe", "false", 1, []]),
     *(generation(do_sample=True, temperature=value) for value in [0, -1, math.inf, math.nan, "hot"]),
