@@ -64,7 +64,7 @@ harness() { # what follows is added to the model's arguments
 }
 user() { model && step user 120 "$python" $(harness "") --device "$([ -n "$DRY" ] && echo cpu || echo cuda)"; }
 sweep() { # of the default model too
-    model && step sweep 90 "$python" -m fairkv_eval.cli sweep --presses tova --ratios 0.5 --fair true --limit 4 \
+    model && step sweep 90 "$python" -m fairkv_eval.cli sweep --presses tova --ratios 0.5 --fair true --limit 2 --gen_kwargs max_gen_toks=16 \
         --tasks raccoon_demo --device "$([ -n "$DRY" ] && echo cpu || echo cuda)" --output_path build/device/sweep
 }
 several() { # devices, if there are
