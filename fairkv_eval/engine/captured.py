@@ -26,6 +26,8 @@ from fairkv_eval.engine.static_step import StaticStep, key_of
 ROOM = 256  # steps after which buffers grow, which ends a recording
 FEWEST = 8  # steps that are worth a recording, which takes the host as long as two or three
 
+CLOSE = 0.1  # standard deviations of the logits: what another kernel may round differently in half precision
+
 Recorder = Callable[[StaticStep], Callable[[], object]]  # a step to what replays it
 
 
@@ -61,6 +63,7 @@ class Captured:
         self.record = record or Graphs(runner.device)
         self.replays = 0
         self.broken = False
+        self._compared = False
         self._step: StaticStep | None = None
         self._replay: Callable[[], object] | None = None
         self._flight: Flight | None = None
@@ -144,8 +147,13 @@ class Captured:
         return [*zip(rows, tokens, strict=True)]
 
     def _recorded(self, step: StaticStep) -> Callable[[], object] | None:
+        """What replays a step; None if it cannot be recorded, or if the first replay is not what an eager step is."""
         try:
-            return self.record(step)
+            replay = self.record(step)
+            if not self._compared:
+                compare(step, replay)
+                self._compared = True
+            return replay
         except RuntimeError as error:
             self.broken = True
             self.note(f"decode steps run eagerly, since they could not be recorded: {str(error).splitlines()[0]}")
@@ -184,6 +192,25 @@ def chosen_decoder(runner: Runner, backend: Backend, note: Callable[[str], None]
     if compile == "off" or len(devices) > 1 or runner.device.type != "cuda":
         return Eager(runner, backend)
     return Captured(runner, backend, note)
+
+
+def compare(step: StaticStep, replay: Callable[[], object]) -> None:
+    """Raise RuntimeError unless a replayed step gives the logits of an eager one; the step has not run after that.
+
+    Some models keep a tensor that they make in their first step, or decide on the host by what they see there. What a
+    step appends is written again by the next one in its place.
+    """
+    recorded, state = step.logits, [tensor.clone() for tensor in step.state]
+    step()
+    expected, step.logits = step.logits.float(), recorded
+    for tensor, before in zip(step.state, state, strict=True):
+        tensor.copy_(before)
+    replay()
+    difference = float((step.logits.float() - expected).abs().max() / expected.std())
+    for tensor, before in zip(step.state, state, strict=True):
+        tensor.copy_(before)
+    if not difference <= CLOSE:  # a NaN is not agreement either
+        raise RuntimeError(f"a replayed step's logits differ by {difference:.2g} standard deviations")
 
 
 def recordable(batch: Batch) -> bool:

@@ -94,6 +94,11 @@ class StaticStep:
         for tensor, values in zip((self.tokens, self.positions, self.ends), state, strict=True):
             tensor.copy_(values)
 
+    @property
+    def state(self) -> list[Tensor]:
+        """What a step moves on, besides the pairs that it appends."""
+        return [self.tokens, self.positions, *(bank.lengths for bank in self.banks)]
+
     def put_tokens(self, places: Sequence[int], tokens: Sequence[int]) -> None:
         """Let these tokens stand at these places for the next step."""
         self.tokens[0, [*places]] = torch.tensor(tokens, device=self.tokens.device)

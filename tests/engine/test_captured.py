@@ -190,6 +190,25 @@ def test_a_step_that_cannot_be_recorded_runs_all_the_same(llama, monkeypatch, re
         assert_same(result, expected)
 
 
+def test_a_recording_that_computes_something_else_is_not_used(llama, monkeypatch, recording: list[str]) -> None:
+    def record(step: StaticStep) -> Any:
+        def replay() -> None:
+            step()
+            step.logits = step.logits + torch.randn(step.logits.shape)
+
+        return replay
+
+    record_with(monkeypatch, recording, record)
+    jobs = [Job(prompt(i), policy("tova", 0.5), Generation(9), "") for i in range(5)]
+    results, engine = run(llama, jobs, rows=2)
+    assert not engine.totals.replayed_steps
+    assert recording[0].startswith(
+        "decode steps run eagerly, since they could not be recorded: a replayed step's logits"
+    )
+    for result, expected in zip(results, eagerly(llama, jobs, rows=2), strict=True):
+        assert_same(result, expected)
+
+
 def test_an_answer_that_is_left_early_leaves_nothing_behind(llama) -> None:
     """A caller may stop reading results; the engine's next run is not confused by the step that still ran."""
     jobs = [Job(prompt(i), policy("tova", 0.5), Generation(9 + i), "") for i in range(3)]
@@ -222,5 +241,5 @@ def test_recorded_steps_take_no_new_tensors_from_outside(llama) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(captured, "StaticStep", Watched)
         list(engine.run([Job(prompt(i), policy("tova", 0.5), Generation(9), "") for i in range(2)]))
-    assert len(places) == 9 and len(set(places)) == 1
+    assert len(places) == 9 + 2 and len(set(places)) == 1  # two of them compare the recording
     assert torch.is_inference_mode_enabled() is False
