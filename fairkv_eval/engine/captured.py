@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -90,14 +91,25 @@ class Captured:
 
     def drain(self, batch: Batch) -> Chosen:
         """See `Decoder.drain`."""
-        flight, composition = self._flight, self._composition
-        self._flight = self._composition = None
-        if composition is None or composition[0] is not batch:
-            return []
-        assert self._step is not None
-        for bank in self._step.banks:
-            bank.advance(self._n_steps)
+        flight = None
+        if self._composition and self._composition[0] is batch:
+            flight, self._flight = self._flight, None
+        self._set_down()
         return flight.chosen() if flight else []
+
+    def release(self) -> None:
+        """See `Decoder.release`."""
+        self._set_down()
+        self._step = self._replay = None
+        self._places = []
+
+    def _set_down(self) -> None:
+        """Note how long the uploaded rows have become. A step whose tokens nobody has read counts as not run."""
+        if self._composition:
+            assert self._step is not None
+            for bank in self._step.banks:
+                bank.advance(self._n_steps - bool(self._flight))
+        self._flight = self._composition = None
 
     def _holds(self, batch: Batch) -> bool:
         """Whether the uploaded rows are those of the batch, enough of them are alive, and there is room."""
@@ -177,8 +189,11 @@ class Graphs:
                 graph.capture_begin()
                 try:
                     step()
-                finally:
-                    graph.capture_end()
+                except BaseException:
+                    with suppress(RuntimeError):  # it would hide what ended the recording
+                        graph.capture_end()
+                    raise
+                graph.capture_end()
         finally:
             if collecting:
                 gc.enable()

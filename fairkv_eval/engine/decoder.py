@@ -29,6 +29,10 @@ class Decoder(Protocol):
     def drain(self, batch: Batch) -> Chosen:
         """The tokens of a step that still runs; none if no step does."""
 
+    def release(self) -> None:
+        """Give back the memory of steps. Call once a run is over or is left; its rows have not read a step that still
+        runs."""
+
 
 class Eager:
     """Runs a step and waits for its tokens."""
@@ -49,6 +53,9 @@ class Eager:
     def drain(self, batch: Batch) -> Chosen:
         """See `Decoder.drain`."""
         return []
+
+    def release(self) -> None:
+        """See `Decoder.release`."""
 
     def _logits(self, batch: Batch) -> Tensor:
         """Logits ``[rows, vocabulary]`` after each row's last token."""

@@ -76,14 +76,17 @@ class Engine:
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Result]]:
         """Results with the index of their job, in the order in which they finish."""
         scheduler, batch = self.scheduler(jobs), Batch(min(self.rows, len(jobs)))
-        while scheduler or batch:
-            if scheduler and batch.has_room:
-                yield from self.drain(batch)
-                while group := scheduler.next(batch.places):
-                    self.prefill(group)
-                    yield from self.admit(group, batch)
-            if batch:
-                yield from self.decode_step(batch)
+        try:
+            while scheduler or batch:
+                if scheduler and batch.has_room:
+                    yield from self.drain(batch)
+                    while group := scheduler.next(batch.places):
+                        self.prefill(group)
+                        yield from self.admit(group, batch)
+                if batch:
+                    yield from self.decode_step(batch)
+        finally:
+            self.decoder.release()
 
     def watch(self, job: Job, watcher: Watcher) -> ContextCache:
         """Prefill a job's context before the eyes of a watcher; return what its policy keeps of it."""

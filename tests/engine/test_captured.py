@@ -5,6 +5,9 @@ What a CUDA graph adds is tested on a device (`test_captured_gpu`).
 
 from __future__ import annotations
 
+import gc
+import itertools
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -218,6 +221,42 @@ def test_an_answer_that_is_left_early_leaves_nothing_behind(llama) -> None:
     again = dict(engine.run(jobs))
     for index, expected in enumerate(eagerly(llama, jobs, rows=2)):
         assert_same(again[index], expected)
+
+
+def test_runs_of_one_engine_take_turns(llama) -> None:
+    """A step that still ran as another batch came is run again, for tokens that nobody has read."""
+    one, other = (
+        [Job(prompt(i), policy("tova", 0.5), Generation(5 + 4 * (i % 3)), "") for i in ids]
+        for ids in (range(5), range(5, 12))
+    )
+    engine = engine_module.Engine(*llama, rows=2, ask=ask)
+    results: tuple[dict, dict] = {}, {}
+    runs = [engine.run(one), engine.run(other)]
+    for _ in range(len(other)):
+        for run_of, results_of in zip(runs, results, strict=True):
+            results_of.update(itertools.islice(run_of, 1))
+    assert engine.totals.replayed_steps
+    for jobs, results_of in zip((one, other), results, strict=True):
+        for index, expected in enumerate(eagerly(llama, jobs, rows=2)):
+            assert_same(results_of[index], expected)
+
+
+@pytest.mark.parametrize("n_read", [1, None])
+def test_a_run_that_is_over_or_left_holds_no_memory(llama, n_read: int | None) -> None:
+    steps: list[weakref.ref] = []
+
+    class Watched(StaticStep):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            steps.append(weakref.ref(self))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(captured, "StaticStep", Watched)
+        engine = engine_module.Engine(*llama, rows=2)
+        jobs = [Job(prompt(i), policy("tova", 0.5), Generation(9 + i), "") for i in range(2)]
+        assert [*itertools.islice(engine.run(jobs), n_read)]
+    gc.collect()
+    assert steps and not any(step() for step in steps)
 
 
 def test_a_cpu_and_off_run_eagerly(llama) -> None:
