@@ -10,9 +10,11 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -33,19 +35,20 @@ INSTRUCTIONS = {
 @lru_cache
 def library(source: Path) -> ctypes.CDLL:
     """The library of a C++ file. UsageError, with the reason, if it cannot be compiled or loaded here."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CXX", "")) or [*filter(None, map(shutil.which, ("g++", "c++")))][:1]
+    if not compiler:
         raise UsageError("there is no C++ compiler (g++, or what CXX names)")
     flags = [*_FLAGS, "-Wno-psabi", *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())]
-    parts = (source.read_text(), _run([compiler, "--version"]), *flags, platform.machine(), torch.__version__)
+    parts = (source.read_text(), _run([*compiler, "--version"]), *flags, platform.machine(), torch.__version__)
     digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
     kept = cache_dir() / KIND / f"{source.stem}-{digest}.so"
     if kept.is_file():
-        return _loaded(kept)
+        with suppress(UsageError):  # a machine with another C library may share the folder, or the disk was full
+            return _loaded(kept)
     with tempfile.TemporaryDirectory() as drafts:
         unlinked, linked = Path(drafts, "unlinked.o"), Path(drafts, kept.name)
-        _run([compiler, *flags, "-c", str(source), "-o", str(unlinked)])
-        _run([compiler, "-shared", str(unlinked), "-o", str(linked)])
+        _run([*compiler, *flags, "-c", str(source), "-o", str(unlinked)])
+        _run([*compiler, "-shared", str(unlinked), "-o", str(linked)])
         _loaded(linked)  # before it is kept
         try:
             return _loaded(write(folder(kept.parent) / kept.name, linked.read_bytes()))

@@ -16,7 +16,7 @@ import lm_eval.tasks
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from fairkv_eval.errors import UsageError, naming
+from fairkv_eval.errors import UsageError, naming, unknown
 from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 FOLDER = Path(lm_eval.tasks.__file__).parent
@@ -34,7 +34,7 @@ class HarnessTask(ConfigurableTask):
 
     def __init__(self, config: dict[str, Any]) -> None:
         with naming(f"task {config.get('task')}"):
-            theirs = _harness_config(config["harness"])
+            theirs = _harness_config(config.get("harness"))
             changed = {key: value for key, value in config.items() if key not in (*self.KEYS, "class")}
             metadata = {**(config.get("metadata") or {}), "version": theirs["metadata"]["version"]}
             kept = {key: value for key, value in theirs.items() if key not in NOT_PASSED_ON}
@@ -48,14 +48,14 @@ class HarnessTask(ConfigurableTask):
         return {metric: score for metric, score in scores.items() if metric in self.aggregation()}
 
 
-def _harness_config(name: str) -> dict[str, Any]:
+def _harness_config(name: object) -> dict[str, Any]:
     """The harness's YAML of this name, includes and functions resolved."""
-    path = FOLDER / name
-    if not path.is_file():
-        raise UsageError(f"harness={name!r}: lm-eval {version('lm-eval')} has no such file among its tasks")
+    if not (isinstance(name, str) and name.endswith(".yaml") and (FOLDER / name).is_file()):
+        files = (file.relative_to(FOLDER).as_posix() for file in FOLDER.rglob("*.yaml"))
+        raise unknown(f"harness (a YAML of lm-eval {version('lm-eval')})", name, files, listed_by=f"ls {FOLDER}")
     ensure_sentence_splitter()  # which RULER's module would download
     try:
-        config: dict[str, Any] = load_yaml(path)
+        config: dict[str, Any] = load_yaml(FOLDER / name)
     except ImportError as error:
         raise UsageError(f"harness={name!r} cannot be loaded: {error}") from error
     return config

@@ -29,7 +29,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     run = subprocess.run
 
     def spy(command, **kwargs):
-        if command[1:] != ["--version"]:
+        if command[-1] != "--version":
             seen.append(command)
         return run(command, **kwargs)
 
@@ -65,6 +65,24 @@ def test_a_folder_that_cannot_be_written_costs_a_compilation(source: Path, comma
     (source.parent / "cache").write_text("a file")
     assert compiled.library(source).answer() == 42
     assert len(commands) == 2
+
+
+def test_what_is_kept_but_cannot_be_loaded_is_compiled_again(source: Path, commands, monkeypatch) -> None:
+    compiled.library(source)
+    [name] = kept(source)
+    other = source.parent / "other" / "compiled" / name  # the loader remembers the path of the first
+    other.parent.mkdir(parents=True)
+    other.write_text("of another machine")
+    monkeypatch.setenv("FAIRKV_CACHE", str(source.parent / "other"))
+    compiled.library.cache_clear()
+    assert compiled.library(source).answer() == 42
+    assert len(commands) == 4 and other.read_bytes()[:4] == b"\x7fELF"
+
+
+def test_a_compiler_may_have_arguments(source: Path, commands: list[list[str]], monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "env 'g++'")
+    assert compiled.library(source).answer() == 42
+    assert [command[:2] for command in commands] == [["env", "g++"]] * 2
 
 
 @pytest.mark.parametrize(

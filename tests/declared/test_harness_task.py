@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,13 +160,23 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         load("niah_single_1_offline_1k", tokenizer=saved)
 
 
-def test_a_file_that_the_harness_lacks_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("harness: gsm8k/gsm9k-cot.yaml", "'gsm8k/gsm9k-cot.yaml'. Did you mean 'gsm8k/gsm8k-cot.yaml'"),
+        ("harness: gsm8k/README.md", "'gsm8k/README.md'."),
+        ("harness: 3", "3."),
+        ("", "None."),
+    ],
+)
+def test_a_file_that_the_harness_lacks_is_an_error(tmp_path: Path, line: str, message: str) -> None:
     from lm_eval.tasks import TaskManager
 
     text = (resource_dir("tasks") / "harness_offline" / "gsm8k_cot_offline.yaml").read_text(encoding="utf-8")
-    (tmp_path / "mine.yaml").write_text(text.replace("gsm8k-cot", "gsm9k").replace("_offline", "_mine"))
+    text = text.replace("harness: gsm8k/gsm8k-cot.yaml", line).replace("_offline", "_mine")
+    (tmp_path / "mine.yaml").write_text(text)
     manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
-    with pytest.raises(UsageError, match=r"task gsm8k_cot_mine: harness='gsm8k/gsm9k.yaml'.*no such file"):
+    with pytest.raises(UsageError, match=rf"task gsm8k_cot_mine: unknown harness .*\) {re.escape(message)}"):
         manager.load(["gsm8k_cot_mine"])
 
 
