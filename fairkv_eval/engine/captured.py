@@ -8,9 +8,7 @@ slots until rows enter, or until half of them have ended.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import torch
@@ -21,15 +19,12 @@ from fairkv_eval.engine.answer_reader import add_entropy, next_tokens
 from fairkv_eval.engine.batch import Batch, Row
 from fairkv_eval.engine.buffer import Buffer
 from fairkv_eval.engine.decoder import Chosen, Decoder, Eager
+from fairkv_eval.engine.recording import Graphs, Recorder, compare
 from fairkv_eval.engine.runner import Runner
 from fairkv_eval.engine.static_step import StaticStep, key_of
 
 ROOM = 256  # steps after which buffers grow, which ends a recording
 FEWEST = 8  # steps that are worth a recording, which takes the host as long as two or three
-
-CLOSE = 0.1  # standard deviations of the logits: what another kernel may round differently in half precision
-
-Recorder = Callable[[StaticStep], Callable[[], object]]  # a step to what replays it
 
 
 class Flight(NamedTuple):
@@ -172,60 +167,12 @@ class Captured:
             return None
 
 
-class Graphs:
-    """Records steps as CUDA graphs, each in a memory of its own, which goes with it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-
-    def __call__(self, step: StaticStep) -> Callable[[], object]:
-        graph = torch.cuda.CUDAGraph()
-        collecting = gc.isenabled()
-        gc.disable()  # a tensor or graph that is given back while a stream records ends the recording
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        try:
-            with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-                graph.capture_begin()
-                try:
-                    step()
-                except BaseException:
-                    with suppress(RuntimeError):  # it would hide what ended the recording
-                        graph.capture_end()
-                    raise
-                graph.capture_end()
-        finally:
-            if collecting:
-                gc.enable()
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        return graph.replay
-
-
 def chosen_decoder(runner: Runner, backend: Backend, note: Callable[[str], None], compile: str) -> Decoder:
     """``auto``: recorded steps if the whole model is on one CUDA device; ``off``, and elsewhere: eager ones."""
     devices = {parameter.device for parameter in runner.model.parameters()}
     if compile == "off" or len(devices) > 1 or runner.device.type != "cuda":
         return Eager(runner, backend)
     return Captured(runner, backend, note)
-
-
-def compare(step: StaticStep, replay: Callable[[], object]) -> None:
-    """Raise RuntimeError unless a replayed step gives the logits of an eager one; the step has not run after that.
-
-    Some models keep a tensor that they make in their first step, or decide on the host by what they see there. What a
-    step appends is written again by the next one in its place.
-    """
-    recorded, state = step.logits, [tensor.clone() for tensor in step.state]
-    step()
-    expected, step.logits = step.logits.float(), recorded
-    for tensor, before in zip(step.state, state, strict=True):
-        tensor.copy_(before)
-    replay()
-    difference = float((step.logits.float() - expected).abs().max() / expected.std())
-    for tensor, before in zip(step.state, state, strict=True):
-        tensor.copy_(before)
-    if not difference <= CLOSE:  # a NaN is not agreement either
-        raise RuntimeError(f"a replayed step's logits differ by {difference:.2g} standard deviations")
 
 
 def recordable(batch: Batch) -> bool:

@@ -22,8 +22,9 @@ from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.engine import batch as batch_module
 from fairkv_eval.engine import buffer, captured
 from fairkv_eval.engine import engine as engine_module
-from fairkv_eval.engine.captured import Captured, Recorder
+from fairkv_eval.engine.captured import Captured
 from fairkv_eval.engine.jobs import Generation, Job
+from fairkv_eval.engine.recording import Recorder
 from fairkv_eval.engine.sampling import Sampling
 from fairkv_eval.engine.static_step import StaticStep
 from fairkv_eval.eviction.policy import Policy
