@@ -22,7 +22,7 @@ from fairkv_eval.storage.pairs import Pairs, store
 
 GIB = 1 << 30
 WANT = Generation(120)  # more than are measured, so no row ends
-WARM_UP = 4  # steps: one that grows the buffers, one that is recorded, and two replays
+WARM_UP = 4  # steps: one that grows the buffers, one that is recorded and compared, and two replays
 _PART = 0.8  # of the free memory for rows
 
 
@@ -82,8 +82,8 @@ def step_figures(engine: Engine, work: Work, batch: Batch) -> dict[str, Any]:
 
 @torch.inference_mode()
 def replayed_figures(engine: Engine, work: Work, batch: Batch) -> dict[str, Any]:
-    """Milliseconds per step, the tokens read one step late: of replayed steps, and of the one that records. ``host_ms``
-    is what the host needs to issue one and to read the tokens of the one before. None if no step is replayed."""
+    """Milliseconds per replayed step, the tokens read one step late, and of the step that records; None if no step is
+    replayed."""
     recorded = [seconds(work, lambda: engine.decode_step(batch)) for _ in range(WARM_UP)]
     if not engine.totals.replayed_steps:
         return {"step_ms": None, "tokens_per_s": None, "record_ms": None}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +73,7 @@ def _print(of_models: Sequence[ModelReport], args: argparse.Namespace) -> None:
 def _parts(report: ModelReport, by_press: bool) -> Iterator[RenderableType]:
     from rich.text import Text
 
-    from fairkv_eval.findings.tables import rule, size_in_words
+    from fairkv_eval.findings.tables import left_out, rule, size_in_words
 
     yield Text(report.model, style="bold")
     yield _summary(report.findings)
@@ -85,8 +84,7 @@ def _parts(report: ModelReport, by_press: bool) -> Iterator[RenderableType]:
         yield Text(f"\n{heading}", style="bold")
         yield _sizes(report)
     yield f"\n{rule(report)}"
-    counts = Counter(report.left_out)
-    yield from (f"Left out: {reason}." for reason in counts)
+    yield from left_out(report)
     yield ""
 
 

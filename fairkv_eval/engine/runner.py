@@ -48,7 +48,7 @@ class Runner:
         """Run one pass over packed tokens; return the logits ``[len(wanted), vocabulary]`` at the wanted places."""
         ids, at = (torch.tensor(values, device=self.device)[None] for values in (tokens, positions))
         last = wanted == list(range(len(tokens) - len(wanted), len(tokens)))
-        # A number where it will do: a list becomes a tensor on the device, for which the host waits until all layers
+        # A number if it will do: a list becomes a tensor on the device, for which the host waits until all layers
         # have run. A tensor would be moved to the first device, where these states are not.
         logits = self.logits(phase, ids, at, len(wanted) if last else wanted)
         # A model that does not know logits_to_keep returns them all.

@@ -47,7 +47,7 @@ def _counterpart(model: ModelCells, flipped: TaskCells) -> TaskCells | None:
 
 
 def _rows(flipped: TaskCells, usual: TaskCells, kind: str) -> Iterator[Contrast]:
-    """A loss counts as positive where following falls, a rise where leakage does (in its metric's own direction)."""
+    """A loss is positive if following falls; a rise is the change of a metric of leakage, whatever its direction."""
     measures = following if kind == "following" else leakage
     pair = ModelCells("", {cells.task: cells for cells in (flipped, usual)})
     for measure in measures(pair, flipped=False):

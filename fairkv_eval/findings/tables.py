@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from fairkv_eval.escaping import for_markdown
 from fairkv_eval.findings.report import ModelReport
 from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow
 
@@ -23,6 +24,11 @@ RULE = (
 
 def rule(report: ModelReport) -> str:
     return RULE.format(size=size_in_words(report), power=100 * report.goal.power)
+
+
+def left_out(report: ModelReport) -> Iterator[str]:
+    """A line for each kind of results that no finding uses."""
+    yield from (f"Left out: {reason}." for reason in dict.fromkeys(report.left_out))
 
 
 def size_in_words(report: ModelReport) -> str:
@@ -56,7 +62,7 @@ def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
 
 
 def _of_model(report: ModelReport, by_press: bool) -> Iterator[str]:
-    yield f"## {_escaped(report.model)}"
+    yield f"## {for_markdown(report.model)}"
     press = ("press",) if by_press else ()
     numbers = ("n", "estimate", "95 % interval", "corrected p", "verdict", "documents")
     header = ("finding", "claim", "measure", *press, *numbers)
@@ -69,15 +75,16 @@ def _of_model(report: ModelReport, by_press: bool) -> Iterator[str]:
     if report.sizes:
         yield f"Documents that a claim of {size_in_words(report)} about two policies takes:"
         yield "\n".join(_line(cells) for cells in _size_lines(report))
+    yield from map(for_markdown, left_out(report))
 
 
 def _claim_lines(claim: JudgedClaim, by_press: bool, columns: int) -> Iterator[tuple[str, ...]]:
     start = claim.claim.measured
     for row in rows_of(claim, by_press):
         of = row.contrast
-        press = (of.group,) if by_press else ()
+        press = (for_markdown(of.group),) if by_press else ()
         detail = f" ({of.detail})" if of.detail else ""
-        yield start, f"{of.metric} of {of.task}{detail}", *press, str(of.n), *numbers_of(row)
+        yield start, for_markdown(f"{of.metric} of {of.task}{detail}"), *press, str(of.n), *numbers_of(row)
         start = ""
     if not claim.rows:
         yield start, f"needs {claim.claim.needs}", *[""] * (columns - 4), claim.verdict, "-"
@@ -88,23 +95,12 @@ def _size_lines(report: ModelReport) -> Iterator[tuple[str, ...]]:
     yield header
     yield ("---",) * len(header)
     for of in report.sizes:
-        yield (
-            of.task,
-            of.metric,
-            of.comparison,
-            str(of.pairs),
-            f"{of.deviation:.3f}",
-            f"{of.median:,}",
-            f"{of.most:,}",
-        )
+        names = for_markdown(of.task), for_markdown(of.metric), of.comparison
+        yield *names, str(of.pairs), f"{of.deviation:.3f}", f"{of.median:,}", f"{of.most:,}"
 
 
 def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(_escaped(cell) for cell in cells)} |"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("<", "&lt;")
+    return f"| {' | '.join(cells)} |"
 
 
 def as_json(reports: Sequence[ModelReport]) -> str:

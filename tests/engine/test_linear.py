@@ -1,4 +1,4 @@
-"""Linear layers in oneDNN's order: torch's products, in the layers that can, and a reason where none can."""
+"""Linear layers in oneDNN's order: torch's products, in the layers that can, and a reason if none can."""
 
 from __future__ import annotations
 

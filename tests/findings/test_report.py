@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import synthetic_results
 import synthetic_sweep
 
+from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.findings.report import FINDINGS, reports
 from fairkv_eval.findings.tables import as_json, as_markdown
@@ -65,6 +68,29 @@ def test_markdown_tables_are_whole(sweep: Path, by_press: bool) -> None:
     assert widths == ({11, 8} if by_press else {10, 8})
     assert sum("**" in line for line in lines) == len(FINDINGS)
     assert ("streaming_llm |" in text) == by_press
+
+
+def test_what_is_left_out_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(2):
+        scores = {"docs": synthetic_results.documents(6), "scores": [1.0] * 6, "press": "tova"}
+        synthetic_results.write(tmp_path, number=number, ratio=0.3 * (number + 1), samples=False, **scores)
+    synthetic_sweep.write(tmp_path / "sweep", n=4, presses=("tova",))
+    made = reports(tmp_path)
+    line = "tova ratio=0.3 of made_task: no samples beside it; run with --log_samples"
+    assert main(["findings", str(tmp_path)]) == 0
+    for text in (as_markdown(made), capsys.readouterr().out.replace("\n", " ")):
+        assert text.count(line) == 1
+
+
+def test_names_of_others_stay_text_in_markdown(sweep: Path) -> None:
+    (report,) = reports(sweep)
+    rows = [row for judged in report.findings for claim in judged.claims for row in claim.rows]
+    for row in rows:
+        object.__setattr__(row.contrast, "task", "a|b [link](http://x.example)\n<img>")
+    sizes = tuple(replace(size, metric="c|d") for size in report.sizes)
+    text = as_markdown([replace(report, model="m\n# <b>", sizes=sizes)])
+    assert text.startswith("## m # &lt;b&gt;\n") and "http:" not in text and "<img" not in text and "[link]" not in text
+    assert {line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")} == {10, 8}
 
 
 def test_tasks_that_are_named_alone_count(sweep: Path) -> None:
