@@ -39,6 +39,12 @@ def number(kinds: Any, allowed: str, *, above: float) -> Parser:
     return parse
 
 
+def documents(key: str, value: Any) -> Any:
+    """How many documents. A flag is read as a float and a file's number as an integer, and one cell has one id."""
+    value = number((int, float), "a number above 0 (below 1: a fraction of the documents)", above=0)(key, value)
+    return int(value) if value >= 1 else value
+
+
 def names(key: str, value: Any) -> tuple[str, ...]:
     """Distinct names, in a list or joined by commas."""
     entries = [entry.strip() for entry in value.split(",")] if isinstance(value, str) else value
@@ -103,7 +109,7 @@ count_or_zero = number(int, "a whole number from 0", above=-1)
 PARSERS: dict[str, Parser] = {
     "tasks": names,
     "output_path": path,
-    "limit": number((int, float), "a number above 0 (below 1: a fraction of the documents)", above=0),
+    "limit": documents,
     "num_fewshot": count_or_zero,
     "gen_kwargs": generation,
     "metadata": mapping,

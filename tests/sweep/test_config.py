@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
@@ -237,3 +238,12 @@ def test_the_command_prints_an_error_in_one_line(capsys: pytest.CaptureFixture) 
     flags = ["--tasks", "x", "--output_path", "out", "--presses", "tova,snapkv,window=16", "--fair", "false,true"]
     assert main(["sweep", *flags, "--ratios", "0.5,1.5"]) == 2
     assert capsys.readouterr().err.startswith("fairkv: flags: presses: 'tova': ratio 1.5 is not allowed")
+
+
+def test_a_limit_is_one_number_however_it_is_typed(tmp_path: Path) -> None:
+    """A flag is a float: the same cells must have the same ids as with the number in the file."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text("presses: [tova]\nratios: [0.5]\ntasks: a\nlimit: 8\noutput_path: out\n")
+    by_flag, by_file = read_sweep(path, {"limit": 8.0}), read_sweep(path)
+    assert json.dumps(by_flag.identity()["limit"]) == json.dumps(by_file.identity()["limit"]) == "8"
+    assert read_sweep(path, {"limit": 0.5}).limit == 0.5
