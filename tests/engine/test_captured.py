@@ -67,6 +67,7 @@ SIZES = [(24, 18, 7), (15, 14, 3), (8, 4, 1), (20, 17, 16), (6, 1, 0), (6, 0, 0)
 def test_recorded_steps_equal_the_slow_reference(llama, name: str) -> None:
     jobs = [Job(prompt(i, *size), policy(name, 0.6, 0.4), Generation(4 + i), "") for i, size in enumerate(SIZES)]
     check(llama, jobs, rows=3)
+    assert run(llama, jobs, rows=3)[1].totals.replayed_steps
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -81,7 +82,9 @@ def test_recorded_steps_equal_eager_ones_under_every_press(llama, name: str) -> 
 @pytest.mark.parametrize("kind", ["qwen3", "mistral", "phi3", "gemma2"])
 def test_windows_and_bounded_logits(kind: str) -> None:
     jobs = [Job(prompt(seed, 20 + seed, 14), policy("tova", 0.5), Generation(6 + seed), "") for seed in range(3)]
-    check(attached(kind), jobs)
+    model = attached(kind)
+    check(model, jobs)
+    assert run(model, jobs)[1].totals.replayed_steps
 
 
 @pytest.mark.parametrize("name", ["tova", *UNEVEN])
