@@ -29,7 +29,7 @@ class AnswerReader:
         self.decode = decode
         self.eos = frozenset(eos)
         self.softmax_dtype = softmax_dtype
-        self._completing: dict[tuple[int, tuple[str, ...]], bool] = {}
+        self._texts: dict[int, str] = {}  # of tokens by themselves
 
     def scored(self, want: LogLikelihood, logits: Tensor, telemetry: dict[str, Any]) -> Result:
         """The result of a continuation, from the logits ``[n, vocabulary]`` that predict its n tokens."""
@@ -63,11 +63,10 @@ class AnswerReader:
         A token by itself may lack white space that it adds behind others, and may be a part of a character.
         """
         assert self.decode is not None
-        if (token, stops) not in self._completing:
-            text = self.decode([token])
-            ends = {stop[-1] for stop in stops}
-            self._completing[token, stops] = "\ufffd" in text or any(end.isspace() or end in text for end in ends)
-        return self._completing[token, stops]
+        if token not in self._texts:
+            self._texts[token] = self.decode([token])
+        text = self._texts[token]
+        return "\ufffd" in text or any(stop[-1].isspace() or stop[-1] in text for stop in stops)
 
 
 def add_entropy(rows: Sequence[Row], logits: Tensor) -> None:

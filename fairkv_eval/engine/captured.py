@@ -23,6 +23,7 @@ from fairkv_eval.engine.recording import Graphs, Recorder, compare
 from fairkv_eval.engine.runner import Runner
 from fairkv_eval.engine.static_step import StaticStep, key_of
 
+COMPILE = ("auto", "off")  # see `chosen_decoder`
 ROOM = 256  # steps after which buffers grow, which ends a recording
 FEWEST = 8  # steps that are worth a recording, which takes the host as long as two or three
 

@@ -12,6 +12,7 @@ import torch
 from lm_eval.models.huggingface import HFLM
 
 from fairkv_eval import headlines
+from fairkv_eval.engine.captured import COMPILE
 from fairkv_eval.engine.linear import LINEAR, TORCH
 from fairkv_eval.engine.memory import memory_budget
 from fairkv_eval.errors import UsageError, unknown
@@ -23,8 +24,6 @@ from fairkv_eval.harness.hf_values import check_values
 from fairkv_eval.prompts.settings import PromptSettings
 
 log = logging.getLogger(__name__)
-
-COMPILE = ("auto", "off")
 
 Init = TypeVar("Init", bound=Callable[..., None])
 

@@ -59,3 +59,5 @@ def test_text_is_decoded_only_after_tokens_that_may_end_a_stop_string() -> None:
         row.tokens.append(token)
         assert reader.ended(row) == (token == 4)
     assert decoded == [(0,), (1,), (4,), tuple(row.tokens)]
+    other = Row(1, Generation(99, ("another stop string",)), 0, Sampler(GREEDY, ()), {}, tokens=[0, 1])
+    assert not reader.ended(other) and len(decoded) == 4  # a token's text is read once, whatever ends a row
