@@ -116,18 +116,15 @@ class Captured:
     def _upload(self, batch: Batch) -> None:
         """Bring the rows of a settled batch to the device; a step that was recorded for the same buffers stays."""
         banks, rows = [bank for bank in batch.banks if bank.rows], batch.rows
-        left = [min(row.want.max_tokens - len(row.tokens), ROOM) for row in rows]
         empty = 2 * len(rows) <= sum(bank.cache.slots for bank in banks)
-        first = 0
         for bank in banks:
             if empty:
                 bank.cache.resize(len(bank.rows))
-            bank.cache.reserve(left[first : first + len(bank.rows)])
-            first += len(bank.rows)
+            bank.cache.reserve([steps_ahead(row) for row in bank.rows])
         if self._step is None or self._step.key != key_of(banks):
             self._step = self._replay = None  # give back their memory first
             self._step = StaticStep(banks, self.runner, self.backend)
-        self._step.upload([row.position + n for row, n in zip(rows, left, strict=True)])
+        self._step.upload({row: row.position + steps_ahead(row) for row in rows})
         self._composition, self._places, self._n_steps = (batch, batch.entered), self._step.places, 0
         self._likeliest = all(row.sampler.greedy and not row.want.entropy for row in rows)
 
@@ -174,6 +171,11 @@ def chosen_decoder(runner: Runner, backend: Backend, note: Callable[[str], None]
     if compile == "off" or len(devices) > 1 or runner.device.type != "cuda":
         return Eager(runner, backend)
     return Captured(runner, backend, note)
+
+
+def steps_ahead(row: Row) -> int:
+    """How many steps a row may run before rows are brought to the device again."""
+    return min(row.want.max_tokens - len(row.tokens), ROOM)
 
 
 def recordable(batch: Batch) -> bool:

@@ -6,7 +6,7 @@ A slot without a row, or one whose row has ended, computes something nobody read
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -79,15 +79,11 @@ class StaticStep:
         self.logits: Tensor
         self.layer_index = 0
 
-    def upload(self, ends: Sequence[int]) -> None:
-        """Bring the rows' last tokens, positions and lengths. ends: for each row, in their order, the position that it
-        does not go beyond."""
-        rows = iter(zip((row for bank in self.banks for row in bank.bank.rows), ends, strict=True))
+    def upload(self, ends: Mapping[Row, int]) -> None:
+        """Bring the rows' last tokens, positions and lengths. ends: the position that each row does not go beyond."""
         columns: list[tuple[int, int, int]] = []
         for bank in self.banks:
-            columns += [
-                (row.tokens[-1], row.position, end) for _, (row, end) in zip(bank.bank.rows, rows, strict=False)
-            ]
+            columns += [(row.tokens[-1], row.position, ends[row]) for row in bank.bank.rows]
             columns += [(0, 0, 0)] * (bank.slots - len(bank.bank.rows))
             bank.upload()
         state = torch.tensor(columns).T[:, None]

@@ -62,15 +62,15 @@ def by_loops(q: Tensor, visible: VisibleRows, options: Options) -> Tensor:
 )
 @settings(max_examples=200, deadline=None)
 def test_rows_attend_to_what_they_hold(lengths, heads, group, dim, options, dtype, seed) -> None:
-    q, own = (
+    q, visible = (
         drawn(len(lengths), heads, group, dim, seed=seed, dtype=dtype),
         shown(lengths, heads, options.window, dim=dim, dtype=dtype),
     )
     for row, length in enumerate(lengths):  # even a hidden NaN would be seen
-        own.keys[row, :, length:], own.values[row, :, length:] = math.nan, math.nan
-    found = RAGGED.rows(q, own, options)
-    assert found.dtype == dtype
-    torch.testing.assert_close(found.double(), by_loops(q, own, options), atol=ATOL[dtype], rtol=ATOL[dtype])
+        visible.keys[row, :, length:], visible.values[row, :, length:] = math.nan, math.nan
+    outputs = RAGGED.rows(q, visible, options)
+    assert outputs.dtype == dtype
+    torch.testing.assert_close(outputs.double(), by_loops(q, visible, options), atol=ATOL[dtype], rtol=ATOL[dtype])
 
 
 @pytest.mark.parametrize("dtype", sorted(ATOL, key=str))
@@ -78,42 +78,42 @@ def test_rows_attend_to_what_they_hold(lengths, heads, group, dim, options, dtyp
 def test_it_rounds_as_sdpa_does(dtype: torch.dtype, scale: float) -> None:
     """Also with logits of hundreds, of which nearly all weights vanish."""
     lengths = [700, 3, 129, 256]
-    q, own = drawn(4, 2, 3, 64, dtype=dtype) * scale, shown(lengths, 2, None, dim=64, dtype=dtype)
-    close([RAGGED.rows(q, own, Options(SCALING))], [SDPA.rows(q, own, Options(SCALING))], atol=4 * ATOL[dtype])
+    q, visible = drawn(4, 2, 3, 64, dtype=dtype) * scale, shown(lengths, 2, None, dim=64, dtype=dtype)
+    close([RAGGED.rows(q, visible, Options(SCALING))], [SDPA.rows(q, visible, Options(SCALING))], atol=4 * ATOL[dtype])
 
 
 @pytest.mark.parametrize("dtype", sorted(ATOL, key=str))
 def test_a_row_is_the_same_bits_alone_and_on_any_number_of_threads(dtype: torch.dtype) -> None:
     lengths, options = [5, 90, 33, 200, 1, 64], Options(SCALING, window=70)
-    q, own = drawn(6, 3, 3, 64, dtype=dtype), shown(lengths, 3, 70, dim=64, dtype=dtype)
-    together = RAGGED.rows(q, own, options)
+    q, visible = drawn(6, 3, 3, 64, dtype=dtype), shown(lengths, 3, 70, dim=64, dtype=dtype)
+    together = RAGGED.rows(q, visible, options)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert torch.equal(RAGGED.rows(q, own, options), together)
+        assert torch.equal(RAGGED.rows(q, visible, options), together)
     finally:
         torch.set_num_threads(threads)
     for row, length in enumerate(lengths):
         alone = shown([length], 3, 70, dim=64, dtype=dtype)
-        keys, values = (t[row : row + 1, :, :length].clone() for t in (own.keys, own.values))
+        keys, values = (t[row : row + 1, :, :length].clone() for t in (visible.keys, visible.values))
         alone = alone._replace(keys=keys, values=values)
         assert torch.equal(RAGGED.rows(q[row : row + 1], alone, options), together[row : row + 1])
 
 
 def test_keys_of_more_channels_than_values_and_of_any_stride() -> None:
-    own = shown([3, 40], 2, None, dim=24)
+    visible = shown([3, 40], 2, None, dim=24)
     keys = drawn(2, 50, 2, 16, seed=5).transpose(1, 2)  # packed by token
-    own = own._replace(keys=keys)
+    visible = visible._replace(keys=keys)
     q = drawn(2, 3, 4, 16).transpose(1, 2)[:, :2]
-    found = RAGGED.rows(q, own, Options(SCALING))
-    torch.testing.assert_close(found.double(), by_loops(q, own, Options(SCALING)), atol=2e-6, rtol=2e-6)
+    outputs = RAGGED.rows(q, visible, Options(SCALING))
+    torch.testing.assert_close(outputs.double(), by_loops(q, visible, Options(SCALING)), atol=2e-6, rtol=2e-6)
 
 
 def test_a_nan_is_not_hidden() -> None:
-    own = shown([40, 40], 1, None, dim=64)
-    own.keys[1, 0, 17, 3] = math.nan
-    found = RAGGED.rows(drawn(2, 1, 2, 64), own, Options(SCALING))
-    assert found[0].isfinite().all() and found[1].isnan().all()
+    visible = shown([40, 40], 1, None, dim=64)
+    visible.keys[1, 0, 17, 3] = math.nan
+    outputs = RAGGED.rows(drawn(2, 1, 2, 64), visible, Options(SCALING))
+    assert outputs[0].isfinite().all() and outputs[1].isnan().all()
 
 
 @pytest.mark.parametrize(
@@ -131,20 +131,21 @@ def test_what_it_cannot_do_goes_through_sdpa_and_is_noted(dim: int, kind: dict, 
 
 
 def test_channels_that_lie_apart_and_other_devices_are_obstacles() -> None:
-    own = shown([3], 2, None, dim=8)
-    apart = own.keys.transpose(-1, -2).contiguous().transpose(-1, -2)
+    visible = shown([3], 2, None, dim=8)
+    apart = visible.keys.transpose(-1, -2).contiguous().transpose(-1, -2)
     assert (
-        ragged_module.obstacle(own.keys, apart, own.values) == "the channels of a key or value do not lie side by side"
+        ragged_module.obstacle(visible.keys, apart, visible.values)
+        == "the channels of a key or value do not lie side by side"
     )
-    away = own.keys.to("meta")
-    assert ragged_module.obstacle(away, own.keys, own.values) == "it runs on a CPU, and these are on cpu, meta"
+    away = visible.keys.to("meta")
+    assert ragged_module.obstacle(away, visible.keys, visible.values) == "it runs on a CPU, and these are on cpu, meta"
 
 
 def jobs(name: str) -> list[Job]:
     """Generations and scores of prompts that begin alike or not."""
-    own = [engine_runs.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
+    visible = [engine_runs.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
     wants = [Generation(5), LogLikelihood((7, 8, 9)), Generation(4), Generation(6)]
-    return [Job(prompt, press_table.policy(name), want, "tiny") for prompt, want in zip(own, wants, strict=True)]
+    return [Job(prompt, press_table.policy(name), want, "tiny") for prompt, want in zip(visible, wants, strict=True)]
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma2"])
@@ -159,10 +160,10 @@ def test_the_engine_finds_what_the_slow_reference_says(kind: str, press: str) ->
 
 def test_a_bfloat16_is_the_nearest_and_of_two_the_even_one() -> None:
     """Means of two values that lie between two neighbors; of three, nearer to one."""
-    own = shown([2, 2, 3], 1, None, dim=8, dtype=torch.bfloat16)
-    own.keys[:] = 0
+    visible = shown([2, 2, 3], 1, None, dim=8, dtype=torch.bfloat16)
+    visible.keys[:] = 0
     unit = 2**-7
     for row, values in enumerate([(1, 1 + unit), (1 + unit, 1 + 2 * unit), (1, 1, 1 + unit)]):
-        own.values[row, 0, : len(values)] = torch.tensor(values)[:, None]
-    found = RAGGED.rows(drawn(3, 1, 1, 8, dtype=torch.bfloat16), own, Options(SCALING))
-    assert found[:, 0, 0].unique(dim=1).flatten().tolist() == [1, 1 + 2 * unit, 1]
+        visible.values[row, 0, : len(values)] = torch.tensor(values)[:, None]
+    outputs = RAGGED.rows(drawn(3, 1, 1, 8, dtype=torch.bfloat16), visible, Options(SCALING))
+    assert outputs[:, 0, 0].unique(dim=1).flatten().tolist() == [1, 1 + 2 * unit, 1]

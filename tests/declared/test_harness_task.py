@@ -116,17 +116,17 @@ def test_needles_are_scored_as_by_the_harness_at_their_own_length_alone(
 
 @pytest.mark.usefixtures("few_words")
 def test_a_gguf_file_counts_the_tokens_of_needles(monkeypatch: pytest.MonkeyPatch, saved: str) -> None:
-    asked: list[dict[str, Any]] = []
+    sources: list[dict[str, Any]] = []
 
     def tokenizer(**source: Any) -> Any:
-        asked.append(source)
+        sources.append(source)
         return tiny.tokenizer()
 
     monkeypatch.setattr("fairkv_eval.documents.needles.load_tokenizer", tokenizer)
     load("niah_single_1_offline_1k", pretrained="folder", gguf_file="a.gguf", dtype="bfloat16", press="tova")
     load("niah_single_1_offline_1k", pretrained="folder", gguf_file="a.gguf", tokenizer=saved)
     load("niah_single_1_offline_1k")
-    assert asked == [{"pretrained": "folder", "gguf_file": "a.gguf", "dtype": "bfloat16"}, {"pretrained": saved}, {}]
+    assert sources == [{"pretrained": "folder", "gguf_file": "a.gguf", "dtype": "bfloat16"}, {"pretrained": saved}, {}]
 
 
 @pytest.mark.usefixtures("few_words")

@@ -1,4 +1,4 @@
-"""What ``attn_implementation`` chooses, and what it says where that cannot be."""
+"""What ``attn_implementation`` chooses, and what it says if that cannot be."""
 
 from __future__ import annotations
 
