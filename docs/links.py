@@ -22,6 +22,7 @@ PAGES = {
         f"tasks/{path.parent.name}/README.md": f"tasks/{path.parent.name}.md" for path in ROOT.glob("tasks/*/README.md")
     },
     "results/README.md": "results.md",
+    "results/needle.md": "needle.md",
     "benchmarks/README.md": "benchmarks.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",

@@ -11,7 +11,7 @@ from fairkv_eval.commands import SUMMARIES
 from fairkv_eval.eviction.policy_arguments import NAMES
 
 ROOT = Path(__file__).parents[1]
-PATTERNS = ("*.md", "*/README.md", "tasks/*/README.md", "docs/*.md")
+PATTERNS = ("*.md", "*/README.md", "results/needle.md", "tasks/*/README.md", "docs/*.md")
 PAGES = [path for pattern in PATTERNS for path in sorted(ROOT.glob(pattern))]
 ARGUMENTS = (ROOT / "docs" / "model_arguments.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

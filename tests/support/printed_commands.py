@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     path.relative_to(ROOT)
-    for pattern in ("*.md", "docs/*.md", "*/README.md", "tasks/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "results/needle.md", "tasks/*/README.md")
     for path in set(ROOT.glob(pattern))
     if path.name != "CHANGELOG.md"
 )
