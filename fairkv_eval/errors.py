@@ -61,6 +61,11 @@ def naming(label: str, doing: str = "") -> Iterator[None]:
         raise RequestError(f"{label}: {doing}{error}") from error
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error of others; its type if it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def unknown(what: str, value: object, allowed: Iterable[str], listed_by: str = "") -> UsageError:
     """The error for a name that does not exist: it gives the nearest match, then everything allowed.
 

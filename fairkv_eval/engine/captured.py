@@ -22,6 +22,7 @@ from fairkv_eval.engine.decoder import Chosen, Decoder, Eager
 from fairkv_eval.engine.recording import Graphs, Recorder, compare
 from fairkv_eval.engine.runner import Runner
 from fairkv_eval.engine.static_step import StaticStep, key_of
+from fairkv_eval.errors import first_line
 
 COMPILE = ("auto", "off")  # see `chosen_decoder`
 ROOM = 256  # steps after which buffers grow, which ends a recording
@@ -161,7 +162,7 @@ class Captured:
             return replay
         except RuntimeError as error:
             self.broken = True
-            self.note(f"decode steps run eagerly, since they could not be recorded: {str(error).splitlines()[0]}")
+            self.note(f"decode steps run eagerly, since they could not be recorded: {first_line(error)}")
             return None
 
 

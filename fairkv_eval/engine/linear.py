@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fairkv_eval.errors import UsageError
+from fairkv_eval.errors import UsageError, first_line
 
 TORCH, ONEDNN = "torch", "onednn"
 LINEAR = (TORCH, ONEDNN)
@@ -52,7 +52,7 @@ def reorder(model: nn.Module) -> None:
         replaced = {child: ReorderedLinear(child) for _, _, child in linears}
         _check(replaced)
     except (AttributeError, RuntimeError) as error:
-        raise _refusal(f"this torch or processor cannot do it: {str(error).splitlines()[0]}") from error
+        raise _refusal(f"this torch or processor cannot do it: {first_line(error)}") from error
     for parent, name, child in linears:
         setattr(parent, name, replaced[child])
 

@@ -182,17 +182,27 @@ def test_rows_of_both_kinds_take_turns(llama) -> None:
         assert_same(result, expected)
 
 
-def test_a_step_that_cannot_be_recorded_runs_all_the_same(llama, monkeypatch, recording: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "operation not permitted when stream is capturing\nmore of it",
+            "operation not permitted when stream is capturing",
+        ),
+        ("", "RuntimeError"),
+    ],
+)
+def test_a_step_that_cannot_be_recorded_runs_all_the_same(
+    llama, monkeypatch, recording: list[str], error: str, reason: str
+) -> None:
     def record(step: StaticStep) -> Any:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore of it")
+        raise RuntimeError(error)
 
     record_with(monkeypatch, recording, record)
     jobs = [Job(prompt(i), policy("tova", 0.5), Generation(9), "") for i in range(5)]
     results, engine = run(llama, jobs, rows=2)
     assert not engine.totals.replayed_steps
-    assert recording == [
-        "decode steps run eagerly, since they could not be recorded: operation not permitted when stream is capturing"
-    ]
+    assert recording == [f"decode steps run eagerly, since they could not be recorded: {reason}"]
     for result, expected in zip(results, eagerly(llama, jobs, rows=2), strict=True):
         assert_same(result, expected)
 
