@@ -19,16 +19,9 @@ import common
 import torch
 from lm_eval.api.instance import Instance
 
-from fairkv_eval.documents.published import BenchmarkFile, read_file
+from fairkv_eval.documents.published import GSM8K, read_file
 from fairkv_eval.model import FairKV
 
-GSM8K = BenchmarkFile(
-    repository="openai/grade-school-math",
-    commit="3101c7d5072418e28b9008a6636bde82a006892c",
-    path="grade_school_math/data/test.jsonl",
-    sha256="3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
-    licence="MIT",
-)
 CHOICES = 4
 ENDING = 2  # words
 CONTEXT_TOKENS = range(150, 251)

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from fairkv_eval.attention.backend import Backend, Options
 from fairkv_eval.attention.sdpa import SDPA
 from fairkv_eval.attention.seam import Phase, attach, embedding
+from fairkv_eval.engine.agreement import deviations
 from fairkv_eval.engine.cache import RowCache
 from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.engine.phases import Decode, Extend, Prefill, Tail
@@ -159,8 +160,8 @@ def _refuse_by_calls(model: PreTrainedModel, options: list[Options]) -> None:
 
 def _compare(expected: list[Tensor], logits: list[Tensor], tolerance: float, phase: str) -> None:
     for a, b in zip(expected, logits, strict=True):
-        difference = float((a - b).abs().max() / a.std())
-        if not difference <= tolerance:  # a NaN is not agreement either
+        difference = deviations(a, b)
+        if not difference <= tolerance:
             raise UnsupportedModelError(
                 f"in {phase} its logits differ from its own attention's by {difference:.2g} standard deviations"
             )

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 import torch
 
+from fairkv_eval.engine.agreement import deviations
 from fairkv_eval.engine.static_step import StaticStep
 
 CLOSE = 0.1  # standard deviations of the logits: what another kernel may round differently in half precision
@@ -52,12 +53,12 @@ def compare(step: StaticStep, replay: Callable[[], object]) -> None:
     """
     recorded, state = step.logits, [tensor.clone() for tensor in step.state]
     step()
-    expected, step.logits = step.logits.float(), recorded
+    expected, step.logits = step.logits, recorded
     for tensor, before in zip(step.state, state, strict=True):
         tensor.copy_(before)
     replay()
-    difference = float((step.logits.float() - expected).abs().max() / expected.std())
+    difference = deviations(expected, step.logits)
     for tensor, before in zip(step.state, state, strict=True):
         tensor.copy_(before)
-    if not difference <= CLOSE:  # a NaN is not agreement either
+    if not difference <= CLOSE:
         raise RuntimeError(f"a replayed step's logits differ by {difference:.2g} standard deviations")
