@@ -12,12 +12,14 @@ from fairkv_eval.errors import UsageError
 
 if TYPE_CHECKING:
     from fairkv_eval.sweep.estimate import Estimate
+    from fairkv_eval.sweep.shard import Shard
 
 EXAMPLES = (
     "fairkv sweep results/baseline.yaml --dry_run",
     "fairkv sweep --presses tova,snapkv,window=16 --ratios 0:0.9:0.3 --fair false,true "
     "--tasks sys_ifeval_demo,raccoon_demo --output_path runs/mine",
     "fairkv sweep --ratios 0,0.5 --limit 8 results/baseline.yaml",
+    "fairkv sweep --ratios 0,0.5 --limit 8 results/baseline.yaml --shard 1/2",
 )
 # Flags with the name of a key in the YAML: type and help.
 _FLAGS: dict[str, tuple[Any, str]] = {
@@ -48,7 +50,7 @@ _SWITCHES = {
     "fidelity": "compare each policy's distributions with the full cache's",
     "confirm_run_unsafe_code": "run tasks that execute code which the model wrote (as lm_eval)",
 }
-_NOT_KEYS = ("sweep", "dry_run", "launcher")
+_NOT_KEYS = ("sweep", "dry_run", "launcher", "shard")
 _COUNTS = ("documents", "cells", "finished", "answers", "prefill_tokens", "tail_tokens", "max_decode_tokens")
 
 
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run", action="store_true", help="only print the cells, their tokens and an estimated time"
     )
+    parser.add_argument("--shard", metavar="k/n", help="only answer every n-th document; run without it to write cells")
     parser.add_argument("--launcher", choices=("local", "ray"), default="local", help="where cells run (default: here)")
 
 
@@ -79,13 +82,18 @@ def _run(args: argparse.Namespace) -> None:
     from fairkv_eval.sweep.config import read_keys, read_sweep
     from fairkv_eval.sweep.finished import FinishedSweep
 
-    path, flags = _path(args), _flags(args)
+    path, flags, shard = _path(args), _flags(args), _shard(args)
     keys = read_keys(path, flags)
     finished = FinishedSweep(keys)
     if not args.dry_run and (cells := finished.cells()) is not None:
         print(f"{len(cells)} cells in {keys['output_path']}")
         return
     sweep = read_sweep(path, flags)
+    if shard:
+        from fairkv_eval.sweep.shard import run_shard
+
+        print(f"{run_shard(sweep, shard)} answers in shard {args.shard} of {sweep.output_path}")
+        return
     if args.dry_run:
         from fairkv_eval.sweep.estimate import dry_run
 
@@ -101,6 +109,16 @@ def _run(args: argparse.Namespace) -> None:
         folders = run_sweep(sweep)
         finished.store(folders)
     print(f"{len(folders)} cells in {sweep.output_path}")
+
+
+def _shard(args: argparse.Namespace) -> Shard | None:
+    if args.shard is None:
+        return None
+    from fairkv_eval.sweep.shard import Shard
+
+    if args.dry_run or args.launcher != "local":
+        raise UsageError("--shard cannot be combined with --dry_run or --launcher ray, which are of a whole sweep")
+    return Shard.read(args.shard)
 
 
 def show_plan(estimates: Sequence[Estimate]) -> None:

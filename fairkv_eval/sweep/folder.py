@@ -18,13 +18,15 @@ from fairkv_eval.sweep import manifest
 from fairkv_eval.sweep.cell import Cell
 from fairkv_eval.sweep.journal import Answers, Journal
 
+_PROBE = 1.0  # seconds in which a lock is free again that another shard only looks at
+
 
 @dataclass(frozen=True)
 class SweepFolder:
     """``<model>/<task>/<policy>-<id>/`` holds a finished cell: results_*.json and samples_*.jsonl, with their
     manifest.
 
-    ``.sweep/`` holds the lock, the journals (``journal*.jsonl``) and, below ``unfinished/``, the files of cells that
+    ``.sweep/`` holds the locks, the journals (``journal*.jsonl``) and, below ``unfinished/``, the files of cells that
     are being written.
     """
 
@@ -35,11 +37,21 @@ class SweepFolder:
         return self.path / ".sweep"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Keep other sweeps out. UsageError if another one is inside, or if the path cannot be a folder."""
+    def lock(self, shard: str = "") -> Iterator[None]:
+        """Keep other sweeps out, or those other than the other shards of one. UsageError if another one is inside, or
+        if the path cannot be a folder."""
         with writing(self.path):
             self._inside.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._inside / "lock", timeout=0)
+        whole = self._inside / "lock"
+        with self._locked(self._inside / f"lock-{shard}" if shard else whole):
+            for other in [whole] if shard else sorted(self._inside.glob("lock-*")):
+                with self._locked(other, _PROBE):
+                    pass  # nobody holds it
+            yield
+
+    @contextmanager
+    def _locked(self, path: Path, seconds: float = 0) -> Iterator[None]:
+        lock = FileLock(path, timeout=seconds)
         try:
             lock.acquire()
         except Timeout as error:
@@ -57,7 +69,7 @@ class SweepFolder:
         return Journal(self._inside / f"{name}.jsonl")
 
     def journals(self) -> list[Path]:
-        """All of them: each Ray worker has one of its own."""
+        """All of them: each Ray worker and each shard has one of its own."""
         return sorted(self._inside.glob("journal*.jsonl"))
 
     def answers(self) -> Answers:

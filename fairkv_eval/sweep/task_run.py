@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from tqdm import tqdm
 
@@ -35,15 +36,25 @@ class TaskRun:
     answers: those in the journals, of the unfinished cells and of the full cache if it is compared with them. todo:
     jobs for the missing answers, a request's cells side by side, so that they share its prefill.
 
-    journalled: what the folder's journals hold, if they are read already. The constructor builds all prompts, so that
-    one that cannot run is reported before the first job of any task.
+    journalled: what the folder's journals hold, if they are read already. documents: which of all documents (by id) are
+    answered; such cells cannot be written. The constructor builds all prompts, so that one that cannot run is reported
+    before the first job of any task.
     """
 
-    def __init__(self, sweep: Sweep, model: LoadedModel, task: Task, journalled: Answers | None = None) -> None:
+    def __init__(
+        self,
+        sweep: Sweep,
+        model: LoadedModel,
+        task: Task,
+        journalled: Answers | None = None,
+        documents: Callable[[Iterable[int]], set[int]] = set,
+    ) -> None:
         self.sweep, self.model, self.task = sweep, model, task
         self.folder = SweepFolder(sweep.output_path)
         self.requests = build_requests(sweep, model.lm, task)
-        self.slots = [Slot(i, n) for i, request in enumerate(self.requests) for n in range(request.repeats or 1)]
+        answered = documents(_document(request) for request in self.requests)
+        repeats = {i: r.repeats or 1 for i, r in enumerate(self.requests) if _document(r) in answered}
+        self.slots = [Slot(i, n) for i, count in repeats.items() for n in range(count)]
         self.cells = cells_of(sweep, model, task, self.requests)
         self.fidelity = sweep.fidelity and task.OUTPUT_TYPE == "generate_until"
         unfinished = [cell for cell in self.cells if not self.folder.finished(cell, self.fidelity)]
@@ -147,6 +158,11 @@ class TaskRun:
             assert result.fidelity is not None
             self.answers[key] = replace(self.answers[key], fidelity=result.fidelity)
             journal.write_fidelity(key, result.fidelity)
+
+
+def _document(request: Instance) -> int:
+    """The id of a request's document."""
+    return int(request.doc_id)
 
 
 def _groups(lengths: Mapping[Slot, int]) -> Iterator[list[Slot]]:
