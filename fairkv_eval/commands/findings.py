@@ -63,11 +63,31 @@ def _print(of_models: Sequence[ModelReport], args: argparse.Namespace) -> None:
     from fairkv_eval.findings.tables import as_json, as_markdown
 
     if args.format == "text":
-        show(console(), [part for report in of_models for part in _parts(report, args.by_press)])
+        beside = _side_by_side(of_models) if len(of_models) > 1 else ()
+        show(console(), [*beside, *(part for report in of_models for part in _parts(report, args.by_press))])
     elif args.format == "json":
         print(as_json(of_models), end="")
     else:
         print(as_markdown(of_models, args.by_press), end="")
+
+
+def _side_by_side(of_models: Sequence[ModelReport]) -> Iterator[RenderableType]:
+    """Each claim, and below it what each model shows."""
+    from rich.text import Text
+
+    from fairkv_eval.findings.across_models import across_models
+
+    statement = ""
+    for claim in across_models(of_models):
+        if claim.statement != statement:
+            yield Text(f"{statement and chr(10)}{claim.statement}", style="bold")
+            statement = claim.statement
+        yield _indented(f"{claim.measured}{claim.measure and ': '}{claim.measure}")
+        table = plain_table(show_header=False, padding=(0, 2, 0, 0))
+        for report, shown in zip(of_models, claim.shown, strict=True):
+            table.add_row(report.model, shown)
+        yield _indented(table, 4)
+    yield ""
 
 
 def _parts(report: ModelReport, by_press: bool) -> Iterator[RenderableType]:
@@ -122,14 +142,15 @@ def _details(claim: JudgedClaim, by_press: bool) -> Iterator[RenderableType]:
         yield _indented(f"{measure}: {of.detail}")
 
 
-def _indented(text: str) -> RenderableType:
+def _indented(part: RenderableType, blanks: int = 2) -> RenderableType:
     from rich.padding import Padding
 
-    return Padding(text, (0, 0, 0, 2))
+    return Padding(part, (0, 0, 0, blanks))
 
 
 def _table(claim: JudgedClaim, by_press: bool) -> Table:
-    from fairkv_eval.findings.tables import numbers_of, rows_of
+    from fairkv_eval.findings.tables import rows_of
+    from fairkv_eval.findings.verdict import numbers_of
 
     table = plain_table(padding=(0, 1, 0, 0))
     table.add_column("task and metric", overflow="fold")

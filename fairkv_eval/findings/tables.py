@@ -9,8 +9,9 @@ from dataclasses import asdict
 from typing import Any
 
 from fairkv_eval.escaping import for_markdown
+from fairkv_eval.findings.across_models import across_models
 from fairkv_eval.findings.report import ModelReport
-from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow
+from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow, numbers_of
 
 RULE = (
     "Estimate: the mean over documents, presses and ratios, with its 95 % interval (bootstrap over documents). p: "
@@ -35,15 +36,6 @@ def size_in_words(report: ModelReport) -> str:
     return f"{100 * report.goal.size:g} points"
 
 
-def numbers_of(row: JudgedRow) -> tuple[str, str, str, str, str]:
-    """Estimate, interval, corrected p, verdict, and the documents needed if it cannot be told."""
-    of = row.contrast
-    interval = f"[{of.low:+.3f}, {of.high:+.3f}]" if math.isfinite(of.low) else "-"
-    needed = f"{row.needed:,}" if row.verdict == "cannot be told" and row.needed else "-"
-    p = f"{row.corrected:.2g}" if row.corrected >= 0.001 else f"{row.corrected:.0e}"
-    return f"{of.estimate:+.3f}", interval, p, row.verdict, needed
-
-
 def rows_of(claim: JudgedClaim, by_press: bool) -> Iterator[JudgedRow]:
     """The rows over all presses task by task, each followed by those of its presses if they are wanted."""
     tasks = list(dict.fromkeys(row.contrast.task for row in claim.rows))
@@ -58,7 +50,19 @@ def _measure(row: JudgedRow) -> tuple[str, str]:
 
 def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
     parts = [part for report in reports for part in _of_model(report, by_press)]
-    return "\n\n".join([*parts, *(rule(report) for report in reports[:1])]) + "\n"
+    beside = [_side_by_side(reports)] if len(reports) > 1 else []
+    return "\n\n".join([*beside, *parts, *(rule(report) for report in reports[:1])]) + "\n"
+
+
+def _side_by_side(reports: Sequence[ModelReport]) -> str:
+    header = ("finding", "claim", "measure", *(for_markdown(report.model) for report in reports))
+    lines, statement = [header, ("---",) * len(header)], ""
+    for claim in across_models(reports):
+        start = f"**{claim.statement}**" + (f" (the paper: {claim.reported})" if claim.reported else "")
+        shown = (claim.measured, for_markdown(claim.measure), *map(for_markdown, claim.shown))
+        lines.append((start if claim.statement != statement else "", *shown))
+        statement = claim.statement
+    return "\n".join(map(_line, lines))
 
 
 def _of_model(report: ModelReport, by_press: bool) -> Iterator[str]:

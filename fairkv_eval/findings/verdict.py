@@ -57,6 +57,15 @@ class JudgedFinding:
     claims: tuple[JudgedClaim, ...]
 
 
+def numbers_of(row: JudgedRow) -> tuple[str, str, str, str, str]:
+    """Estimate, interval, corrected p, verdict, and the documents needed if it cannot be told."""
+    of = row.contrast
+    interval = f"[{of.low:+.3f}, {of.high:+.3f}]" if math.isfinite(of.low) else "-"
+    needed = f"{row.needed:,}" if row.verdict == "cannot be told" and row.needed else "-"
+    p = f"{row.corrected:.2g}" if row.corrected >= 0.001 else f"{row.corrected:.0e}"
+    return f"{of.estimate:+.3f}", interval, p, row.verdict, needed
+
+
 def judged(finding: Finding, goal: Goal) -> JudgedFinding:
     """The finding with a verdict of each row, of each claim (its first row's) and of all (the weakest)."""
     claims = tuple(_judged_claim(claim, goal) for claim in finding.claims)

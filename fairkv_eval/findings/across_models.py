@@ -1,0 +1,54 @@
+"""What each model shows of every claim, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fairkv_eval.findings.report import ModelReport
+from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow, numbers_of
+
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class ClaimAcross:
+    """A claim under several models. ``statement`` and ``reported``: those of its finding. ``measure``: what decides
+    it, "" if no model ran it. ``shown``: of each model the verdict with estimate, interval and corrected p."""
+
+    statement: str
+    reported: str
+    measured: str
+    measure: str
+    shown: tuple[str, ...]
+
+
+def across_models(reports: Sequence[ModelReport]) -> list[ClaimAcross]:
+    """Each claim's deciding row of every model, in the order of the findings."""
+    claims = []
+    for findings in zip(*(report.findings for report in reports), strict=True):
+        first = findings[0].finding
+        for measured in dict.fromkeys(claim.claim.measured for judged in findings for claim in judged.claims):
+            rows = [_deciding(judged.claims, measured) for judged in findings]
+            measure = next((_measure(row) for row in rows if row), "")
+            shown = tuple(_shown(row, measure) for row in rows)
+            claims.append(ClaimAcross(first.statement, first.reported, measured, measure, shown))
+    return claims
+
+
+def _deciding(claims: Sequence[JudgedClaim], measured: str) -> JudgedRow | None:
+    return next((claim.rows[0] for claim in claims if claim.claim.measured == measured and claim.rows), None)
+
+
+def _measure(row: JudgedRow) -> str:
+    return f"{row.contrast.metric} of {row.contrast.task}"
+
+
+def _shown(row: JudgedRow | None, measure: str) -> str:
+    """A model's row; its measure is named if it is another one than the first model's."""
+    if row is None:
+        return NOT_RUN
+    estimate, interval, p, verdict, needed = numbers_of(row)
+    other = "" if _measure(row) == measure else f" ({_measure(row)})"
+    documents = "" if needed == "-" else f"; {needed} documents would tell"
+    return f"{verdict}: {estimate} {interval}, p {p}{documents}{other}"
