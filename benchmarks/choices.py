@@ -36,16 +36,16 @@ def main() -> None:
     settings = {"dtype": args.dtype, "device": args.device}
     ours = common.harness_model("fairkv", batch_size=args.batch_size, **settings)
     hf = common.harness_model("hf", **settings)
-    asked = questions(hf, args.questions, args.fewshot)
-    theirs = asked[: CHOICES * (args.hf_questions or args.questions)]
-    run(ours, asked[:CHOICES], args.batch_size)
-    run(hf, asked[:CHOICES], 1)
-    tuning = asked[: CHOICES * args.tune]
+    requests = questions(hf, args.questions, args.fewshot)
+    theirs = requests[: CHOICES * (args.hf_questions or args.questions)]
+    run(ours, requests[:CHOICES], args.batch_size)
+    run(hf, requests[:CHOICES], 1)
+    tuning = requests[: CHOICES * args.tune]
     tried = {batch: run(hf, tuning, batch) for batch in args.hf_batch_sizes}
     best = min(tried, key=lambda batch: tried[batch]["seconds"])
-    sides = {"fairkv": lambda: run(ours, asked, args.batch_size), "hf": lambda: run(hf, theirs, best)}
+    sides = {"fairkv": lambda: run(ours, requests, args.batch_size), "hf": lambda: run(hf, theirs, best)}
     runs = common.in_turns(sides, args.repeats)
-    report(args, tried, runs, describe(hf, asked))
+    report(args, tried, runs, describe(hf, requests))
 
 
 def parse() -> argparse.Namespace:
@@ -81,9 +81,9 @@ def questions(model: Any, count: int, shot_tokens: int) -> list[Instance]:
         raise SystemExit(f"--questions {count}: only {len(fitting)} problems are of the wanted length")
     shots = block([text for text in problems if tokens(text) not in CONTEXT_TOKENS], shot_tokens, model)
     requests = []
-    for doc_id, (context, own) in enumerate(fitting[:count]):
-        others = [end for _, end in fitting[doc_id + 1 :] + fitting[:doc_id] if end != own]
-        ends = [own, *list(dict.fromkeys(others))[: CHOICES - 1]]
+    for doc_id, (context, ending) in enumerate(fitting[:count]):
+        others = [end for _, end in fitting[doc_id + 1 :] + fitting[:doc_id] if end != ending]
+        ends = [ending, *list(dict.fromkeys(others))[: CHOICES - 1]]
         for idx, end in enumerate(ends):
             metadata = ("choices", doc_id, 1)
             requests.append(Instance("loglikelihood", {"id": doc_id}, (shots + context, end), idx, metadata))
@@ -135,9 +135,9 @@ def report(
     args: argparse.Namespace, tried: dict[int, dict], runs: dict[str, list[dict[str, Any]]], work: dict[str, Any]
 ) -> None:
     """Print both sides, their ratio and how far their log-likelihoods agree, and write them."""
-    rows = [_row("hf, tried", [own]) for own in tried.values()]
-    print(common.table(HEADER, rows + [_row(name, own) for name, own in runs.items()]))
-    rates = {name: statistics.median(map(_rate, own)) for name, own in runs.items()}
+    rows = [_row("hf, tried", [trial]) for trial in tried.values()]
+    print(common.table(HEADER, rows + [_row(name, rounds) for name, rounds in runs.items()]))
+    rates = {name: statistics.median(map(_rate, rounds)) for name, rounds in runs.items()}
     ratio = rates["fairkv"] / rates["hf"]
     ours, theirs = runs["fairkv"][0]["answers"], runs["hf"][0]["answers"]
     apart = [abs(a - b) for a, b in zip(ours, theirs, strict=False)]
@@ -162,8 +162,8 @@ def report(
 
 def pick(answers: list[float], start: int) -> int:
     """The likeliest choice of the question whose answers start here."""
-    own = answers[start : start + CHOICES]
-    return own.index(max(own))
+    of_question = answers[start : start + CHOICES]
+    return of_question.index(max(of_question))
 
 
 def _rate(run: dict[str, Any]) -> float:

@@ -60,8 +60,8 @@ def write_json(path: Path | None, settings: argparse.Namespace, figures: dict[st
     """Write settings and figures, without the paths of this machine."""
     if path is None:
         return
-    given = {k: v for k, v in vars(settings).items() if k not in ("json", "kvpress_python")}
-    path.write_text(json.dumps({"settings": given, **figures}, indent=1) + "\n")
+    settings_shown = {k: v for k, v in vars(settings).items() if k not in ("json", "kvpress_python")}
+    path.write_text(json.dumps({"settings": settings_shown, **figures}, indent=1) + "\n")
 
 
 def add_comparison_arguments(parser: argparse.ArgumentParser, repeats: int | None = 3) -> None:

@@ -26,9 +26,9 @@ def main() -> None:
     model = common.harness_model(
         "fairkv", press="tova", ratio=0.5, dtype=args.dtype, device=args.device, batch_size=args.batch_size
     )
-    asked = [model.job(r) for r in common.sys_ifeval(model, args.few, args.new_tokens)]
-    sides = {args.few: asked, args.many: [copy(asked[i % args.few], i // args.few) for i in range(args.many)]}
-    run(model, asked[:2], args.new_tokens)
+    few = [model.job(r) for r in common.sys_ifeval(model, args.few, args.new_tokens)]
+    sides = {args.few: few, args.many: [copy(few[i % args.few], i // args.few) for i in range(args.many)]}
+    run(model, few[:2], args.new_tokens)
     works = {str(n): lambda jobs=jobs: run(model, jobs, args.new_tokens) for n, jobs in sides.items()}
     report(args, common.in_turns(works, args.repeats))
 
@@ -62,10 +62,15 @@ def run(model: Any, jobs: list[Any], new_tokens: int) -> dict[str, Any]:
 
 def report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]]) -> None:
     """Print both sides and the ratio of their cost a prompt, and write them."""
-    each = {name: [run["seconds"] / run["prompts"] for run in own] for name, own in runs.items()}
+    each = {name: [run["seconds"] / run["prompts"] for run in rounds] for name, rounds in runs.items()}
     rows = [
-        (name, own[0]["tokens"], common.spread([run["seconds"] for run in own]), common.spread(each[name], unit=1e-3))
-        for name, own in runs.items()
+        (
+            name,
+            rounds[0]["tokens"],
+            common.spread([run["seconds"] for run in rounds]),
+            common.spread(each[name], unit=1e-3),
+        )
+        for name, rounds in runs.items()
     ]
     print(common.table(HEADER, rows))
     few, many = (statistics.median(each[str(n)]) for n in (args.few, args.many))

@@ -97,7 +97,7 @@ class Ours:
         places = [(cache, row) for cache in self.batch.caches for row in range(cache.n_rows)]
         for (rows, row), token, position in zip(places, self.first, self.positions, strict=True):
             pairs = [rows.pairs(layer, row) for layer in range(len(rows.layers))]
-            cache = Cache(layers=[InPlace(*(F.pad(t[None], (0, 0, 0, 1)) for t in own)) for own in pairs])
+            cache = Cache(layers=[InPlace(*(F.pad(t[None], (0, 0, 0, 1)) for t in pair)) for pair in pairs])
             ids, at = (torch.tensor([[value]], device=bare.device) for value in (token, position))
             logits = bare(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True).logits
             alone.append(int(logits[0, -1].argmax()))
@@ -111,8 +111,8 @@ def main() -> None:
     for dtype in args.dtypes:
         settings = {"dtype": dtype, "device": args.device}
         # Recorded steps keep their rows' lengths on the device, which `rewind` does not reach.
-        own = {"attn_implementation": args.attention, "linear": args.linear, "compile": "off", **settings}
-        ours = common.harness_model("fairkv", press="tova", ratio=args.ratio, **own)
+        arguments = {"attn_implementation": args.attention, "linear": args.linear, "compile": "off", **settings}
+        ours = common.harness_model("fairkv", press="tova", ratio=args.ratio, **arguments)
         bare = common.harness_model("hf", **settings).model
         figures[dtype] = {rows: compare(args, dtype, rows, ours, bare) for rows in args.rows}
     common.write_json(args.json, args, {**figures, **common.versions(args.device)})
@@ -146,8 +146,8 @@ def compare(args: argparse.Namespace, dtype: str, rows: int, model: Any, bare: A
     sides = {name: partial(round_of, *work, args.steps, args.device) for name, work in works.items()}
     runs = common.in_turns(sides, args.repeats)
     lengths = {"fairkv": f"{length} on average", BARE[0]: length, BARE[1]: length}
-    print(common.table(HEADER, [_row(name, rows, lengths.get(name, "-"), own) for name, own in runs.items()]))
-    middle = {name: statistics.median(own) for name, own in runs.items()}
+    print(common.table(HEADER, [_row(name, rows, lengths.get(name, "-"), rounds) for name, rounds in runs.items()]))
+    middle = {name: statistics.median(rounds) for name, rounds in runs.items()}
     best = min(BARE, key=lambda name: middle[name])
     ratio, agree = middle[best] / middle["fairkv"], ours.agreeing(bare)
     print(f"fairkv / {best}: {ratio:.2f} x steps/s, {rows} rows, {dtype}, {args.threads} threads")

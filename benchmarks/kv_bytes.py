@@ -38,8 +38,8 @@ def main() -> None:
     model = common.harness_model("fairkv", dtype=args.dtype, device=args.device)
     policies = {FULL: Policy(), **{name: policy(name, args.ratio) for name in args.presses}}
     policies |= {name: stored(name) for name in args.storages}
-    found = measure(model, text(model, args.context + 1), policies)
-    report(args, found)
+    figures = measure(model, text(model, args.context + 1), policies)
+    report(args, figures)
 
 
 def parse() -> argparse.Namespace:
@@ -75,7 +75,7 @@ def measure(model: Any, tokens: tuple[int, ...], policies: dict[str, Policy]) ->
     """Bytes under each policy, one prefill for all."""
     engine = common.engine_of(model, rows=1, max_prefill_tokens=len(tokens))
     job = Job(Prompt(tokens, len(tokens) - 1), Policy(), Generation(2), "long context")
-    jobs = [replace(job, policy=own) for own in policies.values()]
+    jobs = [replace(job, policy=applied) for applied in policies.values()]
     group = engine.scheduler(jobs).next(len(jobs))
     engine.prefill(group)
     figures = {}
@@ -102,20 +102,20 @@ def tensors_of(pairs: Stored) -> tuple[torch.Tensor, ...]:
     return (*pairs.keys, *pairs.values, *pairs.newest) if isinstance(pairs, PackedPairs) else pairs
 
 
-def report(args: argparse.Namespace, found: dict[str, dict[str, int]]) -> None:
+def report(args: argparse.Namespace, figures: dict[str, dict[str, int]]) -> None:
     """Print what each press leaves, as bytes and as parts of the full cache, and write it."""
-    full = found[FULL]
-    parts = {name: {of: own[of] / full[of] for of in MEASURES} for name, own in found.items()}
+    full = figures[FULL]
+    parts = {name: {of: measured[of] / full[of] for of in MEASURES} for name, measured in figures.items()}
     rows = []
-    for name, own in found.items():
-        held = [f"{own[of] / MIB:,.2f}" for of in MEASURES]
-        rows.append((name, own["pairs"], *held, *(f"{parts[name][of]:.4f}" for of in MEASURES)))
+    for name, measured in figures.items():
+        held = [f"{measured[of] / MIB:,.2f}" for of in MEASURES]
+        rows.append((name, measured["pairs"], *held, *(f"{parts[name][of]:.4f}" for of in MEASURES)))
     print(common.table(HEADER, rows))
     for names, what in ((args.presses, f"ratio {args.ratio}"), (args.storages, "nothing evicted")):
         if names:
             worst = max(names, key=lambda name: parts[name]["context"])
             print(f"most of a full cache: {parts[worst]['context']:.4f} x ({worst}), {args.context} tokens, {what}")
-    common.write_json(args.json, args, {"bytes": found, "parts": parts, **common.versions(args.device)})
+    common.write_json(args.json, args, {"bytes": figures, "parts": parts, **common.versions(args.device)})
 
 
 if __name__ == "__main__":

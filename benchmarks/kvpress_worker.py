@@ -83,11 +83,11 @@ def load(args: argparse.Namespace, **kwargs: Any) -> Any:
 def record_decoded(tokenizer: Any) -> list[list[int]]:
     """A list that fills with the tokens of each answer: the pipeline returns its text only."""
     decoded: list[list[int]] = []
-    own = tokenizer.decode
+    plain_decode = tokenizer.decode
 
     def recording(ids: torch.Tensor, **kwargs: Any) -> str:
         decoded.append(ids.tolist())
-        return own(ids, **kwargs)
+        return plain_decode(ids, **kwargs)
 
     tokenizer.decode = recording
     return decoded
@@ -96,11 +96,11 @@ def record_decoded(tokenizer: Any) -> list[list[int]]:
 def record_seconds(pipe: Any) -> list[float]:
     """A list that fills with the seconds each answer takes once its context is compressed."""
     seconds: list[float] = []
-    own = pipe.generate_answer
+    plain_answer = pipe.generate_answer
 
     def timed(*args: Any, **kwargs: Any) -> str:
         started = time.perf_counter()
-        answer = own(*args, **kwargs)
+        answer = plain_answer(*args, **kwargs)
         seconds.append(time.perf_counter() - started)
         return answer
 

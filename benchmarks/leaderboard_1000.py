@@ -95,11 +95,13 @@ def main() -> None:
     ]
     print(common.table(["step", "answer", "median", "all rows", "median"], rows))
     print(f"\nthe page has {size / 1e6:.1f} MB")
-    told = {name: [dict(zip(("answer", "all_rows"), pair, strict=True)) for pair in p] for name, p in figures.items()}
+    by_step = {
+        name: [dict(zip(("answer", "all_rows"), pair, strict=True)) for pair in p] for name, p in figures.items()
+    }
     common.write_json(
         settings.json,
         settings,
-        {"build_seconds": seconds, "build_processor_seconds": processor, "files": files, "browser_seconds": told},
+        {"build_seconds": seconds, "build_processor_seconds": processor, "files": files, "browser_seconds": by_step},
     )
 
 
@@ -141,19 +143,19 @@ def build(results: Path) -> tuple[float, float]:
 
 def browse(page: Path, rounds: int) -> dict[str, list[tuple[float, float]]]:
     """Seconds (to the answer, to the last row) of opening and of each step, round by round."""
-    found: dict[str, list[tuple[float, float]]] = {"open": []}
+    by_step: dict[str, list[tuple[float, float]]] = {"open": []}
     with _Chromium() as driver:
         for _ in range(rounds):
             start = time.perf_counter()
             driver.get(page.as_uri())
             seconds = time.perf_counter() - start
-            found["open"].append((seconds, seconds))
+            by_step["open"].append((seconds, seconds))
             for name, step in STEPS.items():
-                found.setdefault(name, []).append(driver.execute_async_script(SCRIPT % step))
+                by_step.setdefault(name, []).append(driver.execute_async_script(SCRIPT % step))
         complaints = driver.get_log("browser")
         if complaints:
             raise SystemExit(f"the page complained: {complaints}")
-    return found
+    return by_step
 
 
 class _Chromium:

@@ -25,10 +25,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     settings = {"dtype": args.dtype, "device": args.device, "batch_size": args.batch_size}
     model = common.harness_model("fairkv", press=args.press, ratio=0.5, fair=True, **settings)
-    asked = [model.job(r) for r in common.sys_ifeval(model, args.prompts, args.new_tokens)]
-    jobs = [[replace(job, policy=policy) for job in asked] for policy in policies(model.policy, args.ratios)]
-    sides = {TOGETHER: lambda: run(model, [[job for own in jobs for job in own]]), APART: lambda: run(model, jobs)}
-    run(model, [asked[:2]])
+    base_jobs = [model.job(r) for r in common.sys_ifeval(model, args.prompts, args.new_tokens)]
+    jobs = [[replace(job, policy=policy) for job in base_jobs] for policy in policies(model.policy, args.ratios)]
+    sides = {TOGETHER: lambda: run(model, [[job for batch in jobs for job in batch]]), APART: lambda: run(model, jobs)}
+    run(model, [base_jobs[:2]])
     report(args, common.in_turns(sides, args.repeats), len(jobs))
 
 
@@ -54,11 +54,11 @@ def run(model: Any, batches: list[list[Any]]) -> dict[str, Any]:
     model.reset_totals()
 
     def answers() -> list[tuple[int, ...]]:
-        found = []
+        tokens = []
         for jobs in batches:
             results = dict(model.run(jobs))
-            found += [results[i].tokens for i in range(len(jobs))]
-        return found
+            tokens += [results[i].tokens for i in range(len(jobs))]
+        return tokens
 
     seconds, tokens = common.timed(answers)
     return {"seconds": seconds, "tokens": tokens, "totals": asdict(model.totals)}
@@ -66,18 +66,18 @@ def run(model: Any, batches: list[list[Any]]) -> dict[str, Any]:
 
 def report(args: argparse.Namespace, runs: dict[str, list[dict[str, Any]]], count: int) -> None:
     """Print both sides and their ratio, and write them."""
-    rows = [_row(name, own, 1 if name == TOGETHER else count) for name, own in runs.items()]
+    rows = [_row(name, rounds, 1 if name == TOGETHER else count) for name, rounds in runs.items()]
     print(common.table(HEADER, rows))
-    seconds = {name: statistics.median(run["seconds"] for run in own) for name, own in runs.items()}
-    prefilled = {name: own[0]["totals"]["prefill_tokens"] for name, own in runs.items()}
+    seconds = {name: statistics.median(run["seconds"] for run in rounds) for name, rounds in runs.items()}
+    prefilled = {name: rounds[0]["totals"]["prefill_tokens"] for name, rounds in runs.items()}
     ratio, work = seconds[APART] / seconds[TOGETHER], prefilled[APART] / prefilled[TOGETHER]
-    answers = [own[0]["tokens"] for own in runs.values()]
+    answers = [rounds[0]["tokens"] for rounds in runs.values()]
     same, total = sum(a == b for a, b in zip(*answers, strict=True)), len(answers[0])
     print(f"{TOGETHER} / {APART}: {ratio:.2f} x as fast, {count} policies, {args.dtype}, {args.threads} threads")
     print(f"prefill tokens: {work:.1f} x as many {APART}")
     print(f"same tokens in {same} of {total} answers")
     figures = {"ratio": ratio, "prefill_ratio": work, "same_tokens": same, "answers": total}
-    kept = {name: [{k: v for k, v in run.items() if k != "tokens"} for run in own] for name, own in runs.items()}
+    kept = {name: [{k: v for k, v in run.items() if k != "tokens"} for run in rounds] for name, rounds in runs.items()}
     common.write_json(args.json, args, {**figures, "runs": kept, **common.versions(args.device)})
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     model = common.harness_model("fairkv", dtype=args.dtype, device=args.device)
     prompt = prompt_of(text(model, args.context + 1))
     sides = {name: policy(args.ratio, **arguments) for name, arguments in SIDES.items()}
-    works = {name: lambda own=own: seconds(model, prompt, own) for name, own in sides.items()}
+    works = {name: lambda side=side: seconds(model, prompt, side) for name, side in sides.items()}
     report(args, common.in_turns(works, args.repeats))
 
 
@@ -60,10 +60,10 @@ def prompt_of(tokens: tuple[int, ...]) -> Prompt:
     return Prompt(tokens, n, tuple(Segment(f"s{i}", a, b) for i, (a, b) in enumerate(pairwise(edges))))
 
 
-def seconds(model: Any, prompt: Prompt, own: Policy) -> float:
+def seconds(model: Any, prompt: Prompt, side: Policy) -> float:
     """Processor seconds of one prefill with its eviction."""
     engine = common.engine_of(model, rows=1, max_prefill_tokens=4096)
-    group = engine.scheduler([Job(prompt, own, Generation(2), "long context")]).next(1)
+    group = engine.scheduler([Job(prompt, side, Generation(2), "long context")]).next(1)
     started = time.process_time()
     engine.prefill(group)
     return time.process_time() - started
@@ -71,7 +71,7 @@ def seconds(model: Any, prompt: Prompt, own: Policy) -> float:
 
 def report(args: argparse.Namespace, runs: dict[str, list[float]]) -> None:
     """Print each side's fewest seconds beside those without a merge, and write them."""
-    fewest = {name: min(own) for name, own in runs.items()}
+    fewest = {name: min(rounds) for name, rounds in runs.items()}
     ratios = {name: value / fewest["none"] for name, value in fewest.items()}
     rows = [(name, f"{fewest[name]:.1f}", f"{ratios[name]:.3f}") for name in runs]
     print(common.table(HEADER, rows))

@@ -80,8 +80,8 @@ class Cell:
     @property
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % interval."""
-        found = binomtest(round(sum(self.scores)), len(self.scores)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        ends = binomtest(round(sum(self.scores)), len(self.scores)).proportion_ci(method="wilson")
+        return float(ends.low), float(ends.high)
 
     def describe(self) -> dict[str, Any]:
         figures = {"docs": len(self.scores), "accuracy": self.accuracy, "interval": self.interval}
@@ -96,8 +96,8 @@ def main() -> None:
     provenance.describe()  # makes the sentence model loadable, which the task would try to download
     policies = read_policies(args.presses, args.ratios)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    own = {"device": device, **simple_parse_args_string(args.model_args)}
-    model = FairKV(**own, dtype=args.dtype, batch_size=args.rows, scope="prompt", segments="paragraphs")
+    model_arguments = {"device": device, **simple_parse_args_string(args.model_args)}
+    model = FairKV(**model_arguments, dtype=args.dtype, batch_size=args.rows, scope="prompt", segments="paragraphs")
     cells: list[Cell] = []
     seconds: dict[int, float] = {}
     for length in args.lengths:
@@ -135,8 +135,8 @@ def read_policies(presses: Sequence[str], ratios: Sequence[float]) -> Policies:
         if label == FULL:
             policies[label, 0.0] = Policy()
             continue
-        name, *given = label.split(":")
-        parameters = simple_parse_args_string(",".join(given))
+        name, *typed = label.split(":")
+        parameters = simple_parse_args_string(",".join(typed))
         press = load_press(name, parameters.pop("base", None))
         configured = press.configure(parameters) if press else ()
         policies |= {(label, ratio): Policy(press, configured, ratio) for ratio in ratios}
@@ -160,18 +160,18 @@ def load_task(model: FairKV, length: int, args: argparse.Namespace) -> Any:
 
 def measure(model: FairKV, task: Any, length: int, scopes: Sequence[str], policies: Policies) -> list[Cell]:
     """Ask every document under every scope and policy, in one run of the engine, and let the task score the answers."""
-    asked: list[tuple[Setting, Mapping[str, Any]]] = []
+    settings_and_docs: list[tuple[Setting, Mapping[str, Any]]] = []
     jobs: list[Job] = []
     for request in task.instances:
         for scope in scopes:
             job = question(model, request, scope, policies)
             for (press, ratio), policy in policies.items():
                 jobs.append(replace(job, policy=policy))
-                asked.append((Setting(press, ratio, scope, length), request.doc))
+                settings_and_docs.append((Setting(press, ratio, scope, length), request.doc))
     results = dict(tqdm(model.run(jobs), f"{TASK} {length}", len(jobs)))
     scores: dict[Setting, list[float]] = {}
     evicted: dict[Setting, list[float]] = {}
-    for index, (setting, doc) in enumerate(asked):
+    for index, (setting, doc) in enumerate(settings_and_docs):
         answer = model.tok_decode(list(results[index].tokens))
         scores.setdefault(setting, []).append(task.process_results(doc, [answer])[str(length)])
         evicted.setdefault(setting, []).append(1 - results[index].telemetry["keep_rate"])
@@ -209,7 +209,7 @@ def claims(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     ratios = sorted({cell.setting.ratio for cell in cells if cell.setting.press != FULL})
     lengths = list(dict.fromkeys(cell.setting.length for cell in cells))
     groups = [[length] for length in lengths] + ([lengths] if len(lengths) > 1 else [])
-    found = []
+    comparisons = []
     for first, second, scope, smallest in CLAIMS:
         # Both with the same parameters, where the first was measured with them.
         pairs = [(first + b.removeprefix(second), b) for b in presses if b.partition(":")[0] == second]
@@ -217,10 +217,10 @@ def claims(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         for pair, ratio, group in product(pairs, ratios[-1:] if smallest else ratios, groups):
             a, b = ([Setting(press, ratio, scope, length) for length in group] for press in pair)
             if all(setting in scores for setting in (*a, *b)):
-                of_a, of_b = ([score for setting in own for score in scores[setting]] for own in (a, b))
+                of_a, of_b = ([score for setting in settings for score in scores[setting]] for settings in (a, b))
                 about = {"first": pair[0], "second": pair[1], "scope": scope, "ratio": ratio, "lengths": group}
-                found.append({**about, **compare(of_a, of_b)})
-    return found
+                comparisons.append({**about, **compare(of_a, of_b)})
+    return comparisons
 
 
 def compare(a: Sequence[float], b: Sequence[float]) -> dict[str, Any]:
@@ -242,14 +242,16 @@ def report(cells: Sequence[Cell]) -> None:
         print(f"\n### Length {length}, scope {scope}, {len(here[0].scores)} documents\n")
         rows = []
         for press in dict.fromkeys(cell.setting.press for cell in here):
-            own = sorted((cell for cell in here if cell.setting.press == press), key=lambda cell: cell.setting.ratio)
+            by_ratio = sorted(
+                (cell for cell in here if cell.setting.press == press), key=lambda cell: cell.setting.ratio
+            )
             mark = " \\*" if press.partition(":")[0] in PUBLISHED[scope] else ""
-            figures = [_accuracy(cell) for cell in own] * (len(ratios) if press == FULL else 1)
-            rows.append([press + mark, *figures, " / ".join(f"{cell.achieved_ratio:.3f}" for cell in own)])
+            figures = [_accuracy(cell) for cell in by_ratio] * (len(ratios) if press == FULL else 1)
+            rows.append([press + mark, *figures, " / ".join(f"{cell.achieved_ratio:.3f}" for cell in by_ratio)])
         print(_markdown(header, rows))
     print("\nAccuracy with Wilson's 95 % interval. \\* the scope in which the press was published.")
-    if found := claims(cells):
-        print(f"\n{_markdown(CLAIM_HEADER, [_claim_row(claim) for claim in found])}")
+    if measured_claims := claims(cells):
+        print(f"\n{_markdown(CLAIM_HEADER, [_claim_row(claim) for claim in measured_claims])}")
 
 
 def _claim_row(claim: Mapping[str, Any]) -> list[str]:

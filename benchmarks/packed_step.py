@@ -74,11 +74,11 @@ def report(args: argparse.Namespace, sides: dict[str, tuple[Any, Any]], seconds:
     tokens = {name: {row.index: row.tokens for row in batch.rows} for name, (_, batch) in sides.items()}
     nbytes = {name: sum(cache.nbytes_held for cache in batch.caches) for name, (_, batch) in sides.items()}
     rows, figures = [], {}
-    for name, own in seconds.items():
+    for name, rounds in seconds.items():
         same = sum(said == tokens[PLAIN][index] for index, said in tokens[name].items())
-        ratio, held = min(own) / min(seconds[PLAIN]), nbytes[name] / nbytes[PLAIN]
-        figures[name] = {"ratio": ratio, "bytes": nbytes[name], "same_tokens": same, "seconds": own}
-        times = f"{min(own) * 1e3:,.1f}", f"{statistics.median(own) * 1e3:,.1f}", f"{ratio:.2f}"
+        ratio, held = min(rounds) / min(seconds[PLAIN]), nbytes[name] / nbytes[PLAIN]
+        figures[name] = {"ratio": ratio, "bytes": nbytes[name], "same_tokens": same, "seconds": rounds}
+        times = f"{min(rounds) * 1e3:,.1f}", f"{statistics.median(rounds) * 1e3:,.1f}", f"{ratio:.2f}"
         rows.append((name, *times, nbytes[name], f"{held:.3f}", f"{same} of {args.rows}"))
     print(common.table(HEADER, rows))
     common.write_json(args.json, args, {"storages": figures, **common.versions(args.device)})

@@ -83,13 +83,13 @@ def timed(command: list[str], threads: int) -> float:
 
 def scores(folder: Path) -> dict[tuple[float, float], dict[str, float]]:
     """The figures of every cell, by ratio and fairness."""
-    found = {}
+    by_cell = {}
     for path in folder.rglob("results_*.json"):
-        told = json.loads(path.read_text())
-        policy = told["config"]["fairkv"]
-        (metrics,) = told["results"].values()
-        found[policy["ratio"], policy["fair"]] = {k: v for k, v in metrics.items() if isinstance(v, float)}
-    return found
+        result = json.loads(path.read_text())
+        policy = result["config"]["fairkv"]
+        (metrics,) = result["results"].values()
+        by_cell[policy["ratio"], policy["fair"]] = {k: v for k, v in metrics.items() if isinstance(v, float)}
+    return by_cell
 
 
 def report(args: argparse.Namespace, together: dict[str, float], apart: list[float], swept: Any, ran: Any) -> None:

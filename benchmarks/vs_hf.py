@@ -109,7 +109,7 @@ def compare(args: argparse.Namespace, dtype: str) -> dict[str, Any]:
     rows = [_row("hf, tried", batch, [run]) for batch, run in tried.items()]
     rows += [_row("fairkv", ours.batch, runs["fairkv"]), _row("hf, best", best, runs["hf"])]
     print(common.table(HEADER, rows))
-    rates = {name: statistics.median(map(_rate, own)) for name, own in runs.items()}
+    rates = {name: statistics.median(map(_rate, rounds)) for name, rounds in runs.items()}
     ratio = rates["fairkv"] / rates["hf"]
     same = sum(a == b for a, b in zip(runs["fairkv"][0]["texts"], runs["hf"][0]["texts"], strict=True))
     print(f"fairkv / hf: {ratio:.2f} x tokens/s, {args.prompts} prompts, {dtype}, {args.threads} threads")

@@ -118,12 +118,12 @@ def test_a_template_without_a_system_role_keeps_the_system_prompt() -> None:
 def test_texts_are_marked_for_the_policies_of_a_call_alone() -> None:
     lm = fairkv(press="tova", ratio=0.5, keep="text:secret")
     request = tiny.generation(TEXT, DOC, max_gen_toks=2)
-    own = lm.job(request).prompt
-    assert [mark.name for mark in own.marks if mark.name.startswith("text")] == ["text:secret"]
+    prompt = lm.job(request).prompt
+    assert [mark.name for mark in prompt.marks if mark.name.startswith("text")] == ["text:secret"]
     others = [Policy.of({"press": "tova", "ratio": 0.5, "keep": f"text:{text}"}) for text in ("brief", "Never")]
     prompts = [job.prompt for job in lm.jobs(request, others)]
     assert {mark.name for mark in prompts[0].marks if mark.name.startswith("text")} == {"text:brief", "text:Never"}
-    assert prompts[0] == prompts[1] and lm.job(request).prompt == own
+    assert prompts[0] == prompts[1] and lm.job(request).prompt == prompt
 
 
 def test_a_batch_of_sixteen_answers_as_each_alone() -> None:

@@ -36,9 +36,9 @@ def requests(work: Work) -> list[Any]:
 
 def answer(work: Work, model: Any) -> dict[str, float]:
     """Seconds and tokens per second of all prompts, after two that warm up."""
-    own = requests(work)
-    model.generate_until(own[:2], disable_tqdm=True)
-    took = rows.seconds(work, lambda: model.generate_until(own, disable_tqdm=True))
+    prompts = requests(work)
+    model.generate_until(prompts[:2], disable_tqdm=True)
+    took = rows.seconds(work, lambda: model.generate_until(prompts, disable_tqdm=True))
     return {"seconds": took, "tokens_per_s": work.prompts * work.new_tokens / took, "peak_gib": rows.peak_gib(work)}
 
 
@@ -54,7 +54,7 @@ def fairkv(work: Work, record: Record, ratio: float, compile: str) -> None:
     from fairkv_eval.model import FairKV
 
     rows.empty_cache(work)
-    own = work.model.config._attn_implementation
+    attention = work.model.config._attn_implementation
     policy = {"press": "knorm", "ratio": ratio} if ratio else {}
     settings = {"tokenizer": tiny.tokenizer(), "device": work.device, "batch_size": work.prompts, "compile": compile}
     try:
@@ -62,7 +62,7 @@ def fairkv(work: Work, record: Record, ratio: float, compile: str) -> None:
         kind = {"batch": work.prompts, "ratio": ratio, "compile": compile, "attention": model.attention.name}
         record.write("fairkv", **kind, **answer(work, model))
     finally:
-        work.model.set_attn_implementation(own)
+        work.model.set_attn_implementation(attention)
 
 
 @torch.inference_mode()

@@ -53,7 +53,7 @@ def _cell(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    found = read(Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OUT") or "build/device/out"))
-    bad = failures(found)
-    print(tables(found))
+    records = read(Path(sys.argv[1] if len(sys.argv) > 1 else os.environ.get("OUT") or "build/device/out"))
+    bad = failures(records)
+    print(tables(records))
     raise SystemExit(int(bad))

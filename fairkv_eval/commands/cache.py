@@ -86,16 +86,16 @@ def _entry(kind: str, path: Path) -> Entry:
 
 
 def _list() -> None:
-    found = entries()
-    if not found:
+    listed = entries()
+    if not listed:
         print(f"nothing is kept in {cache_dir()}")
         return
     table = plain_table()
     for header in ("kind", "size", "age", "path"):
         table.add_column(header, overflow="fold", justify="right" if header in ("size", "age") else "left")
-    for entry in found:
+    for entry in listed:
         table.add_row(entry.kind, _size(entry.bytes), _age(time.time() - entry.changed), str(entry.path))
-    total = f"{_size(sum(entry.bytes for entry in found))} in {cache_dir()}; FAIRKV_CACHE names another folder"
+    total = f"{_size(sum(entry.bytes for entry in listed))} in {cache_dir()}; FAIRKV_CACHE names another folder"
     show(console(), [table, "", total])
 
 

@@ -184,11 +184,11 @@ class Extend:
         context = cache.layers[self.layer_index] if cache.layers else [_nothing(cache.storage, q, k, v, options.window)]
         heads = [part.heads for part in context]
         newer = [Pairs(*part) for part in zip(k.split(heads), v.split(heads), strict=True)]
-        pairs = [part.plain().extended(own) for part, own in zip(context, newer, strict=True)]
+        pairs = [part.plain().extended(added) for part, added in zip(context, newer, strict=True)]
         if tail.continues and cache.storage.plain:
             tail.layers.append([*pairs])
         elif tail.continues:
-            tail.layers.append([part.extended(own) for part, own in zip(context, newer, strict=True)])
+            tail.layers.append([part.extended(added) for part, added in zip(context, newer, strict=True)])
         if tail.budget:
             rotation = _rotation(self.rotations, self.layer_index)
             tail.budget.receive(Layer.of((q, *pairs[0]), options, self.layer_index, rotation), options.window)

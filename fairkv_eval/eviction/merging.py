@@ -193,14 +193,14 @@ def _merge_d2o(heads: Heads, nearest: Nearest, spans: Sequence[Span], thresholds
     return int(merges.sum())
 
 
-def _absorb(states: Tensor, heads: Heads, place: Tensor, weights: Tensor, own: float) -> None:
-    """Put into every absorbing pair's state the mean of itself, of weight ``own``, and of the evicted ones whose
+def _absorb(states: Tensor, heads: Heads, place: Tensor, weights: Tensor, own_weight: float) -> None:
+    """Put into every absorbing pair's state the mean of itself, of weight ``own_weight``, and of the evicted ones whose
     ``place`` it is, of these weights ``[heads, e]``; one that takes nothing in keeps its bits."""
     kept = _at(states, heads.absorbing)
     parts = _at(states, heads.evicted).float() * weights[..., None]
-    sums = (own * kept.float()).scatter_add_(1, place[..., None].expand_as(parts), parts)
+    sums = (own_weight * kept.float()).scatter_add_(1, place[..., None].expand_as(parts), parts)
     taken = torch.zeros(kept.shape[:2], device=states.device).scatter_add_(1, place, weights)
-    changed = (sums / (own + taken)[..., None]).to(states.dtype).where((taken > 0)[..., None], kept)
+    changed = (sums / (own_weight + taken)[..., None]).to(states.dtype).where((taken > 0)[..., None], kept)
     states.scatter_(1, heads.absorbing[..., None].expand_as(changed), changed)
 
 

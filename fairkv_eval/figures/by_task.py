@@ -59,7 +59,7 @@ def flipped(results: ModelResults) -> Iterator[Figure]:
 def _both(results: ModelResults, suffix: str, condition: str, tasks: Sequence[TaskResults]) -> Iterator[Figure]:
     """Following above leakage. What is not measured is neither in the name nor in the question."""
     following, attacked = _measuring(tasks, FOLLOWED), _attacked(tasks)
-    asked = ["followed"] * bool(following) + ["kept secret"] * bool(attacked)
+    outcomes = ["followed"] * bool(following) + ["kept secret"] * bool(attacked)
     name = "_and_".join(["following"] * bool(following) + ["leakage"] * bool(attacked))
     shown = [
         *((task, FOLLOWED) for task in following),
@@ -67,8 +67,8 @@ def _both(results: ModelResults, suffix: str, condition: str, tasks: Sequence[Ta
     ]
     rows = [_row(results, task, main, f"{task.name}: {called(task, main)}") for task, main in shown]
     together = "Read following and leakage together: an empty cache keeps every secret, and follows nothing."
-    sentence = together if len(asked) > 1 else "A column is a press, a row a task."
-    question = f"Is the directive {' and '.join(asked)}{condition}?"
+    sentence = together if len(outcomes) > 1 else "A column is a press, a row a task."
+    question = f"Is the directive {' and '.join(outcomes)}{condition}?"
     yield assembled(results, f"{name}{suffix}", question, sentence, [*following, *attacked], rows)
 
 

@@ -144,13 +144,13 @@ class PromptRecords:
 
     def of(self, sample: Mapping[str, Any], task: str) -> list[dict[str, Any]]:
         """The different prompts of a sample's requests, in their order. Rolling windows and empty texts have none."""
-        found: dict[str, dict[str, Any]] = {}
+        by_text: dict[str, dict[str, Any]] = {}
         for arguments, responses in zip(sample["arguments"], sample["resps"], strict=True):
             telemetry = getattr(responses[0], "telemetry", None) if responses else None
             if telemetry and arguments[0]:
                 record = self._record(arguments, sample, task, telemetry["truncated_tokens"])
-                found.setdefault(record["text"], record)
-        return [*found.values()]
+                by_text.setdefault(record["text"], record)
+        return [*by_text.values()]
 
     def _record(self, arguments: Sequence[Any], sample: Mapping[str, Any], task: str, cut: int) -> dict[str, Any]:
         text, scored = arguments[0], isinstance(arguments[1], str)

@@ -135,16 +135,18 @@ def _source(model: Mapping[str, str], name: str) -> Any:
     value: str | None = model.get(name)
     if value is None and name != "pretrained":
         return None
-    found, rest = named(value, {})
-    if Path(found).is_dir():
+    source, rest = named(value, {})
+    if Path(source).is_dir():
         file = rest.get("gguf_file")
-        return _states([Path(found) / file] if file else _below(Path(found)))
+        return _states([Path(source) / file] if file else _below(Path(source)))
     from huggingface_hub import constants, file_download
 
-    refs = Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=str(found), repo_type="model") / "refs"
+    refs = (
+        Path(constants.HF_HUB_CACHE) / file_download.repo_folder_name(repo_id=str(source), repo_type="model") / "refs"
+    )
     commits = {str(ref.relative_to(refs)): ref.read_text() for ref in _below(refs)} if refs.is_dir() else {}
     if not commits:
-        raise Unknown(found)
+        raise Unknown(source)
     return commits
 
 

@@ -38,12 +38,12 @@ def write(folder: Path, docs: list[Any] = DOCS) -> Path:
     return path
 
 
-def found(folder: Path, **arguments: Any) -> dict[tuple[str, str, str], GroupMean]:
+def means_by_group(folder: Path, **arguments: Any) -> dict[tuple[str, str, str], GroupMean]:
     return {(row.by, row.group, row.metric): row for row in group_means(read(write(folder)), **arguments)}
 
 
 def test_every_table_by_hand(tmp_path: Path) -> None:
-    rows = found(tmp_path, bins=2)
+    rows = means_by_group(tmp_path, bins=2)
 
     def values(by: str, metric: str) -> dict[str, tuple[float, int, int]]:
         own = [row for (kind, _, name), row in rows.items() if (kind, name) == (by, metric)]
@@ -77,7 +77,7 @@ def test_the_error_is_that_of_clusters(given: list[tuple[int, bool]]) -> None:
 
 
 def test_one_value_a_document_has_the_usual_error_and_wilsons_interval(tmp_path: Path) -> None:
-    row = found(tmp_path, by=["number"])["number", "single", "leak@0.3"]
+    row = means_by_group(tmp_path, by=["number"])["number", "single", "leak@0.3"]
     assert (row.value, row.stderr) == (1.0, 0.0) and row.high == pytest.approx(1)
     assert row.low == pytest.approx(1 / (1 + 1.959964**2 / 2), abs=1e-4)
     value, error = estimate([0, 1, 1, 0.5], list("abcd"))

@@ -24,12 +24,12 @@ def losing(k: int) -> list[float]:
     return [0.0] * k + RIGHT[k:]
 
 
-def results(folder, cells: dict, **given) -> None:
+def results(folder, cells: dict, **others) -> None:
     """A full cache, and a file for each cell {(press, ratio, fair): documents lost}."""
-    synthetic_results.write(folder, docs=DOCS, scores=RIGHT, **given)
+    synthetic_results.write(folder, docs=DOCS, scores=RIGHT, **others)
     for number, ((press, ratio, fair), k) in enumerate(cells.items(), 1):
         synthetic_results.write(
-            folder, docs=DOCS, scores=losing(k), press=press, ratio=ratio, fair=fair, number=number, **given
+            folder, docs=DOCS, scores=losing(k), press=press, ratio=ratio, fair=fair, number=number, **others
         )
 
 
@@ -99,12 +99,12 @@ def test_order_of_documents_does_not_matter():
 
 def test_strongest_that_passes_in_its_sequence(tmp_path):
     results(tmp_path, CELLS)
-    found = recommend([tmp_path], max_drop=0.05)
-    assert found.best is not None and found.best.policy.label == "snapkv ratio=0.4 fair=1"
-    passed = {c.policy.label: c.passed for family in found.families for c in family}
+    recommendation = recommend([tmp_path], max_drop=0.05)
+    assert recommendation.best is not None and recommendation.best.policy.label == "snapkv ratio=0.4 fair=1"
+    passed = {c.policy.label: c.passed for family in recommendation.families for c in family}
     assert passed["tova ratio=0.2"] and not passed["tova ratio=0.5"] and not passed["tova ratio=0.8"]
-    assert found.level == pytest.approx(0.1 / 2)
-    lost = next(c for family in found.families for c in family if c.policy.ratio == 0.5).losses[0]
+    assert recommendation.level == pytest.approx(0.1 / 2)
+    lost = next(c for family in recommendation.families for c in family if c.policy.ratio == 0.5).losses[0]
     assert (lost.n, lost.mean, lost.needed) == (N, 0.25, None)
 
 

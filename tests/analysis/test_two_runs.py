@@ -25,15 +25,15 @@ def two(tmp_path, a: dict | None = None, b: dict | None = None):
 
 
 def test_rows_are_paired_differences(tmp_path):
-    found = compare(*two(tmp_path))
-    rows = {row.metric: row for row in found.rows}
+    comparison = compare(*two(tmp_path))
+    rows = {row.metric: row for row in comparison.rows}
     assert (rows["acc"].a, rows["acc"].b) == (1.0, 0.4)
     assert rows["acc"].difference == difference(WORSE, BETTER)
-    tests = [row for row in found.rows if row.corrected is not None]
+    tests = [row for row in comparison.rows if row.corrected is not None]
     assert [row.metric for row in tests] == ["acc", "inst_acc"]
     assert [row.corrected for row in tests] == holm([row.difference.p for row in tests])
     assert rows["kv_bytes_kept"].difference.mean == -2_000_000  # described, not tested
-    assert (found.a, found.b) == ("full cache", "tova ratio=0.5")
+    assert (comparison.a, comparison.b) == ("full cache", "tova ratio=0.5")
 
 
 def test_documents_are_paired_by_name_not_by_place(tmp_path):

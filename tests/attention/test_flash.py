@@ -43,12 +43,12 @@ def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, option
     sizes = [size for size, _ in given_sizes]
     heads = [2 if same_heads else kv for _, kv in given_sizes]
     flash = Flash(fake_flash.KERNELS[name]())
-    own = sequences(sizes, heads, group)
+    drawn_sequences = sequences(sizes, heads, group)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flash_module, "MAX_SEQUENCES", most[0])
         patch.setattr(flash_module, "MAX_KEYS", most[1])
-        found = flash.packed(iter(own), options)
-    close(found, SDPA.packed(own, options))
+        found = flash.packed(iter(drawn_sequences), options)
+    close(found, SDPA.packed(drawn_sequences, options))
     assert bool(flash.calls) == (options.softcap is None or name == "flash_attention_2") == (not flash.notes)
 
 
@@ -63,11 +63,11 @@ def test_packed_sequences_attend_as_alone(given_sizes, same_heads, group, option
 @settings(max_examples=150)
 def test_rows_attend_to_what_they_hold(lengths, heads, group, options, name, most) -> None:
     flash = Flash(fake_flash.KERNELS[name]())
-    q, own = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)
+    q, held = drawn(len(lengths), heads, group, DIM), shown(lengths, heads, options.window)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flash_module, "MAX_SEQUENCES", most)
-        found = flash.rows(q, own, options)
-    close([found], [SDPA.rows(q, own, options)])
+        found = flash.rows(q, held, options)
+    close([found], [SDPA.rows(q, held, options)])
     calls = math.ceil(len(lengths) / max(1, most // heads))
     assert flash.calls == (calls if options.softcap is None or name == "flash_attention_2" else 0)
 
@@ -155,12 +155,13 @@ def test_torch_takes_the_calls(name: str) -> None:
     assert flash.calls == 4
 
 
-def jobs(name: str, **given) -> list[Job]:
+def jobs(name: str, **arguments) -> list[Job]:
     """Generations and scores of prompts that begin alike or not."""
-    own = [engine_runs.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
+    prompts = [engine_runs.prompt(seed, n=14 + seed, context=10 + seed % 3, cut=5) for seed in range(4)]
     wants = [Generation(5), LogLikelihood((7, 8, 9)), Generation(4), LogLikelihood((1,))]
     return [
-        Job(prompt, press_table.policy(name, **given), want, "tiny") for prompt, want in zip(own, wants, strict=True)
+        Job(prompt, press_table.policy(name, **arguments), want, "tiny")
+        for prompt, want in zip(prompts, wants, strict=True)
     ]
 
 

@@ -27,13 +27,13 @@ def test_of_a_model_is_what_its_module_does_without_the_bias(kind: str) -> None:
     for layer in record(tiny.model(kind), [1, 2, 3]):
         assert layer.output is not None
         heads, dim = len(layer.q), layer.v.shape[2]
-        found = layer.output.by_head(heads, dim, CPU)
+        by_head = layer.output.by_head(heads, dim, CPU)
         attention = layer.output.attention
         module = next(getattr(attention, name) for name in NAMES if hasattr(attention, name))
         x = torch.randn(5, heads, dim)
         expected = module(x.flatten(1)) - module(torch.zeros(1, heads * dim))
-        assert found.dtype == torch.float32 and found.shape == (heads, dim, expected.shape[1])
-        torch.testing.assert_close(torch.einsum("nhd,hdo->no", x, found), expected, atol=1e-5, rtol=1e-4)
+        assert by_head.dtype == torch.float32 and by_head.shape == (heads, dim, expected.shape[1])
+        torch.testing.assert_close(torch.einsum("nhd,hdo->no", x, by_head), expected, atol=1e-5, rtol=1e-4)
 
 
 class Adapted(nn.Module):

@@ -212,37 +212,37 @@ class Impostor(nn.Module):
 @pytest.mark.parametrize("channel", [0, 5])
 def test_wrong_frequencies_are_rejected(dtype: torch.dtype, channel: int) -> None:
     model = attached("llama", dtype)
-    own = model.model.rotary_emb
-    wrong = own.inv_freq.float().clone()
+    rotary = model.model.rotary_emb
+    wrong = rotary.inv_freq.float().clone()
     wrong[channel] *= 1.1
-    model.model.rotary_emb = Impostor(own, wrong)
+    model.model.rotary_emb = Impostor(rotary, wrong)
     assert list(find_rotations(model)) == [None] * 3
-    model.model.rotary_emb = Impostor(own, wrong, own.inv_freq, wrong / 8)
+    model.model.rotary_emb = Impostor(rotary, wrong, rotary.inv_freq, wrong / 8)
     rotations = find_rotations(model)
     assert [shape(r) for r in rotations] == [HALF] * 3
-    assert all(torch.equal(r.inv_freq, own.inv_freq.float()) for r in rotations)
+    assert all(torch.equal(r.inv_freq, rotary.inv_freq.float()) for r in rotations)
 
 
 def test_a_wrong_frequency_does_not_drown_in_larger_channels() -> None:
     model = attached("llama")
-    own = model.model.rotary_emb
-    wrong = own.inv_freq.clone()
+    rotary = model.model.rotary_emb
+    wrong = rotary.inv_freq.clone()
     wrong[6] *= 1.1
     with torch.no_grad():
         for layer in model.model.layers:
             layer.self_attn.k_proj.weight.unflatten(0, (2, 16))[:, [6, 14]] *= 1e-4
-    model.model.rotary_emb = Impostor(own, wrong)
+    model.model.rotary_emb = Impostor(rotary, wrong)
     assert list(find_rotations(model)) == [None] * 3
 
 
 def test_the_least_error_decides_among_frequencies_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rotation_module, "TOLERANCE", {torch.float32: 10.0})
     model = attached("glm")
-    own = model.model.rotary_emb
-    model.model.rotary_emb = Impostor(own, own.inv_freq * 1.1, own.inv_freq, own.inv_freq[:2])
+    rotary = model.model.rotary_emb
+    model.model.rotary_emb = Impostor(rotary, rotary.inv_freq * 1.1, rotary.inv_freq, rotary.inv_freq[:2])
     for rotation in find_rotations(model):
         assert shape(rotation) == ("interleaved", 0, 8)
-        assert torch.equal(rotation.inv_freq, own.inv_freq)
+        assert torch.equal(rotation.inv_freq, rotary.inv_freq)
 
 
 @pytest.mark.parametrize("name", ["dynamic", "longrope"])
@@ -285,14 +285,14 @@ POSITION = st.integers(-1000, 1000)
 def test_rotate_equals_the_slow_reference(rotation: Rotation, heads: int, n: int, data: st.DataObject) -> None:
     assert rotation.dim is not None
     x = torch.randn(heads, n, rotation.dim, generator=torch.Generator().manual_seed(1))
-    own = data.draw(st.booleans())  # positions of each head, or the same for all
-    shape = (heads, n) if own else (n,)
-    positions = torch.tensor(data.draw(st.lists(POSITION, min_size=heads * n if own else n, max_size=heads * n)))
-    positions = positions[: heads * n if own else n].reshape(shape)
+    by_head = data.draw(st.booleans())  # positions of each head, or the same for all
+    shape = (heads, n) if by_head else (n,)
+    positions = torch.tensor(data.draw(st.lists(POSITION, min_size=heads * n if by_head else n, max_size=heads * n)))
+    positions = positions[: heads * n if by_head else n].reshape(shape)
     turned = rotation.rotate(x, positions)
     for h in range(heads):
         for i in range(n):
-            position = int(positions[h, i] if own else positions[i])
+            position = int(positions[h, i] if by_head else positions[i])
             expected = torch.tensor(slow_rotate(rotation, x[h, i].tolist(), position))
             torch.testing.assert_close(turned[h, i], expected, atol=1e-3, rtol=0)
 

@@ -35,7 +35,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def left(cache: Path) -> set[str]:
+def files_of(cache: Path) -> set[str]:
     return {path.relative_to(cache).as_posix() for path in cache.rglob("*") if path.is_file()}
 
 
@@ -60,7 +60,7 @@ def test_clear_removes_these_kinds(cache: Path, kinds: str, capsys: pytest.Captu
 
 def test_clear_removes_all_and_nothing_of_others(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cache", "--clear"]) == 0
-    assert left(cache) == set(THEIRS)
+    assert files_of(cache) == set(THEIRS)
     assert main(["cache"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"nothing is kept in {cache}"
 
@@ -69,4 +69,4 @@ def test_an_unknown_kind_is_refused(cache: Path, capsys: pytest.CaptureFixture[s
     assert main(["cache", "--clear", "model"]) == 2
     error = capsys.readouterr().err
     assert "unknown kind 'model'. Did you mean 'models'?" in error and "index" in error
-    assert left(cache) == {*FILES, *THEIRS}
+    assert files_of(cache) == {*FILES, *THEIRS}

@@ -93,8 +93,10 @@ def test_a_builder_takes_the_options_that_it_reads(builder: Any, monkeypatch: py
 
     monkeypatch.setattr(Choice, "__post_init__", checked)
     monkeypatch.setattr(Choice, "__getattribute__", watched)
-    taken: list[set[str]] = []
+    unread_options: list[set[str]] = []
     module = sys_ifeval if builder is sys_ifeval.sys_ifeval else raccoon
-    monkeypatch.setattr(module, "options", lambda metadata, kind, unread: taken.append(set(unread)) or metadata)
+    monkeypatch.setattr(
+        module, "options", lambda metadata, kind, unread: unread_options.append(set(unread)) or metadata
+    )
     builder(system_prompts=2) if module is raccoon else builder(num_prompts=2)
-    assert set(Choice.__dataclass_fields__) - taken[0] == read & set(Choice.__dataclass_fields__)
+    assert set(Choice.__dataclass_fields__) - unread_options[0] == read & set(Choice.__dataclass_fields__)

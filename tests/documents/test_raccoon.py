@@ -192,11 +192,11 @@ class TestPublished:
 
     def test_the_paper_s_defenses_hold_raccoon_s_own(self) -> None:
         (file,) = published.raccoon_bench("Data/defenses/")
-        own = json.loads(published.read_file(file))
+        of_raccoon = json.loads(published.read_file(file))
         paper = json.loads(published.read_file(published.DEFENSES))
-        assert len(own) == 14 and len(paper) == 18
+        assert len(of_raccoon) == 14 and len(paper) == 18
         assert {
-            name: text.replace("$user_prompt", "$system_prompt") for name, text in own.items()
+            name: text.replace("$user_prompt", "$system_prompt") for name, text in of_raccoon.items()
         }.items() <= paper.items()
 
     @pytest.mark.parametrize("builder", [raccoon.raccoon, raccoon.raccoon_gpts, raccoon.raccoon_preference])

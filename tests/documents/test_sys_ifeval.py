@@ -220,16 +220,16 @@ def test_row_that_lacks_a_field_is_refused(small: dict[str, Any]) -> None:
 
 
 def test_defenses_from_files(small: dict[str, Any], tmp_path: Path) -> None:
-    own, text, wrong, lost = (tmp_path / name for name in ("own.json", "own.txt", "wrong.json", "lost.json"))
-    own.write_text(json.dumps({"mine": "Mine.\n$system_prompt"}))
+    json_file, text, wrong, lost = (tmp_path / name for name in ("own.json", "own.txt", "wrong.json", "lost.json"))
+    json_file.write_text(json.dumps({"mine": "Mine.\n$system_prompt"}))
     text.write_text("\nText:\n$system_prompt\n")
     wrong.write_text('["mine"]')
     lost.write_text('{"mine": ')
     prompt = PREFIX + "Use no commas. "
-    assert only(sys_ifeval.sys_ifeval(defense_file=str(own), defense="mine"))["system"] == f"Mine.\n{prompt}"
+    assert only(sys_ifeval.sys_ifeval(defense_file=str(json_file), defense="mine"))["system"] == f"Mine.\n{prompt}"
     assert only(sys_ifeval.sys_ifeval(defense_file=str(text), defense="any"))["system"] == f"Text:\n{prompt}"
     with pytest.raises(UsageError, match=r"unknown defense in .*own.json: 'min'. Did you mean 'mine'"):
-        sys_ifeval.sys_ifeval(defense_file=str(own), defense="min")
+        sys_ifeval.sys_ifeval(defense_file=str(json_file), defense="min")
     with pytest.raises(UsageError, match="one JSON object"):
         sys_ifeval.sys_ifeval(defense_file=str(wrong), defense="mine")
     with pytest.raises(UsageError, match="is not JSON"):

@@ -70,29 +70,29 @@ class Driven:
 
     def step(self) -> None:
         self.batch.settle()
-        for own in self.batch.caches:
-            own.begin_step()
+        for cache in self.batch.caches:
+            cache.begin_step()
         for layer in range(2):
             at = 0
-            for own in self.batch.caches:
-                k, v = (torch.randn(own.n_rows, HEADS, DIM, generator=self.generator) for _ in "kv")
-                own.append(layer, k, v, None)
-                for slot, r in enumerate(self.batch.rows[at : at + own.n_rows]):
+            for cache in self.batch.caches:
+                k, v = (torch.randn(cache.n_rows, HEADS, DIM, generator=self.generator) for _ in "kv")
+                cache.append(layer, k, v, None)
+                for slot, r in enumerate(self.batch.rows[at : at + cache.n_rows]):
                     for head, held in enumerate(self.expected[r][layer]):
                         held[0] = torch.cat([held[0], k[slot, head, None]])
                         held[1] = torch.cat([held[1], v[slot, head, None]])
-                at += own.n_rows
+                at += cache.n_rows
 
     def check(self) -> None:
         batch = self.batch
         assert set(batch.rows) == set(self.expected) and len(batch) == len(self.expected)
-        places = [(own, slot) for own in batch.caches for slot in range(own.n_rows)]
-        for r, (own, slot) in zip(batch.rows, places, strict=True):
-            for layer, group in enumerate(own.pairs_by_layer(slot)):
+        places = [(cache, slot) for cache in batch.caches for slot in range(cache.n_rows)]
+        for r, (cache, slot) in zip(batch.rows, places, strict=True):
+            for layer, group in enumerate(cache.pairs_by_layer(slot)):
                 found = [head for held in group for head in zip(held.keys, held.values, strict=True)]
                 for (key, value), (k, v) in zip(found, self.expected[r][layer], strict=True):
                     assert torch.equal(key, k) and torch.equal(value, v)
-        assert sum(own.slots for own in batch.caches) <= batch.max_rows
+        assert sum(cache.slots for cache in batch.caches) <= batch.max_rows
 
 
 LENGTHS = st.one_of(st.integers(0, 40), st.tuples(st.integers(0, 40), st.integers(0, 40)))

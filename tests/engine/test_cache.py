@@ -86,7 +86,7 @@ class Batch:
         rows = self.rows.entries[layer]
         assert [head for heads, *_ in shown for head in range(HEADS)[heads]] == list(range(HEADS))
         q = self.draw(len(rows), HEADS, 1, KEY_DIM)
-        found = []
+        attended = []
         for heads, keys, values, step in shown:
             covered, mask = range(HEADS)[heads], step.mask
             longest = max(len(row[head]) for row in rows for head in covered)
@@ -102,9 +102,9 @@ class Batch:
                     assert seen[row].tolist() == [first <= i < len(pairs) for i in range(longest)]
                     for i, (key, value) in enumerate(pairs):
                         assert torch.equal(keys[row, at, i], key) and torch.equal(values[row, at, i], value)
-            found.append(masked(q[:, heads], keys, values, mask, Options(1.0))[:, :, 0])
+            attended.append(masked(q[:, heads], keys, values, mask, Options(1.0))[:, :, 0])
         expected = torch.stack([self.rows.attend(layer, row, q[row, :, 0]) for row in range(len(rows))])
-        torch.testing.assert_close(torch.cat(found, 1), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(torch.cat(attended, 1), expected, atol=1e-5, rtol=1e-4)
 
     def check_sizes(self) -> None:
         assert self.cache.n_rows == len(self.rows.entries[0])

@@ -130,10 +130,10 @@ def test_arguments_that_exclude_each_other_are_refused_by_name(name: str) -> Non
     for first, second in itertools.combinations(ARGUMENTS, 2):
         typed = {**ARGUMENTS[first], **ARGUMENTS[second]}
         refusal = refusals.of_arguments(name, typed)
-        own = {"press": name, **NEEDED.get(name, {})}
+        press_arguments = {"press": name, **NEEDED.get(name, {})}
         if refusal is None:
-            assert Policy.of({**own, **typed}), (first, second)
+            assert Policy.of({**press_arguments, **typed}), (first, second)
             continue
         with pytest.raises(UsageError) as error:
-            Policy.of({**own, **typed})
+            Policy.of({**press_arguments, **typed})
         assert re.search(refusal, str(error.value)), (first, second)

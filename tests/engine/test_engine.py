@@ -205,8 +205,11 @@ def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
     press = load_press("adakv")
     assert press is not None
     press = press.around(Press("loud", loud))
-    own = Policy(press, press.configure({"safeguard": 0.0}), ratio=0.5)
-    jobs = [Job(prompt(13, 804, 800, 0), own, Generation(3), ""), Job(prompt(14), policy("knorm"), Generation(5), "")]
+    uneven = Policy(press, press.configure({"safeguard": 0.0}), ratio=0.5)
+    jobs = [
+        Job(prompt(13, 804, 800, 0), uneven, Generation(3), ""),
+        Job(prompt(14), policy("knorm"), Generation(5), ""),
+    ]
     results, _ = run(llama, jobs[:1])
     assert results[0].telemetry["kv_bytes_kept"] == 3 * 800 * 2 * 16 * 4
     for long, short in caches[0].layers:
@@ -214,7 +217,7 @@ def test_a_head_that_keeps_nothing_takes_no_room(llama, monkeypatch) -> None:
     together, _ = run(llama, jobs)
     assert together[0].tokens == results[0].tokens
     assert together[1].tokens == run(llama, jobs[1:])[0][0].tokens
-    check(llama, [Job(prompt(13, 40, 36, 9), own, Generation(5), ""), jobs[1]])
+    check(llama, [Job(prompt(13, 40, 36, 9), uneven, Generation(5), ""), jobs[1]])
 
 
 # Of every kind of length: uniform, by layer, by head of a layer, by head of the model, cut while decoding, and whole.

@@ -46,14 +46,16 @@ def test_products_are_those_of_loops(tokens: int, inputs: int, outputs: int, bia
     torch.manual_seed(tokens)
     plain = nn.Linear(inputs, outputs, bias).to(dtype)
     states = torch.randn(1, tokens, inputs).to(dtype)
-    found = ReorderedLinear(plain)(states).detach()
+    products = ReorderedLinear(plain)(states).detach()
     weight, offset = plain.weight.double().tolist(), plain.bias.double().tolist() if bias else [0.0] * outputs
     expected = [
         [sum(w * x for w, x in zip(row, token, strict=True)) + b for row, b in zip(weight, offset, strict=True)]
         for token in states[0].double().tolist()
     ]
-    assert found.dtype == dtype
-    torch.testing.assert_close(found[0].double(), torch.tensor(expected).double(), atol=ATOL[dtype], rtol=ATOL[dtype])
+    assert products.dtype == dtype
+    torch.testing.assert_close(
+        products[0].double(), torch.tensor(expected).double(), atol=ATOL[dtype], rtol=ATOL[dtype]
+    )
 
 
 @pytest.mark.parametrize("dtype", sorted(ATOL, key=str))

@@ -75,12 +75,12 @@ def test_rows_are_as_many_as_the_longest_allows(policy: Policy, want: Generation
 def test_buffers_of_so_many_rows_stay_inside_the_budget(arguments: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.model()
     windows = attach_checked(model)
-    own = Policy.of(arguments)
-    jobs = [job(Generation(150), own, n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
+    policy = Policy.of(arguments)
+    jobs = [job(Generation(150), policy, n=n) for n in (300, 290, 120, 310, 40, 10, 305, 99)]
     budget = 3 * (310 + 10 + 150 + 2 * BLOCK) * ENTRY
     rows = rows_that_fit(jobs, entries(model), budget, 64)
     # Of three layers, the one that is widened takes more than half of the key channels of all give back.
-    assert rows == (3 if own.storage.plain else 2) if own.kv_bits == 16 else 3 < rows < 9
+    assert rows == (3 if policy.storage.plain else 2) if policy.kv_bits == 16 else 3 < rows < 9
     held = []
     step = Engine.decode_step
 

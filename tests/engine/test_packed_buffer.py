@@ -47,11 +47,11 @@ def policy_of(storage: str, press: str = "tova", **others: object) -> Policy:
 def jobs_of(policies: list[Policy], tokens: int = 9) -> list[Job]:
     """A generation and a log-likelihood of contexts of different lengths under each policy."""
     jobs = []
-    for own in policies:
+    for applied in policies:
         for seed, (n, context) in enumerate([(24, 18), (31, 27), (6, 0)]):
             text = prompt(seed, n, context, cut=6)
-            jobs.append(Job(text, own, Generation(tokens), f"{own.label} {seed}"))
-            jobs.append(Job(text, own, LogLikelihood((7, 99, 3, 200)), f"{own.label} {seed} scored"))
+            jobs.append(Job(text, applied, Generation(tokens), f"{applied.label} {seed}"))
+            jobs.append(Job(text, applied, LogLikelihood((7, 99, 3, 200)), f"{applied.label} {seed} scored"))
     return jobs
 
 
@@ -168,11 +168,11 @@ def test_a_row_goes_on_when_banks_merge_and_rows_leave(llama, monkeypatch) -> No
 def test_bytes_are_the_formula_and_the_tensors(llama) -> None:
     for storage in STORAGES:
         for press in ("none", "tova"):
-            own = policy_of(storage, press)
-            job = Job(prompt(0, 40, 36), own, Generation(2), storage)
+            applied = policy_of(storage, press)
+            job = Job(prompt(0, 40, 36), applied, Generation(2), storage)
             (result,), engine = run(llama, [job])
-            kept = own.n_kept(36) if own.evicts else 36
-            expected = 3 * 2 * own.storage.nbytes(kept, 16, 16, torch.float64)
+            kept = applied.n_kept(36) if applied.evicts else 36
+            expected = 3 * 2 * applied.storage.nbytes(kept, 16, 16, torch.float64)
             assert result.telemetry["kv_bytes_kept"] == engine.totals.kv_bytes_kept == expected
             assert result.telemetry["kv_bytes_full"] == 3 * 2 * 36 * 2 * 16 * 8
             assert result.telemetry["keep_rate"] == kept / 36

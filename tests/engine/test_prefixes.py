@@ -90,11 +90,11 @@ def jobs_that_begin_alike() -> list[Job]:
     jobs = []
     for i, (begin, name) in enumerate(zip(begins, names, strict=True)):
         context = [*begin, *draw(0 if i == 7 else 4 + 3 * i)]
-        own = Policy() if name == "none" else policy(name, 0.5, float(i % 2))
+        applied = Policy() if name == "none" else policy(name, 0.5, float(i % 2))
         half = len(context) // 2
         segments = (Segment("a", 0, half), Segment("b", half, len(context)))
         want = LogLikelihood((3, i)) if i == 4 else Generation(6)
-        jobs.append(Job(Prompt((*context, *draw(3)), len(context), segments), own, want, f"doc {i}"))
+        jobs.append(Job(Prompt((*context, *draw(3)), len(context), segments), applied, want, f"doc {i}"))
     return jobs
 
 
@@ -105,12 +105,12 @@ def test_sharing_changes_nothing(kind: str, packed: int, monkeypatch: pytest.Mon
     windows = attach_checked(model)
     jobs = jobs_that_begin_alike()
     shared = Engine(model, windows, 3, packed)
-    found = dict(shared.run(jobs))
+    results = dict(shared.run(jobs))
     monkeypatch.setattr(prefixes, "SHORTEST", 10**6)
     alone = Engine(model, windows, 1, 1)
     expected = dict(alone.run(jobs))
     for i in range(len(jobs)):
-        assert_same(found[i], expected[i])
+        assert_same(results[i], expected[i])
     assert alone.totals.shared_tokens == 0
     assert shared.totals.prefill_tokens + shared.totals.shared_tokens == alone.totals.prefill_tokens
 

@@ -47,16 +47,16 @@ def test_the_chunks_of_a_replay_are_the_context(n: int, chunk: int) -> None:
 
 def received(attached_model, monkeypatch, jobs: list[Job], packed: int) -> dict[tuple, list[Tensor]]:
     """By context, the attention its keys got layer by layer, as the engine hands it to an eviction."""
-    found = {}
+    by_context = {}
     finish = Context.finish
 
     def spy(self, variant, replayed):
-        found[self.tokens] = replayed
+        by_context[self.tokens] = replayed
         return finish(self, variant, replayed)
 
     monkeypatch.setattr(Context, "finish", spy)
     run(attached_model, jobs, rows=len(jobs), max_prefill_tokens=packed)
-    return found
+    return by_context
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
@@ -90,11 +90,11 @@ def test_plus_divides_attention_by_the_length_of_the_hidden_state(monkeypatch, k
         Job(prompt(i, *size), policy("kvzip", chunk=5, variant=variant), LogLikelihood((1,)), "")
         for i, (variant, size) in enumerate(variants)
     ]
-    found = received((model, windows), monkeypatch, jobs, packed)
+    attention = received((model, windows), monkeypatch, jobs, packed)
     for job in jobs:
         context, by_length = job.context_tokens, dict(job.policy.parameters)["variant"] == "plus"
         expected = dense_reference.replayed(model, context, kvzip(context, ask, chunk=5), by_length)
-        for mine, other in zip(found[context], expected, strict=True):
+        for mine, other in zip(attention[context], expected, strict=True):
             torch.testing.assert_close(mine, other, atol=1e-5, rtol=1e-4)
 
 
@@ -128,7 +128,7 @@ class TestQuestion:
         jobs = [Job(p, policy("finch"), Generation(1), "") for p in prompts]
         found = received((model, windows), monkeypatch, jobs, packed)
         for job in jobs:
-            expected = dense_reference.asked(model, job.context_tokens, job.question)
+            expected = dense_reference.attention_of_question(model, job.context_tokens, job.question)
             for window, mine, other in zip(windows, found[job.context_tokens], expected, strict=True):
                 if window is None:
                     torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)

@@ -27,7 +27,9 @@ def model() -> LlamaForCausalLM:
 
 
 class TestLikeTransformers:
-    @pytest.mark.parametrize("own", [{}, {"temperature": 0.6, "top_p": 0.9}, {"top_k": 7, "repetition_penalty": 1.3}])
+    @pytest.mark.parametrize(
+        "defaults", [{}, {"temperature": 0.6, "top_p": 0.9}, {"top_k": 7, "repetition_penalty": 1.3}]
+    )
     @pytest.mark.parametrize(
         "kwargs",
         [
@@ -49,10 +51,10 @@ class TestLikeTransformers:
             {"do_sample": False, "repetition_penalty": 1.2},
         ],
     )
-    def test_same_choice_of_tokens(self, model: LlamaForCausalLM, kwargs: dict, own: dict) -> None:
+    def test_same_choice_of_tokens(self, model: LlamaForCausalLM, kwargs: dict, defaults: dict) -> None:
         """`generate` shows the logits of the model and what its processors made of them."""
         prompt = [5, 9, 9, 70]
-        model.generation_config = GenerationConfig(pad_token_id=0, do_sample=bool(own), **own)
+        model.generation_config = GenerationConfig(pad_token_id=0, do_sample=bool(defaults), **defaults)
         out = model.generate(
             torch.tensor([prompt]),
             **{"do_sample": False, **kwargs},
@@ -64,7 +66,9 @@ class TestLikeTransformers:
         sampler = Sampler(Sampling.of(kwargs, model.generation_config, seed=1), prompt)
         found = sampler.processors(torch.tensor([prompt]), out.logits[0].float())
         torch.testing.assert_close(found, out.scores[0].float())
-        assert sampler.greedy == (not kwargs.get("do_sample") and {**own, **kwargs}.get("repetition_penalty", 1) == 1)
+        assert sampler.greedy == (
+            not kwargs.get("do_sample") and {**defaults, **kwargs}.get("repetition_penalty", 1) == 1
+        )
         if not kwargs.get("do_sample"):
             assert sampler.choose(out.logits[0][0].float()) == int(out.sequences[0, -1])
 

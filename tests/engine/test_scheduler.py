@@ -39,12 +39,12 @@ def indices(found: list[Group]) -> list[list[int]]:
 )
 @settings(max_examples=60)
 def test_every_job_comes_once_and_every_context_is_prefilled_once(jobs, places: int, max_tokens: int) -> None:
-    own = [job(tuple(context), tail) for context, tail in jobs]
-    found = groups(own, places, max_tokens)
-    assert sorted(index for group in indices(found) for index in group) == list(range(len(own)))
-    prefilled = [context.tokens for group in found for context in group.contexts]
-    assert sorted(prefilled) == sorted({one.context_tokens for one in own} - {()})
-    for group in found:
+    queued = [job(tuple(context), tail) for context, tail in jobs]
+    all_groups = groups(queued, places, max_tokens)
+    assert sorted(index for group in indices(all_groups) for index in group) == list(range(len(queued)))
+    prefilled = [context.tokens for group in all_groups for context in group.contexts]
+    assert sorted(prefilled) == sorted({one.context_tokens for one in queued} - {()})
+    for group in all_groups:
         assert 1 <= len(group.members) <= places
         tails = sum(len(member.job.tail) for member in group.members)
         tokens = sum(len(context.tokens) for context in group.contexts)

@@ -110,14 +110,14 @@ def kvpress_model(attention: str) -> Kept:
     return Kept(model, [layer.keys[0] for layer in cache.layers])
 
 
-def kept_by_kvpress(name: str, given: dict, ratio: float) -> Tensor:
+def kept_by_kvpress(name: str, arguments: dict, ratio: float) -> Tensor:
     """Boolean ``[layers, kv_heads, n]``: what a press of kvpress leaves when kvpress itself runs it."""
     import kvpress
     from transformers import DynamicCache
 
     model, full = kvpress_model("eager" if name == "ObservedAttentionPress" else "sdpa")
     cache = DynamicCache()
-    scorer = getattr(kvpress, name)(compression_ratio=ratio, **given)
+    scorer = getattr(kvpress, name)(compression_ratio=ratio, **arguments)
     with torch.inference_mode(), scorer(model):
         model(torch.tensor([context_of(N)]), past_key_values=cache)
     same = [

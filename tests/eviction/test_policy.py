@@ -368,8 +368,8 @@ class TestOwnAmount:
     ],
 )
 def test_storage_is_part_of_a_policy_with_or_without_a_press(arguments: dict, label: str, slug: str) -> None:
-    own = Policy.of(arguments)
-    assert (own.label, own.slug()) == (label, slug)
-    names = ("kv_", "key_", "budget_bytes") if own.press is None else ("kv_", "key_")
-    assert own.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith(names)})
-    assert own.unevicted.storage == own.storage and Policy.of(own.arguments()) == own
+    built = Policy.of(arguments)
+    assert (built.label, built.slug()) == (label, slug)
+    names = ("kv_", "key_", "budget_bytes") if built.press is None else ("kv_", "key_")
+    assert built.unevicted == Policy.of({k: v for k, v in arguments.items() if k.startswith(names)})
+    assert built.unevicted.storage == built.storage and Policy.of(built.arguments()) == built

@@ -252,8 +252,8 @@ class TestWrappers:
         if base in built_in_presses()[name].refuses:
             pytest.skip("refused by name")
         wrapped, inner = press(name, base), press(base)
-        own = built_in_presses()[name].parameters
-        assert dict(wrapped.parameters) == {**own, **inner.parameters}
+        wrapper_parameters = built_in_presses()[name].parameters
+        assert dict(wrapped.parameters) == {**wrapper_parameters, **inner.parameters}
         layer, span = make_layer(20), replace(ranges([0, 7], 20)[1], budget=6)
         worth = inner.scorer(layer, inner.configure({}))(span)
         parameters = dict(press(name).configure({}))
@@ -269,7 +269,7 @@ class TestWrappers:
         expected = {
             "chunkkv": lambda: scores.chunkkv(layer, span, lambda _: worth, chunk=parameters["chunk"]),
             "criticalkv": lambda: scores.criticalkv(
-                layer, span, lambda _: worth, **{key: parameters[key] for key in own}
+                layer, span, lambda _: worth, **{key: parameters[key] for key in wrapper_parameters}
             ),
         }.get(name, lambda: worth)()  # the others have no rule of their own
         assert torch.equal(wrapped.scorer(layer, wrapped.configure({}))(span), expected)

@@ -235,11 +235,11 @@ class TestKeptByHead:
     def test_each_head_is_the_rule_at_its_own_budget(self, fair: float, case: tuple, data: st.DataObject) -> None:
         tables, spans, _, keep = case
         n, heads = len(keep), len(tables[0])
-        own = [data.draw(st.integers(sum(keep), n), label="budget") for _ in range(heads)]
+        head_budgets = [data.draw(st.integers(sum(keep), n), label="budget") for _ in range(heads)]
         whitelist = torch.tensor(keep) if any(keep) else None
-        result = choose_by_head(scorer(tables, n), spans, own, fair, whitelist)
-        assert [tuple(row.shape) for row in result] == [(1, budget) for budget in own]
-        for head, budget in enumerate(own):
+        result = choose_by_head(scorer(tables, n), spans, head_budgets, fair, whitelist)
+        assert [tuple(row.shape) for row in result] == [(1, budget) for budget in head_budgets]
+        for head, budget in enumerate(head_budgets):
             alone = (tables[0][head : head + 1], tables[1][head : head + 1])
             assert result[head].tolist() == kept_by_loops(alone, spans, budget, Fraction(fair), keep)
 

@@ -145,12 +145,12 @@ def test_relative_accuracy_is_divided_by_the_full_caches(drawn):
 
 def values_by_class(record, wanted):
     """{class: mean accuracy} over the documents that are ``wanted``, from the samples."""
-    found: dict[str, list[float]] = {}
+    by_family: dict[str, list[float]] = {}
     for metrics in record.samples().values():
         for family in FAMILIES:
             if f"acc_{family}" in metrics and wanted(metrics):
-                found.setdefault(family, []).append(metrics[f"acc_{family}"])
-    return {family: np.mean(values) for family, values in found.items()}
+                by_family.setdefault(family, []).append(metrics[f"acc_{family}"])
+    return {family: np.mean(values) for family, values in by_family.items()}
 
 
 def test_rank_correlations_are_scipys(results, drawn):

@@ -101,11 +101,11 @@ def test_ratio_zero_is_hf_and_ratio_half_differs(
     models: dict[str, Any], path: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset_stand_ins.use(monkeypatch)
-    given = {name: answers(lm, path, mode) for name, lm in models.items()}
+    by_model = {name: answers(lm, path, mode) for name, lm in models.items()}
     for ours, theirs in (("full", "hf"), ("full bos", "hf bos")):
-        assert len(given[ours]) == len(given[theirs]) > 0
-        for a, b in zip(given[ours], given[theirs], strict=True):
+        assert len(by_model[ours]) == len(by_model[theirs]) > 0
+        for a, b in zip(by_model[ours], by_model[theirs], strict=True):
             assert a == b if isinstance(b, str) else numbers(a) == pytest.approx(numbers(b), abs=2e-3)
-    full, half = given["full"], given["half"]
+    full, half = by_model["full"], by_model["half"]
     if not isinstance(full[0], str) and path != "wikitext/wikitext":
         assert all(abs(numbers(a)[0] - numbers(b)[0]) > 1e-3 for a, b in zip(half, full, strict=True))

@@ -259,12 +259,12 @@ segments = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.int
 
 @given(segments, st.integers(0, 30))
 def test_pieces_cover_every_place_once(given: list[tuple[str, int, int]], stop: int) -> None:
-    own = [Segment(name, start, start + n) for name, start, n in given]
-    found = list(pieces(own, stop))
+    drawn = [Segment(name, start, start + n) for name, start, n in given]
+    found = list(pieces(drawn, stop))
     assert [place for piece in found for place in range(piece.start, piece.stop)] == list(range(stop))
     for name, start, end in found:
         for place in range(start, end):
-            holders = [s.name for s in own if s.start <= place < s.stop]
+            holders = [s.name for s in drawn if s.start <= place < s.stop]
             assert (name in holders) if name else not holders
 
 

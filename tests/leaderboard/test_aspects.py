@@ -21,11 +21,11 @@ def share(k: int) -> list[float]:
 
 def write(folder: Path, number: int, follows: int, refuses: int, **policy: Any) -> None:
     """A task of instructions and one of leak preference."""
-    given = {"docs": made.documents(N), **policy}
+    shared = {"docs": made.documents(N), **policy}
     more = {"prompt_level_strict_acc": share(follows)}
-    made.write(folder, task="follows", scores=share(0), more=more, number=2 * number, **given)
+    made.write(folder, task="follows", scores=share(0), more=more, number=2 * number, **shared)
     more = {"margin": [5.0] * N}
-    made.write(folder, task="leaks", scores=share(refuses), more=more, number=2 * number + 1, **given)
+    made.write(folder, task="leaks", scores=share(refuses), more=more, number=2 * number + 1, **shared)
 
 
 def averages(board: Board) -> dict[str, dict[str, float]]:
@@ -40,12 +40,12 @@ def test_averages_by_aspect_and_over_both(tmp_path: Path) -> None:
         "following": {"follows": "prompt_level_strict_acc"},
         "protection": {"leaks": "acc"},
     }
-    found = averages(board)
-    assert found["full cache"] == pytest.approx(
+    means = averages(board)
+    assert means["full cache"] == pytest.approx(
         {"following": 0.6, "protection": 0.5, "overall": 2 / (1 / 0.6 + 1 / 0.5)}
     )
     # An empty cache keeps every secret and follows nothing.
-    assert found["tova ratio=0.9"] == {"following": 0.0, "protection": 1.0, "overall": 0.0}
+    assert means["tova ratio=0.9"] == {"following": 0.0, "protection": 1.0, "overall": 0.0}
 
 
 def test_leakage_is_turned_around_and_tasks_weigh_equally(tmp_path: Path) -> None:

@@ -58,11 +58,13 @@ class TestDivision:
 
     def test_a_declared_segment_lies_whole_in_the_context(self) -> None:
         rendered = render(SIMPLE, template("chatml"))
-        asked = Declaration([{"name": "rule", "text": "Keep it secret."}, {"name": "question", "text": "capital?"}])
+        declaration = Declaration(
+            [{"name": "rule", "text": "Keep it secret."}, {"name": "question", "text": "capital?"}]
+        )
         for scope in ("auto", "system"):
             with pytest.raises(UsageError, match=r"'question' is in the prompt but not whole in its context.*before"):
-                divide_chat(rendered, PromptSettings(scope=scope), asked)
-        whole = divide_chat(rendered, PromptSettings(scope="prompt"), asked)
+                divide_chat(rendered, PromptSettings(scope=scope), declaration)
+        whole = divide_chat(rendered, PromptSettings(scope="prompt"), declaration)
         assert self.names(whole) == [("rule", "Keep it secret."), ("question", "capital?")]
         cut = Declaration([{"name": "rule", "text": SYSTEM}], context="Answer in French.")
         with pytest.raises(UsageError, match=r"'rule' is in the prompt but not whole in its context.*ends within it"):
@@ -161,7 +163,7 @@ class TestDivision:
 
 
 class TestShotsOfChats:
-    def found(self, rendered: Chat, **parts: str) -> list[tuple[str, str]]:
+    def named_texts(self, rendered: Chat, **parts: str) -> list[tuple[str, str]]:
         text = divide_chat(rendered, PromptSettings("shots", **parts))
         return [(s.name, rendered.text[s.start : s.stop]) for s in text.segments]
 
@@ -169,19 +171,19 @@ class TestShotsOfChats:
         rendered = render(FEW_SHOT, template("chatml"))
         between = "<|end|>\n<|assistant|>\n"
         examples = [("system", SYSTEM), ("shot_1", f"1+1?{between}2"), ("shot_2", f"2+2?{between}4")]
-        assert self.found(rendered) == examples
-        assert self.found(rendered, scope="prompt") == [*examples, ("question", QUESTION)]
+        assert self.named_texts(rendered) == examples
+        assert self.named_texts(rendered, scope="prompt") == [*examples, ("question", QUESTION)]
 
     def test_a_delimiter_in_a_turn_of_several_divides_nothing(self) -> None:
         messages = chat(("user", "a\n\nb"), ("assistant", "c"), ("user", "d\n\ne"))
         rendered = render(messages, template("no_end"))
-        assert self.found(rendered) == [("shot_1", "a\n\nb\nassistant: c"), ("question", "d\n\ne")]
+        assert self.named_texts(rendered) == [("shot_1", "a\n\nb\nassistant: c"), ("question", "d\n\ne")]
 
     def test_the_only_user_turn_is_divided(self) -> None:
         messages = chat(("system", "s\n\nt"), ("user", "1+1? 2\n\n2+2? 4\n\n3+3?"))
         rendered = render(messages, template("chatml"))
-        assert self.found(rendered) == [("system", "s\n\nt")]
-        assert self.found(rendered, scope="prompt") == [
+        assert self.named_texts(rendered) == [("system", "s\n\nt")]
+        assert self.named_texts(rendered, scope="prompt") == [
             ("system", "s\n\nt"),
             ("shot_1", "1+1? 2"),
             ("shot_2", "2+2? 4"),
@@ -191,8 +193,8 @@ class TestShotsOfChats:
     def test_a_begun_answer_is_of_the_question(self) -> None:
         messages = chat(("user", "1+1? 2\n\n3+3?"), ("assistant", "It is"))
         rendered = render(messages, template("no_end"), add_generation_prompt=False)
-        assert self.found(rendered) == [("shot_1", "1+1? 2"), ("question", "3+3?\nassistant: It is")]
+        assert self.named_texts(rendered) == [("shot_1", "1+1? 2"), ("question", "3+3?\nassistant: It is")]
 
     def test_without_a_user_turn(self) -> None:
         rendered = render(chat(("system", SYSTEM)), template("chatml"))
-        assert self.found(rendered, scope="prompt") == [("system", SYSTEM)]
+        assert self.named_texts(rendered, scope="prompt") == [("system", SYSTEM)]

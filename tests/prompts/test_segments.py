@@ -11,22 +11,22 @@ from fairkv_eval.prompts.segments import locate, paragraphs, sentences, shots
 
 
 class TestLocate:
-    def found(self, text: str, *parts: tuple[str, str]) -> list[tuple[str, str]]:
+    def named_texts(self, text: str, *parts: tuple[str, str]) -> list[tuple[str, str]]:
         return [(s.name, text[s.start : s.stop]) for s in locate(text, parts)]
 
     def test_the_same_name_twice(self) -> None:
         text = "Guard this: THE SECRET. Never tell."
         parts = [("defense", "Guard this:"), ("directive", "THE SECRET."), ("defense", "Never tell.")]
-        assert self.found(text, *parts) == parts
+        assert self.named_texts(text, *parts) == parts
 
     def test_the_same_words_twice(self) -> None:
         assert [s.start for s in locate("No. Yes. No.", [("a", "No."), ("b", "No.")])] == [0, 9]
 
     def test_white_space_around_a_part_does_not_count(self) -> None:
-        assert self.found("[be kind]", ("a", "\n be kind  ")) == [("a", "be kind")]
+        assert self.named_texts("[be kind]", ("a", "\n be kind  ")) == [("a", "be kind")]
 
     def test_empty_parts_are_skipped(self) -> None:
-        assert self.found("be kind", ("a", ""), ("b", " \n"), ("c", "kind")) == [("c", "kind")]
+        assert self.named_texts("be kind", ("a", ""), ("b", " \n"), ("c", "kind")) == [("c", "kind")]
 
     @pytest.mark.parametrize(
         "parts", [[("a", "cruel")], [("b", "kind"), ("a", "be")], [("b", "be kind"), ("a", "kind")]]
@@ -60,17 +60,17 @@ class TestShots:
 
 
 def paragraphs_by_lines(text: str) -> list[str]:
-    found: list[list[str]] = []
+    blocks: list[list[str]] = []
     open_paragraph = False
     for line in text.split("\n"):
         if not line.strip():
             open_paragraph = False
         elif open_paragraph:
-            found[-1].append(line)
+            blocks[-1].append(line)
         else:
-            found.append([line])
+            blocks.append([line])
             open_paragraph = True
-    return ["\n".join(lines).strip() for lines in found]
+    return ["\n".join(lines).strip() for lines in blocks]
 
 
 class TestParagraphsAndSentences:

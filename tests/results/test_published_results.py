@@ -73,13 +73,13 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_a_published_result_is_named_by_the_path_it_had(sweep: Path) -> None:
-    own = sweep.parent / "own"
-    first, second = sorted(own.rglob("results_*.json"))[:2]
-    alone = read(sweep / first.relative_to(own)).records
+    source = sweep.parent / "own"
+    first, second = sorted(source.rglob("results_*.json"))[:2]
+    alone = read(sweep / first.relative_to(source)).records
     assert [r.samples() for r in alone] == [r.samples() for r in read(first).records]
-    folder = first.parent.relative_to(own)
-    assert len(read(sweep / folder).records) == len(read(own / folder).records)
-    by_file, by_name = compare(first, second), compare(*(sweep / p.relative_to(own) for p in (first, second)))
+    folder = first.parent.relative_to(source)
+    assert len(read(sweep / folder).records) == len(read(source / folder).records)
+    by_file, by_name = compare(first, second), compare(*(sweep / p.relative_to(source) for p in (first, second)))
     assert str(by_file.rows) == str(by_name.rows) and by_file.rows  # as text, since no number equals NaN
     with pytest.raises(UsageError, match="no such file or folder"):
         read(sweep.parent / "nowhere" / "results_x.json")

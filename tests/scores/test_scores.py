@@ -205,23 +205,23 @@ class TestBlockwise:
     @pytest.mark.parametrize("span", [Span(0, 20, budget=5), Span(6, 20, 1, 2, 4)])
     def test_is_the_base_on_what_is_there(self, base: str, parameters: dict, span: Span) -> None:
         layer = make_layer(20, kv_heads=1)
-        given = {**RULES[base][1], **parameters}
+        arguments = {**RULES[base][1], **parameters}
 
         def on_others(part: Span, on: Layer) -> Tensor:
-            return getattr(scores, base)(on, part, **given)
+            return getattr(scores, base)(on, part, **arguments)
 
-        found = scores.blockwise(layer, span, on_others, block_size=4)
+        ranks = scores.blockwise(layer, span, on_others, block_size=4)
         kept = list(range(span.start, span.start + span.budget))
         for start in range(span.start + span.budget, span.stop, 4):
             there = kept + list(range(start, min(start + 4, span.stop)))
             at = [*range(span.start), *there]
             alone = Layer(layer.q[:, at], layer.k[:, at], layer.v[:, at], layer.scaling)
             part = Span(span.start, len(at), span.index, span.count, span.budget)
-            worth = getattr(scores, base)(alone, part, **given)[0].tolist()
+            worth = getattr(scores, base)(alone, part, **arguments)[0].tolist()
             best = sorted(range(len(there)), key=lambda i, worth=worth: (worth[i], i), reverse=True)[: span.budget]
             kept = sorted(there[i] for i in best)
-        assert (found[0].topk(span.budget).indices.sort().values + span.start).tolist() == kept
-        assert sorted(found[0].tolist()) == list(range(len(span)))
+        assert (ranks[0].topk(span.budget).indices.sort().values + span.start).tolist() == kept
+        assert sorted(ranks[0].tolist()) == list(range(len(span)))
 
 
 class TestH2oRecent:
@@ -325,11 +325,11 @@ class TestLeverage:
         torch.testing.assert_close(before, after, atol=1e-3, rtol=0)
 
     def test_a_sketch_depends_on_context_and_layer_only(self) -> None:
-        found = self.score(sketch=2)
+        sketched = self.score(sketch=2)
         torch.manual_seed(12345)
-        assert torch.equal(found, self.score(sketch=2)) and not torch.equal(found, self.score())
-        assert not torch.equal(found, self.score(sketch=2, seed=1))
-        assert not torch.equal(found, self.score(sketch=2, index=1))
+        assert torch.equal(sketched, self.score(sketch=2)) and not torch.equal(sketched, self.score())
+        assert not torch.equal(sketched, self.score(sketch=2, seed=1))
+        assert not torch.equal(sketched, self.score(sketch=2, index=1))
 
     def test_keys_far_apart_in_size_have_a_leverage(self) -> None:
         """In float32 the Gram matrix of such keys is not positive definite."""

@@ -30,23 +30,23 @@ def entries(n: int, dim: int = DIM, seed: int = 0, dtype: torch.dtype = torch.fl
 @pytest.mark.parametrize("scheme, bits", [*itertools.product((PER_TOKEN, KIVI), PACKED)])
 def test_what_comes_back_is_what_loops_say(scheme: str, bits: int) -> None:
     storage = Storage.of(bits, scheme, group=16)
-    given = entries(48)
+    original = entries(48)
     for codec, by_channel in zip(storage.codecs(DIM, DIM, torch.float32), (scheme == KIVI, False), strict=True):
-        out = torch.empty_like(given)
-        codec.decode(codec.encode(given), out)
+        out = torch.empty_like(original)
+        codec.decode(codec.encode(original), out)
         tokens, channels = (16, 1) if by_channel else (1, 16)
-        expected = quantised_by_loops.blocks(given.numpy(), bits, tokens, channels)
+        expected = quantised_by_loops.blocks(original.numpy(), bits, tokens, channels)
         assert np.abs(out.numpy() - expected).max() <= 1e-6
 
 
 @pytest.mark.parametrize("bits, most", [(8, 0.5), (4, 0.5), (3, 0.5), (2, 0.5)])
 def test_an_entry_is_off_by_half_a_step_at_most(bits: int, most: float) -> None:
-    given = entries(64)
+    original = entries(64)
     codec, _ = Storage.of(bits).codecs(DIM, DIM, torch.float32)
-    out = torch.empty_like(given)
-    codec.decode(codec.encode(given), out)
-    step = (given.amax(-1, keepdim=True) - given.amin(-1, keepdim=True)) / (2**bits - 1)
-    assert ((out - given).abs() <= most * step + 0.01 * step + 5e-3).all()  # scale and zero are rounded to float16
+    out = torch.empty_like(original)
+    codec.decode(codec.encode(original), out)
+    step = (original.amax(-1, keepdim=True) - original.amin(-1, keepdim=True)) / (2**bits - 1)
+    assert ((out - original).abs() <= most * step + 0.01 * step + 5e-3).all()  # scale and zero are rounded to float16
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -98,11 +98,11 @@ def test_a_default_group_divides_the_head(dim: int, group: int) -> None:
 def test_a_rotation_keeps_lengths_and_products(dim: int) -> None:
     matrix = rotation(dim, torch.float32, torch.device("cpu"))
     assert torch.allclose(matrix @ matrix.T, torch.eye(dim), atol=1e-6)
-    storage, given = Storage.of(4, ROTATED), entries(5, dim)
-    assert torch.allclose(storage.turned_back(storage.turned(given)), given, atol=1e-5)
-    products = storage.turned(given) @ storage.turned(given).mT
-    assert torch.allclose(products, given @ given.mT, atol=1e-3)
-    assert storage.turned(given).abs().max() < 0.7 * given.abs().max()  # the outlier is spread
+    storage, original = Storage.of(4, ROTATED), entries(5, dim)
+    assert torch.allclose(storage.turned_back(storage.turned(original)), original, atol=1e-5)
+    products = storage.turned(original) @ storage.turned(original).mT
+    assert torch.allclose(products, original @ original.mT, atol=1e-3)
+    assert storage.turned(original).abs().max() < 0.7 * original.abs().max()  # the outlier is spread
 
 
 def test_plain_storage_turns_nothing() -> None:
@@ -112,20 +112,20 @@ def test_plain_storage_turns_nothing() -> None:
 
 
 def test_values_beyond_float16_are_clamped_to_it() -> None:
-    given = torch.full((1, 1, 16), 1e6)
-    given[..., 0] = -1e6
+    original = torch.full((1, 1, 16), 1e6)
+    original[..., 0] = -1e6
     codec, _ = Storage.of(8).codecs(16, 16, torch.float32)
-    out = torch.empty_like(given)
-    codec.decode(codec.encode(given), out)
+    out = torch.empty_like(original)
+    codec.decode(codec.encode(original), out)
     assert out.isfinite().all()
 
 
 def test_equal_values_of_a_block_come_back() -> None:
-    given = torch.full((1, 3, 16), 0.5)
+    original = torch.full((1, 3, 16), 0.5)
     codec, _ = Storage.of(2).codecs(16, 16, torch.float32)
-    out = torch.empty_like(given)
-    codec.decode(codec.encode(given), out)
-    assert torch.equal(out, given)
+    out = torch.empty_like(original)
+    codec.decode(codec.encode(original), out)
+    assert torch.equal(out, original)
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def survivors(
     layers = [replace(layer, rotation=turn) for layer, turn in zip(layers, _rotations(model), strict=True)]
     if policy.press and policy.press.replay:
         replayed_by_head = (
-            asked(model, context, question)
+            attention_of_question(model, context, question)
             if policy.press.name == "finch"
             else replayed(
                 model, context, replays_of(policy, context, ask), dict(policy.parameters).get("variant") == "plus"
@@ -196,7 +196,7 @@ def replayed(
     return received
 
 
-def asked(model: PreTrainedModel, context: Sequence[int], question: Sequence[int]) -> list[Tensor]:
+def attention_of_question(model: PreTrainedModel, context: Sequence[int], question: Sequence[int]) -> list[Tensor]:
     """The mean over the question's queries of the attention to each key of the context, times the tokens before the
     query, layer by layer and by query head."""
     n, phase = len(context), Dense()

@@ -96,12 +96,12 @@ def cam(
 
 
 def averaged(
-    states: Sequence[Tensor], kept: Sequence[int], weights: Mapping[int, tuple[float, int]], own: float
+    states: Sequence[Tensor], kept: Sequence[int], weights: Mapping[int, tuple[float, int]], own_weight: float
 ) -> list[Tensor]:
     """Weighted means of each kept state and the evicted ones that go to it."""
     means = []
     for q in kept:
         parts = [(weight, states[p].double()) for p, (weight, target) in weights.items() if target == q]
-        total = own + sum(weight for weight, _ in parts)
-        means.append(sum((weight * part for weight, part in parts), own * states[q].double()) / total)
+        total = own_weight + sum(weight for weight, _ in parts)
+        means.append(sum((weight * part for weight, part in parts), own_weight * states[q].double()) / total)
     return means

@@ -180,54 +180,54 @@ def turned(x: list[float], angles: list[float]) -> list[float]:
 def expected_attention_by_loops(layer: Layer, span: Span, sinks: int, horizon: int) -> list[list[float]]:
     """The expectation from projections: queries turned to each position of the horizon, averaged, against a key."""
     n, group = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads
-    own = [j for j in range(span.start, span.stop) if j >= sinks]
-    if not own:
+    scored = [j for j in range(span.start, span.stop) if j >= sinks]
+    if not scored:
         return [[INF] * len(span)] * layer.kv_heads
     rows = []
     for k, v, queries in zip(
         layer.k.tolist(), layer.v.tolist(), layer.q.unflatten(0, (-1, group)).tolist(), strict=True
     ):
-        total = dict.fromkeys(own, 0.0)
+        total = dict.fromkeys(scored, 0.0)
         for q in queries:
-            plain = [turned(q[j], [-j * f for f in FREQUENCIES]) for j in own]
+            plain = [turned(q[j], [-j * f for f in FREQUENCIES]) for j in scored]
             ahead = [
                 [sum(column) / horizon for column in zip(*views, strict=True)]
                 for views in ([turned(x, [p * f for f in FREQUENCIES]) for p in range(n, n + horizon)] for x in plain)
             ]
             logits = []
-            for j in own:
+            for j in scored:
                 products = [layer.scaling * dot(x, k[j]) for x in ahead]
-                mean = sum(products) / len(own)
-                logits.append(mean + sum((x - mean) ** 2 for x in products) / len(own) / 2)
-            for j, weight in zip(own, softmax(logits), strict=True):
+                mean = sum(products) / len(scored)
+                logits.append(mean + sum((x - mean) ** 2 for x in products) / len(scored) / 2)
+            for j, weight in zip(scored, softmax(logits), strict=True):
                 total[j] += weight / group
-        worth = [total[j] * math.sqrt(dot(v[j], v[j])) for j in own]
-        rows.append([INF] * (len(span) - len(own)) + worth)
+        worth = [total[j] * math.sqrt(dot(v[j], v[j])) for j in scored]
+        rows.append([INF] * (len(span) - len(scored)) + worth)
     return rows
 
 
 def expected_attention_stats_by_loops(layer: Layer, span: Span, sinks: int, horizon: int) -> list[list[float]]:
     """The expectation written out in sums over channels, with the rotation averaged position by position."""
     n, group, dim = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads, layer.k.shape[2]
-    own = [j for j in range(span.start, span.stop) if j >= sinks]
+    scored = [j for j in range(span.start, span.stop) if j >= sinks]
     units = [[float(i == j) for j in range(dim)] for i in range(dim)]
     views = [[turned(unit, [p * f for f in FREQUENCIES]) for unit in units] for p in range(n, n + horizon)]
     ahead = [[sum(view[i][j] for view in views) / horizon for j in range(dim)] for i in range(dim)]  # of unit i
     rows = []
     for h, (keys, values) in enumerate(zip(layer.k.tolist(), layer.v.tolist(), strict=True)):
-        total = dict.fromkeys(own, 0.0)
+        total = dict.fromkeys(scored, 0.0)
         for head in range(h * group, (h + 1) * group):
             mean = layer.statistics["mean"][head].tolist()
             covariance = layer.statistics["covariance"][head].tolist()
             logits = []
-            for j in own:
+            for j in scored:
                 seen = [layer.scaling * dot(ahead[i], keys[j]) for i in range(dim)]  # a query channel's part
                 spread = sum(seen[a] * covariance[a][b] * seen[b] for a in range(dim) for b in range(dim))
                 logits.append(dot(mean, seen) + spread / 2)
-            for j, weight in zip(own, softmax(logits) if own else [], strict=True):
+            for j, weight in zip(scored, softmax(logits) if scored else [], strict=True):
                 total[j] += weight / group
-        worth = [total[j] * math.sqrt(dot(values[j], values[j])) for j in own]
-        rows.append([INF] * (len(span) - len(own)) + worth)
+        worth = [total[j] * math.sqrt(dot(values[j], values[j])) for j in scored]
+        rows.append([INF] * (len(span) - len(scored)) + worth)
     return rows
 
 
@@ -417,13 +417,13 @@ def noncausal_attention_by_loops(layer: Layer, span: Span, block: int) -> list[l
     for head, (k, v) in enumerate(zip(layer.k.tolist(), layer.v.tolist(), strict=True)):
         worth = []
         for start in range(span.start, span.stop, block):
-            own = range(start, min(start + block, span.stop))
-            total = dict.fromkeys(own, 0.0)
+            in_block = range(start, min(start + block, span.stop))
+            total = dict.fromkeys(in_block, 0.0)
             for queries in q[head * group : (head + 1) * group]:
-                for i in own:
-                    for j, weight in zip(own, softmax([dot(queries[i], k[j]) for j in own]), strict=True):
+                for i in in_block:
+                    for j, weight in zip(in_block, softmax([dot(queries[i], k[j]) for j in in_block]), strict=True):
                         total[j] += weight / group
-            worth += [total[j] * math.sqrt(dot(v[j], v[j])) for j in own]
+            worth += [total[j] * math.sqrt(dot(v[j], v[j])) for j in in_block]
         padded = [0.0, *worth, 0.0]
         rows.append([sum(padded[j : j + 3]) / 3 for j in range(len(worth))])
     return rows
@@ -442,14 +442,14 @@ def standardized_by_loops(rows: list[list[float]]) -> list[list[float]]:
 def compactor_by_loops(
     layer: Layer, span: Span, sinks: int, recent: int, block: int, sketch: int, blend: float, by_ratio: bool
 ) -> list[list[float]]:
-    own = [j for j in range(span.start, span.stop) if sinks <= j < layer.k.shape[1] - recent]
-    if not own:
+    scored = [j for j in range(span.start, span.stop) if sinks <= j < layer.k.shape[1] - recent]
+    if not scored:
         return [[INF] * len(span)] * layer.kv_heads
-    inner = Span(own[0], own[-1] + 1)
+    inner = Span(scored[0], scored[-1] + 1)
     weight = blend * (1 - span.budget / len(span)) if by_ratio else blend
     attention = standardized_by_loops(noncausal_attention_by_loops(layer, inner, block))
     leverages = standardized_by_loops(leverage_by_loops(layer, inner, sketch))
-    before, after = [INF] * (own[0] - span.start), [INF] * (span.stop - 1 - own[-1])
+    before, after = [INF] * (scored[0] - span.start), [INF] * (span.stop - 1 - scored[-1])
     return [
         [*before, *(a + weight * b for a, b in zip(row, other, strict=True)), *after]
         for row, other in zip(attention, leverages, strict=True)
@@ -480,23 +480,23 @@ def cur_by_loops(layer: Layer, span: Span, sinks: int, window: int, combine: str
 
 def capkv_by_loops(layer: Layer, span: Span, sinks: int, horizon: int, sharpness: float) -> list[list[float]]:
     n, group = layer.k.shape[1], layer.q.shape[0] // layer.kv_heads
-    own = [j for j in range(span.start, span.stop) if j >= sinks]
-    if not own:
+    scored = [j for j in range(span.start, span.stop) if j >= sinks]
+    if not scored:
         return [[INF] * len(span)] * layer.kv_heads
     rows = []
     for k, v, queries in zip(
         layer.k.tolist(), layer.v.tolist(), layer.q.unflatten(0, (-1, group)).tolist(), strict=True
     ):
-        total = dict.fromkeys(own, 0.0)
+        total = dict.fromkeys(scored, 0.0)
         for q in queries:
-            plain = mean_of([turned(q[j], [-j * f for f in FREQUENCIES]) for j in own])
+            plain = mean_of([turned(q[j], [-j * f for f in FREQUENCIES]) for j in scored])
             ahead = mean_of([turned(plain, [p * f for f in FREQUENCIES]) for p in range(n, n + horizon)])
-            cosines = [dot(ahead, k[j]) / math.sqrt(dot(ahead, ahead) * dot(k[j], k[j]) or 1.0) for j in own]
+            cosines = [dot(ahead, k[j]) / math.sqrt(dot(ahead, ahead) * dot(k[j], k[j]) or 1.0) for j in scored]
             weights = [math.exp(sharpness * (x - max(cosines))) for x in cosines]
-            capacity = gram([v[j] for j in own], [w + 1e-6 for w in weights], 1.0)
-            for j, weight in zip(own, weights, strict=True):
+            capacity = gram([v[j] for j in scored], [w + 1e-6 for w in weights], 1.0)
+            for j, weight in zip(scored, weights, strict=True):
                 total[j] += weight * form(v[j], capacity) / group
-        rows.append([INF] * (len(span) - len(own)) + list(total.values()))
+        rows.append([INF] * (len(span) - len(scored)) + list(total.values()))
     return rows
 
 

@@ -72,14 +72,14 @@ def test_survivors_are_those_of_the_slow_reference_and_of_a_run(name: str, fairn
 
 
 def test_mean_shares_are_the_keep_rates_of_a_response(plain: View, fair: View) -> None:
-    for own, arguments in ((plain, {}), (fair, {"fair": True})):
+    for looked_at, arguments in ((plain, {}), (fair, {"fair": True})):
         lm = FairKV(tiny.model(), tokenizer=tiny.tokenizer(), press="snapkv", window=4, ratio=0.6, **arguments)
         telemetry = lm.generate_until([tiny.generation(TEXT, DOC, max_gen_toks=2)])[0].telemetry
-        assert own.keep_rates == telemetry["segments"] and own.keep_rate == telemetry["keep_rate"]
-        assert len(own.mean_share) == own.context_length == telemetry["context_tokens"]
-        for name, start, stop in own.segments:
-            assert sum(own.mean_share[start:stop]) / (stop - start) == pytest.approx(telemetry["segments"][name])
-        assert all(layer.kept == [n_kept(own.context_length, 0.6)] * 2 for layer in own.layers)
+        assert looked_at.keep_rates == telemetry["segments"] and looked_at.keep_rate == telemetry["keep_rate"]
+        assert len(looked_at.mean_share) == looked_at.context_length == telemetry["context_tokens"]
+        for name, start, stop in looked_at.segments:
+            assert sum(looked_at.mean_share[start:stop]) / (stop - start) == pytest.approx(telemetry["segments"][name])
+        assert all(layer.kept == [n_kept(looked_at.context_length, 0.6)] * 2 for layer in looked_at.layers)
 
 
 def test_fair_keeps_the_same_of_both_segments_and_plain_does_not(plain: View, fair: View) -> None:
@@ -133,11 +133,11 @@ def test_words_put_together_are_the_text(text: str) -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 80))
 def test_bins_keep_the_mean(values: list[float], count: int) -> None:
-    found = bins(values, count)
-    assert len(found) == min(len(values), count)
-    assert min(values) - 1e-9 <= min(found) and max(found) <= max(values) + 1e-9
+    binned = bins(values, count)
+    assert len(binned) == min(len(values), count)
+    assert min(values) - 1e-9 <= min(binned) and max(binned) <= max(values) + 1e-9
     if len(values) % count == 0:
-        assert sum(found) / len(found) == pytest.approx(sum(values) / len(values))
+        assert sum(binned) / len(binned) == pytest.approx(sum(values) / len(values))
 
 
 def test_the_page_escapes_everything_and_needs_nothing(plain: View) -> None:
