@@ -14,7 +14,7 @@ from fairkv_eval.bootstrap import ENDS, Floats, resampled_means
 from fairkv_eval.findings.cells import ModelCells, TaskCells
 from fairkv_eval.findings.contrast import ALL, Contrast, averaged
 from fairkv_eval.findings.finding import Finding
-from fairkv_eval.findings.measures import Measure, classes_of, tasks
+from fairkv_eval.findings.measures import LOSSES_NEED, Measure, classes_of, tasks
 from fairkv_eval.findings.twins import claim, differences, full_pairs
 
 RESAMPLES = 2000
@@ -23,12 +23,11 @@ FEWEST = 10  # documents of a class; fewer give no spread to compare with
 
 def class_rates(model: ModelCells) -> Finding:
     rows = [row for cells in tasks(model, flipped=False) for row in _rows(cells)]
-    needs = "sys_ifeval_defended or sys_multi with the full cache and a plain press"
     return Finding(
         "classes",
         "Classes of instructions degrade at different rates",
         "classes of instructions degrade at different rates",
-        (claim("spread of the loss (full cache − plain) between classes", needs, rows),),
+        (claim("spread of the loss (full cache − plain) between classes", LOSSES_NEED, rows),),
     )
 
 

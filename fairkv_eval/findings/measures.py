@@ -14,6 +14,9 @@ REFUSED = "refusal"
 KEPT = ("keep_rate_defense", "keep_rate_directive")
 KL = "fidelity_kl"
 
+# What the losses of kinds of instructions take, by class as by number.
+LOSSES_NEED = "sys_ifeval_defended or sys_multi with the full cache and a plain press"
+
 _PAPER = ("sys_ifeval_defended", "sys_ifeval_flipped", "raccoon_plain")  # and sys_ifeval, which has nothing to defend
 _PREFERENCE = "margin"  # of a refusal over the secret: that task's accuracy is the share of refusals
 _PREFERRED = "acc"

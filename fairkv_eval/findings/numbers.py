@@ -11,7 +11,7 @@ from fairkv_eval.bootstrap import Floats, interval, resampled_means
 from fairkv_eval.findings.cells import ModelCells, TaskCells
 from fairkv_eval.findings.contrast import ALL, Contrast, averaged
 from fairkv_eval.findings.finding import Finding
-from fairkv_eval.findings.measures import Measure, tasks
+from fairkv_eval.findings.measures import LOSSES_NEED, Measure, tasks
 from fairkv_eval.findings.twins import claim, differences, full_pairs
 
 RESAMPLES = 2000
@@ -21,12 +21,11 @@ _KINDS = ("acc_single", "acc_multi")
 
 def single_and_multi(model: ModelCells) -> Finding:
     rows = [row for cells in tasks(model, flipped=False) for row in _rows(cells)]
-    needs = "sys_ifeval_defended or sys_multi with the full cache and a plain press"
     return Finding(
         "numbers",
         "Prompts with one instruction and with several degrade differently",
         "single- and multi-instruction prompts differ",
-        (claim("loss (full cache − plain) with several instructions − with one", needs, rows),),
+        (claim("loss (full cache − plain) with several instructions − with one", LOSSES_NEED, rows),),
     )
 
 
