@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
     top = first if first.is_dir() else first.parent
     space = folder(args.space) if args.space else None
     into = folder(args.output_path or top) if args.output_path or not space else None
-    board = build(read(args.results), top)
+    board = build(read(args.results, across_models=True), top)
     written = _write(board, into, "leaderboard.html") if into else []
     written += _write(board, space, "index.html") if space else []
     _report(board, written)

@@ -1,13 +1,13 @@
 """Result files read back for comparison.
 
-A result that cannot be compared is named and left out, never averaged in: truncated or foreign files, results of a task
-on other documents or of another version, and repeats of the same cell.
+A result that cannot be compared is named and left out, never averaged in: truncated or foreign files, results of a
+model's task on other documents or of another version, and repeats of the same cell.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,12 +30,13 @@ class Records(NamedTuple):
     problems: list[Problem]
 
 
-def read(paths: str | Path | Iterable[str | Path]) -> Records:
+def read(paths: str | Path | Iterable[str | Path], across_models: bool = False) -> Records:
     """The results in these files and folders (every ``*.json`` at any depth), newest first for each cell.
 
     A path may also be the one that a published result had as a file, or a folder of such.
 
-    All records of a task are on the same documents and of one version. Raise UsageError for a path that does not exist.
+    All records of a model and task are on the same documents and of one version; ``across_models``: those of a task,
+    whatever the model, for a table in which models stand together. Raise UsageError for a path that does not exist.
     """
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     records, problems = [], []
@@ -44,10 +45,22 @@ def read(paths: str | Path | Iterable[str | Path]) -> Records:
             records += parse(path)
         except UsageError as error:
             problems.append(Problem(path, str(error)))
-    records, others = _same_documents(_identified(records))
-    records, turned = _same_directions(records)
+    group = _task if across_models else _model_and_task
+    records, others = _same_documents(_identified(records), group)
+    records, turned = _same_directions(records, group)
     records, again = _once(records)
     return Records(records, problems + others + turned + again)
+
+
+Group = Callable[[Record], Hashable]  # what records must share to be compared at all
+
+
+def _task(record: Record) -> str:
+    return record.task
+
+
+def _model_and_task(record: Record) -> tuple[str, str]:
+    return record.model, record.task
 
 
 def _identified(records: Sequence[Record]) -> list[Record]:
@@ -78,14 +91,14 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _same_documents(records: list[Record]) -> tuple[list[Record], list[Problem]]:
-    """The records on the documents most results of their task are on; in a tie the most documents, then the newest."""
+def _same_documents(records: list[Record], group: Group) -> tuple[list[Record], list[Problem]]:
+    """The records on the documents most results of their group are on; in a tie the most documents, then the newest."""
     kept, problems = [], []
     read_before: dict[Any, Any] = {}
-    by_task: dict[str, list[tuple[Any, Record]]] = {}
+    by_group: dict[Hashable, list[tuple[Any, Record]]] = {}
     for record in records:
-        by_task.setdefault(record.task, []).append((_documents(record, read_before), record))
-    for members in by_task.values():
+        by_group.setdefault(group(record), []).append((_documents(record, read_before), record))
+    for members in by_group.values():
         main = _most([(key[:2], record) for key, record in members])
         # Without samples or their hash, equal counts are all that can be required.
         identified = [(key, record) for key, record in members if key[:2] == main and key[2]]
@@ -128,16 +141,16 @@ def _difference(record: Record, key: tuple[str, int, Any], main: tuple[str, int]
     return f"task {record.task} {what}: not comparable"
 
 
-def _same_directions(records: list[Record]) -> tuple[list[Record], list[Problem]]:
-    """The records whose metrics have the better direction that they have in most results of their task."""
-    counts: dict[tuple[str, str], Counter[bool | None]] = {}
+def _same_directions(records: list[Record], group: Group) -> tuple[list[Record], list[Problem]]:
+    """The records whose metrics have the better direction that they have in most results of their group."""
+    counts: dict[tuple[Hashable, str], Counter[bool | None]] = {}
     for record in records:
         for metric in record.metrics:
-            counts.setdefault((record.task, metric), Counter())[direction(record, metric)] += 1
+            counts.setdefault((group(record), metric), Counter())[direction(record, metric)] += 1
     mixed = {key: count.most_common(1)[0][0] for key, count in counts.items() if len(count) > 1}
     kept, problems = [], []
     for record in records:
-        wanted = {m: mixed[record.task, m] for m in record.metrics if (record.task, m) in mixed}
+        wanted = {m: mixed[group(record), m] for m in record.metrics if (group(record), m) in mixed}
         other = [metric for metric, better in wanted.items() if direction(record, metric) is not better]
         if other:
             reason = f"task {record.task}: {other[0]} has another better direction than in most results: not comparable"

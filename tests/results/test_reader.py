@@ -172,6 +172,27 @@ def test_other_documents_are_left_out(tmp_path: Path, other: dict, said: str) ->
     assert said in reason
 
 
+@pytest.mark.parametrize("other", [{"version": 2.0}, {"docs": made.documents(5)}, {"docs": made.documents(8, "other")}])
+def test_models_need_the_same_documents_only_in_one_table(tmp_path: Path, other: dict) -> None:
+    for number, ratio in enumerate((0.3, 0.5)):
+        made.write(tmp_path, press="tova", ratio=ratio, number=number)
+    alone = made.write(tmp_path, model="someone/other-model", press="tova", ratio=0.3, number=2, **other)
+    records, problems = read(tmp_path)
+    assert (len(records), problems) == (3, [])
+    records, problems = read(tmp_path, across_models=True)
+    assert len(records) == 2
+    assert [problem.path for problem in problems] == [alone]
+
+
+def test_models_need_the_same_directions_only_in_one_table(tmp_path: Path) -> None:
+    for number, ratio in enumerate((0.3, 0.5)):
+        made.write(tmp_path, press="tova", ratio=ratio, number=number)
+    turned = made.write(tmp_path, model="someone/other-model", press="tova", ratio=0.3, number=2)
+    rewrite(turned, lambda r: r["higher_is_better"][made.TASK].update(acc=False))
+    assert len(read(tmp_path).records) == 3
+    assert len(read(tmp_path, across_models=True).records) == 2
+
+
 def test_the_same_documents_in_another_order_are_the_same(tmp_path: Path) -> None:
     made.write(tmp_path, press="tova", ratio=0.3)
     made.write(tmp_path, press="tova", ratio=0.5, number=1, docs=made.documents(8)[::-1])
