@@ -76,6 +76,7 @@ def _side_by_side(of_models: Sequence[ModelReport]) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from fairkv_eval.findings.across_models import across_models
+    from fairkv_eval.findings.tables import notes
 
     statement = ""
     for claim in across_models(of_models):
@@ -87,7 +88,7 @@ def _side_by_side(of_models: Sequence[ModelReport]) -> Iterator[RenderableType]:
         for report, shown in zip(of_models, claim.shown, strict=True):
             table.add_row(report.model, shown)
         yield _indented(table, 4)
-    yield ""
+    yield "\n" + "\n".join(notes(of_models)) + "\n"
 
 
 def _parts(report: ModelReport, by_press: bool) -> Iterator[RenderableType]:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fairkv_eval.findings.report import ModelReport
+from fairkv_eval.findings.report import ModelReport, TaskOf
 from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow, numbers_of
 
 NOT_RUN = "not run"
+EACH = "Each model's number is over the documents, presses and ratios that were run with it."
 
 
 @dataclass(frozen=True)
 class ClaimAcross:
     """A claim under several models. ``statement`` and ``reported``: those of its finding. ``measure``: what decides
-    it, "" if no model ran it. ``shown``: of each model the verdict with estimate, interval and corrected p."""
+    it, "" if no model ran it. ``shown``: of each model the verdict with estimate, interval, corrected p, documents, and
+    those needed if it cannot be told."""
 
     statement: str
     reported: str
@@ -50,5 +52,21 @@ def _shown(row: JudgedRow | None, measure: str) -> str:
         return NOT_RUN
     estimate, interval, p, verdict, needed = numbers_of(row)
     other = "" if _measure(row) == measure else f" ({_measure(row)})"
-    documents = "" if needed == "-" else f"; {needed} documents would tell"
-    return f"{verdict}: {estimate} {interval}, p {p}{documents}{other}"
+    documents = "" if needed == "-" else f", needed {needed}"
+    return f"{verdict}: {estimate} {interval}, p {p}, n={row.contrast.n}{documents}{other}"
+
+
+def unlike_tasks(reports: Sequence[ModelReport]) -> list[str]:
+    """A sentence for each task that is not the same for all models that ran it: of another version or on other
+    documents."""
+    by_task: dict[str, dict[str, TaskOf]] = {}
+    for report in reports:
+        for task, of in report.tasks.items():
+            by_task.setdefault(task, {})[report.model] = of
+    return [_unlike(task, of_models) for task, of_models in by_task.items() if len(set(of_models.values())) > 1]
+
+
+def _unlike(task: str, of_models: Mapping[str, TaskOf]) -> str:
+    each = [f"version {of.version}, {len(of.documents)} documents for {model}" for model, of in of_models.items()]
+    same = len({(of.version, len(of.documents)) for of in of_models.values()}) == 1
+    return f"{task} is not the same: {'; '.join(each)}{'; these are others' if same else ''}"

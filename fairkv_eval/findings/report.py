@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.findings.cells import ModelCells, arrange
+from fairkv_eval.findings.cells import ModelCells, TaskCells, arrange
 from fairkv_eval.findings.classes import class_rates
 from fairkv_eval.findings.equal_bytes import equal_bytes
 from fairkv_eval.findings.fairness_price import flipped_following, price
@@ -27,11 +28,20 @@ FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
 )
 
 
+class TaskOf(NamedTuple):
+    """The version of a model's task, and its documents by number and target."""
+
+    version: str
+    documents: frozenset[Hashable]
+
+
 @dataclass(frozen=True)
 class ModelReport:
-    """``sizes``: the documents that claims take. ``left_out``: results that no finding uses, and why."""
+    """``tasks``: those that findings may use. ``sizes``: the documents that claims take. ``left_out``: results that no
+    finding uses, and why."""
 
     model: str
+    tasks: Mapping[str, TaskOf]
     goal: Goal
     findings: tuple[JudgedFinding, ...]
     sizes: tuple[SampleSize, ...]
@@ -50,11 +60,16 @@ def reports(
     left_out = [f"{problem.path.name}: {problem.reason}" for problem in problems]
     return [
         ModelReport(
-            *(cells.model, goal, tuple(judged(finding(cells), goal) for finding in FINDINGS)),
+            *(cells.model, {task: _task_of(of) for task, of in cells.tasks.items()}),
+            *(goal, tuple(judged(finding(cells), goal) for finding in FINDINGS)),
             *(tuple(sample_sizes(cells, goal)), (*left_out, *cells.left_out)),
         )
         for cells in arrange(records)
     ]
+
+
+def _task_of(cells: TaskCells) -> TaskOf:
+    return TaskOf(str(next(iter(cells.records.values())).version), frozenset(cells.origins))
 
 
 def _checked(goal: Goal) -> Goal:

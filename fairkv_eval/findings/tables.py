@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fairkv_eval.escaping import for_markdown
-from fairkv_eval.findings.across_models import across_models
+from fairkv_eval.findings.across_models import EACH, across_models, unlike_tasks
 from fairkv_eval.findings.report import ModelReport
 from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow, numbers_of
 
@@ -50,8 +50,13 @@ def _measure(row: JudgedRow) -> tuple[str, str]:
 
 def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
     parts = [part for report in reports for part in _of_model(report, by_press)]
-    beside = [_side_by_side(reports)] if len(reports) > 1 else []
+    beside = [_side_by_side(reports), *map(for_markdown, notes(reports))] if len(reports) > 1 else []
     return "\n\n".join([*beside, *parts, *(rule(report) for report in reports[:1])]) + "\n"
+
+
+def notes(reports: Sequence[ModelReport]) -> list[str]:
+    """What a reader of several models side by side must know."""
+    return [EACH, *(f"{sentence}." for sentence in unlike_tasks(reports))]
 
 
 def _side_by_side(reports: Sequence[ModelReport]) -> str:
@@ -114,6 +119,7 @@ def as_json(reports: Sequence[ModelReport]) -> str:
 def _plain(report: ModelReport) -> dict[str, Any]:
     return {
         "model": report.model,
+        "tasks": {task: {"version": of.version, "n": len(of.documents)} for task, of in report.tasks.items()},
         "size": report.goal.size,
         "power": report.goal.power,
         "findings": [

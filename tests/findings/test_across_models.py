@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import synthetic_sweep
 
-from fairkv_eval.findings.across_models import across_models
+from fairkv_eval.findings.across_models import across_models, unlike_tasks
 from fairkv_eval.findings.report import ModelReport, reports
 from fairkv_eval.findings.tables import as_markdown
 
@@ -31,7 +31,8 @@ def test_each_claim_stands_once_with_what_decides_it(both: list[ModelReport]) ->
             row = of.rows[0]
             assert claim.measure == f"{row.contrast.metric} of {row.contrast.task}"
             assert claim.shown[0].startswith(f"{of.verdict}: {row.contrast.estimate:+.3f} [{row.contrast.low:+.3f}")
-            assert (" documents would tell" in claim.shown[0]) == (of.verdict == "cannot be told" and bool(row.needed))
+            assert f", n={row.contrast.n}" in claim.shown[0]
+            assert (", needed " in claim.shown[0]) == (of.verdict == "cannot be told" and bool(row.needed))
         else:
             assert claim.shown[0] == "not run"
 
@@ -48,6 +49,22 @@ def test_another_measure_than_the_first_models_is_named(both: list[ModelReport])
         if "not run" not in a.shown:
             assert (a.measure == b.measure) == (" of " not in a.shown[1])
         assert b.measure or not a.measure
+
+
+def test_a_task_of_another_version_or_on_other_documents_is_named(both: list[ModelReport]) -> None:
+    many, one = both
+    assert unlike_tasks(both) == []
+    of = one.tasks["raccoon_plain"]
+    other = frozenset((str(number), "other") for number in range(24))
+    newer, moved, fewer = (
+        replace(one, tasks={"raccoon_plain": task})
+        for task in (of._replace(version="2.0"), of._replace(documents=other), of._replace(documents=frozenset()))
+    )
+    start = "raccoon_plain is not the same: version 1.0, 24 documents for a|b; version "
+    assert unlike_tasks([many, newer]) == [f"{start}2.0, 24 documents for small"]
+    assert unlike_tasks([many, moved]) == [f"{start}1.0, 24 documents for small; these are others"]
+    assert unlike_tasks([many, fewer]) == [f"{start}1.0, 0 documents for small"]
+    assert f"{start}2.0, 24 documents for small.".replace("|", "\\|") in as_markdown([many, newer])
 
 
 def test_the_markdown_opens_with_them_if_there_are_several(both: list[ModelReport]) -> None:
