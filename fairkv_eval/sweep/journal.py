@@ -131,14 +131,17 @@ class Answers:
     def of(self, cells: Iterable[str]) -> dict[Key, Answer]:
         """The answers of these cells (by id). A line that cannot be read is logged, once, and left out."""
         answers: dict[Key, Answer] = {}
+        measured: dict[Key, dict[str, float]] = {}  # which may stand in another journal, before the answer
         problems, self._unreported = self._unreported, []
         for line in [line for cell in dict.fromkeys(cells) for line in self._lines.get(cell, ())]:
             try:
-                _add(answers, line.entry())
+                _add(answers, measured, line.entry())
             except _UNREADABLE as error:
                 problems.append(_Problem(line.file, line.number, error))
         for problem in sorted(problems, key=lambda problem: problem[:2]):
             log.warning("%s, line %d is not an answer (%s): its prompt runs again", *problem[:2], problem.reason)
+        for key in measured.keys() & answers.keys():
+            answers[key] = replace(answers[key], fidelity=measured[key])
         return answers
 
     def _place(self, line: _Line) -> None:
@@ -181,13 +184,13 @@ class _Line(NamedTuple):
         return entry
 
 
-def _add(answers: dict[Key, Answer], entry: dict[str, Any]) -> None:
+def _add(answers: dict[Key, Answer], measured: dict[Key, dict[str, float]], entry: dict[str, Any]) -> None:
     """Add what one line holds: an answer, or the fidelity of one."""
     key = Key(*(_typed(entry, name, kind) for name, kind in (("cell", str), ("request", int), ("repeat", int))))
     if "telemetry" in entry:
         answers[key] = _answer(entry)
-    elif key in answers:
-        answers[key] = replace(answers[key], fidelity=_typed(entry, "fidelity", dict))
+    if "telemetry" not in entry or "fidelity" in entry:
+        measured[key] = _typed(entry, "fidelity", dict)
 
 
 _KINDS: Mapping[str, Any] = {"text": str, "logprob": (int, float), "greedy": bool, "fidelity": dict}

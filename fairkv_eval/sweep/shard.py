@@ -4,6 +4,7 @@ cells from their answers."""
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,10 +27,10 @@ class Shard:
     @classmethod
     def read(cls, text: str) -> Shard:
         """Read ``2/3``, the second of three."""
-        numbers = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
         shard = cls(*map(int, numbers.groups())) if numbers else None
         if shard is None or not 1 <= shard.number <= shard.count:
-            raise UsageError(f"--shard {text!r} is not allowed; it takes k/n with k from 1 to n, as in 2/3")
+            raise UsageError(f"--shard {reprlib.repr(text)} is not allowed; it takes k/n with k from 1 to n, as in 2/3")
         return shard
 
     @property

@@ -99,7 +99,7 @@ class TaskRun:
     def follow(self, journal: Journal, bars: Bars = tqdm) -> None:
         """Score every policy on the full cache's answers (fidelity), a few prompts at a time, because the full cache's
         distributions stay in memory meanwhile."""
-        if not self.fidelity:
+        if not (self.fidelity and self.unfinished):
             return
         lengths = {slot: len(self.answers[self.full.key(slot)].tokens) for slot in self.slots}
         with bars(total=len(self.slots), desc=f"{self.task.task_name} fidelity", unit="prompt") as bar:

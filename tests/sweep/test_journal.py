@@ -44,6 +44,17 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read(path)[Key("one", 0)].fidelity == {"fidelity_kl": 0.25} and len(read(path)) == len(ENTRIES)
 
 
+def test_fidelity_may_stand_in_a_journal_before_the_answers(tmp_path: Path) -> None:
+    first, second = tmp_path / "journal-1-of-2.jsonl", tmp_path / "journal.jsonl"
+    write(second, ENTRIES)
+    with Journal(first) as journal:
+        journal.write_fidelity(Key("one", 0), {"fidelity_kl": 0.25})
+    for order in ([first, second], [second, first]):
+        answers = read_answers(order, ["one", "two", "three"])
+        assert answers.pop(Key("one", 0)).fidelity == {"fidelity_kl": 0.25}
+        assert answers == dict(ENTRIES[1:])
+
+
 @given(st.text(), st.floats(allow_nan=False), st.lists(st.integers(0, 10**6)))
 def test_any_text_and_figure(tmp_path_factory: pytest.TempPathFactory, text: str, figure: float, tokens: list) -> None:
     path = tmp_path_factory.mktemp("any") / "journal.jsonl"

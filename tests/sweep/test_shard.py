@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fairkv_eval.model import FairKV
 from fairkv_eval.sweep.folder import SweepFolder
 from fairkv_eval.sweep.run import run_sweep
 from fairkv_eval.sweep.shard import Shard, run_shard
+from fairkv_eval.sweep.task_run import TaskRun
 
 pytestmark = pytest.mark.usefixtures("only_these_tasks")
 
@@ -61,6 +63,32 @@ def test_a_shard_measures_the_fidelity_of_its_documents(
         assert_same(results["say"], theirs[key][0]["say"])
 
 
+def test_a_shard_passes_over_a_task_that_is_finished(task_folder: Path, tmp_path: Path) -> None:
+    run_sweep(tiny_sweep(task_folder, tmp_path, tasks=["say"], fidelity=True))
+    more = tiny_sweep(task_folder, tmp_path, tasks=["say", "some"], fidelity=True)
+    answers = run_shard(more, Shard(1, 2))
+    journal = tmp_path / ".sweep" / "journal-1-of-2.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    assert answers == 4 * 5 * 2 + sum("telemetry" in line for line in lines)  # those of the finished task too
+    assert lines
+
+
+def test_shards_measure_the_fidelity_of_answers_that_a_sweep_had(
+    task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tiny_sweep(task_folder, tmp_path, tasks=["say"], fidelity=True)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(TaskRun, "follow", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception, match="stopped"):
+            run_sweep(sweep)
+    for number in (1, 2):
+        run_shard(sweep, Shard(number, 2))
+    monkeypatch.setattr(FairKV, "run", lambda *_: pytest.fail("it compares again"))
+    run_shard(sweep, Shard(1, 2))
+    run_sweep(sweep)
+    assert all("fidelity_kl,none" in results["say"] for results, _ in cell_metrics(tmp_path).values())
+
+
 def test_a_shard_that_was_stopped_resumes(task_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = tiny_sweep(task_folder, tmp_path, tasks=["some"])
     run_shard(sweep, Shard(1, 2))
@@ -87,7 +115,7 @@ def test_a_sweep_and_its_shards_keep_each_other_out(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "1.5/2", "²/3"])
+@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "a/b", "1/2/3", "-1/2", "1.5/2", "²/3", "1/" + "9" * 5000])
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match=r"--shard .* is not allowed; it takes k/n with k from 1 to n, as in 2/3"):
         Shard.read(text)
