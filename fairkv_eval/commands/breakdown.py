@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.commands.parser import names
-from fairkv_eval.commands.terminal import console, show
+from fairkv_eval.commands.terminal import console, plain_table, show
 from fairkv_eval.errors import UsageError
 from fairkv_eval.escaping import for_spreadsheet
 from fairkv_eval.files import write_whole
@@ -93,7 +93,6 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _tables(name: str, means: Sequence[GroupMean], by: Sequence[str]) -> Iterator[RenderableType]:
-    from rich.table import Table
     from rich.text import Text
 
     yield Text(name, style="bold")
@@ -103,7 +102,7 @@ def _tables(name: str, means: Sequence[GroupMean], by: Sequence[str]) -> Iterato
         if not of_kind:
             continue
         metrics = list(dict.fromkeys(mean.metric for mean in of_kind))
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table = plain_table()
         table.add_column(kind, overflow="fold")
         for header in ("documents", *metrics):
             table.add_column(header, justify="right", overflow="fold")

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairkv_eval.commands.terminal import console, show
+from fairkv_eval.commands.terminal import console, plain_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,9 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _table(comparison: Comparison) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for header in ("task", "metric"):
         table.add_column(header, no_wrap=True)
     for header in ("n", "a", "b", "difference", "interval", "p", "corrected p"):

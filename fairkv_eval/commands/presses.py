@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fairkv_eval.eviction.press import Press
 
 EXAMPLES = ("fairkv presses", "fairkv presses snapkv adakv", "fairkv presses my_press.yaml --json")
-_WIDE = 120  # columns of a terminal in which the table of all presses is readable
+_WIDE = 150  # columns of a terminal in which the table of all presses is readable
 _ARXIV = "https://arxiv.org/abs/"
 _MARKDOWN_HEADERS = ("press", "aliases", "what it keeps", "parameters", "observes", "cost", "not with", "paper")
 

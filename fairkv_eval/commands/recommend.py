@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.commands.parser import names
-from fairkv_eval.commands.terminal import console, show
+from fairkv_eval.commands.terminal import console, plain_table, show
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -98,9 +98,7 @@ def _reason(advice: Recommendation) -> str:
 
 def _table(advice: Recommendation) -> Table:
     """For each press and setting the strongest policy that passed, and the next one."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = plain_table()
     for header in ("press and setting", "held", "evicted", "task", "metric"):
         table.add_column(header, no_wrap=True)
     for header in ("n", "loss", "bound", "documents needed"):

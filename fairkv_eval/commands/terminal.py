@@ -50,6 +50,6 @@ class _Harmless:
 
 def plain_table(**options: Any) -> Table:
     """A table without lines: bold headers, two blanks between columns. ``options`` are rich's own."""
-    from rich.table import Table
+    from fairkv_eval.commands.fitting_table import FittingTable
 
-    return Table(**{"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "header_style": "bold", **options})
+    return FittingTable(**{"box": None, "pad_edge": False, "padding": (0, 2, 0, 0), "header_style": "bold", **options})
