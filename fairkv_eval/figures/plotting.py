@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairkv_eval.errors import UsageError
+from fairkv_eval.escaping import for_terminal
 from fairkv_eval.figures.figure import Figure, Horizontal, Row, Series
 from fairkv_eval.figures.layout import LINE, TITLE, WORDS, Layout, layout, name_lines
 from fairkv_eval.figures.scale import limits
@@ -73,7 +74,17 @@ def drawing(figure: Figure, theme: Theme) -> Any:
             canvas.text(*places.axis_at(block), figure.x.label, va="top", size=8)
             for index, row in enumerate(figure.rows):
                 _row(canvas, figure, row, places, (block, index), columns, theme)
+        _make_harmless(canvas)
         return canvas
+
+
+def _make_harmless(canvas: Any) -> None:
+    """No control character of a name in any text: fonts lack them, and an SVG may not hold them."""
+    from matplotlib.text import Text
+
+    for text in canvas.findobj(Text):
+        if (harmless := for_terminal(text.get_text())) != text.get_text():
+            text.set_text(harmless)
 
 
 def _settings(theme: Theme) -> Any:

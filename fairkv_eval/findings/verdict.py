@@ -95,7 +95,7 @@ def _judged_row(contrast: Contrast, corrected: float, rule: Rule, goal: Goal) ->
 
 def verdict(contrast: Contrast, corrected: float, rule: Rule, goal: Goal) -> Verdict:
     """What a contrast says of its claim, given its corrected p-value."""
-    return _kept(contrast, goal) if rule == "keeps" else _differs(contrast, corrected, goal)
+    return _kept(contrast, corrected, goal) if rule == "keeps" else _differs(contrast, corrected, goal)
 
 
 def _differs(contrast: Contrast, corrected: float, goal: Goal) -> Verdict:
@@ -105,10 +105,11 @@ def _differs(contrast: Contrast, corrected: float, goal: Goal) -> Verdict:
     return "not seen" if within and _reliable(contrast, goal) else "cannot be told"
 
 
-def _kept(contrast: Contrast, goal: Goal) -> Verdict:
-    """Whether what the expected sign calls better is lost by less than the margin, or by more, for sure."""
+def _kept(contrast: Contrast, corrected: float, goal: Goal) -> Verdict:
+    """Whether what the expected sign calls better is lost by less than the margin, or by more, for sure. A loss needs
+    the test as well: the interval of a few documents may lie anywhere."""
     low, high = sorted(contrast.expected * end for end in (contrast.low, contrast.high))
-    if high < -goal.size:
+    if high < -goal.size and corrected < ALPHA:
         return "opposite"
     kept = low > -goal.size and contrast.stake > goal.size
     return "appears" if kept and _reliable(contrast, goal) else "cannot be told"

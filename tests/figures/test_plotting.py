@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import matplotlib.image
 import numpy as np
@@ -47,6 +49,15 @@ def test_every_word_is_on_the_page(shape):
     width, height = canvas.canvas.get_width_height()
     for text, box in texts(canvas):
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text
+
+
+def test_control_characters_of_names_are_visible(recwarn, tmp_path):
+    named = replace(figure(1, 1), source="mo\x1bdel", question="wh\x07at?")
+    words = " ".join(text for text, _ in texts(drawing(named, LIGHT)))
+    assert "mo�del" in words and "wh�at?" in words
+    save(named, tmp_path, svg=True)
+    assert not recwarn.list
+    ElementTree.parse(tmp_path / "made.svg")
 
 
 def test_titles_are_whole():

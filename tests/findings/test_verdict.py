@@ -49,7 +49,15 @@ def test_a_difference(changed, corrected, wanted):
 )
 def test_little_loss(low, high, expected, wanted):
     row = replace(PLAIN, estimate=(low + high) / 2, low=low, high=high, expected=expected)
-    assert verdict(row, 1.0, "keeps", GOAL) == wanted
+    assert verdict(row, 0.01, "keeps", GOAL) == wanted
+    untested = "cannot be told" if wanted == "opposite" else wanted
+    assert verdict(row, 0.06, "keeps", GOAL) == untested
+
+
+def test_two_documents_show_no_loss():
+    row = of_documents(np.array([-0.1, -0.067]), "all", "task", "metric", expected=1)
+    assert row is not None and row.high < -GOAL.size
+    assert verdict(row, row.p, "keeps", GOAL) == "cannot be told"
 
 
 def test_whoever_follows_no_more_than_the_margin_has_nothing_to_lose():
