@@ -212,4 +212,4 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (ValueError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UsageError(f"{path.name}: not a samples file of the harness ({error})") from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}; it takes a run's samples_*.jsonl") from error

@@ -3,10 +3,10 @@ ours."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from fairkv_eval.errors import unknown
+from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.figures import by_class, by_task
 from fairkv_eval.figures.figure import Figure
 from fairkv_eval.figures.model_results import ModelResults
@@ -66,13 +66,20 @@ def foremost(drawn: dict[str, list[Figure]]) -> list[Figure]:
     return [made[0] for made in drawn.values()][:MOST]
 
 
-def named(drawn: dict[str, list[Figure]], names: list[str]) -> list[Figure]:
-    """The figures of these names, which may be those of kinds. Raise UsageError for a name that none has."""
+def named(drawn: dict[str, list[Figure]], names: Sequence[str]) -> list[Figure]:
+    """The figures of these names, which may be those of kinds; without those that a model's results do not have."""
     every = [figure for made in drawn.values() for figure in made]
-    chosen: dict[str, Figure] = {}
+    found = [of for name in names for of in drawn.get(name) or [figure for figure in every if figure.name == name]]
+    return list({figure.name: figure for figure in found}.values())
+
+
+def check_named(of_models: Sequence[dict[str, list[Figure]]], names: Iterable[str]) -> None:
+    """Raise UsageError for a name that no model's figures have, with what a kind of that name needs."""
+    needs = {kind.name: kind.needs for kind in KINDS}
     for name in names:
-        found = drawn.get(name) or [figure for figure in every if figure.name == name]
-        if not found:
-            raise unknown("figure of these results", name, [*drawn, *(figure.name for figure in every)])
-        chosen |= {figure.name: figure for figure in found}
-    return list(chosen.values())
+        if any(named(drawn, [name]) for drawn in of_models):
+            continue
+        if name in needs:
+            raise UsageError(f"these results have no figure {name!r}; it needs {needs[name]}")
+        every = {figure.name for drawn in of_models for made in drawn.values() for figure in made}
+        raise unknown("figure of these results", name, every.union(*of_models))

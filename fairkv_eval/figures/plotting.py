@@ -14,6 +14,7 @@ from fairkv_eval.figures.figure import Figure, Horizontal, Row, Series
 from fairkv_eval.figures.layout import LINE, TITLE, WORDS, Layout, layout, name_lines
 from fairkv_eval.figures.scale import limits
 from fairkv_eval.figures.style import LIGHT, Theme, line, rc
+from fairkv_eval.files import folder as made_folder
 from fairkv_eval.files import write, write_whole
 
 if TYPE_CHECKING:
@@ -30,11 +31,10 @@ GAPS = "×: no value there, since it is not defined (all classes equal, or too f
 def save(figure: Figure, folder: Path, svg: bool = False) -> list[Path]:
     """Draw a figure into ``folder`` as PNG, and as SVG if asked to, and return the paths.
 
-    Raise UsageError without matplotlib.
+    Raise UsageError without matplotlib, or if the folder cannot be written.
     """
     picture = png(figure)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [write(folder / f"{figure.name}.png", picture)]
+    paths = [write(made_folder(folder) / f"{figure.name}.png", picture)]
     if svg:
         canvas = drawing(figure, LIGHT)
         make = partial(canvas.savefig, format="svg", metadata={"Date": None})

@@ -29,6 +29,7 @@ CASES = [
     command("compare", "{folder}/nowhere", "{folder}/else", words=("nowhere",)),
     command("publish", "{folder}/nowhere", "--output_path", "{folder}/out", words=("nowhere",)),
     command("breakdown", "{folder}/nowhere", words=("nowhere",)),
+    command("breakdown", "{folder}", words=("directory", "samples_*.jsonl")),
     command("view", "x", "--task", "y", words=("--task", "Did you mean '--tasks'?")),
     command("completion", "fish", words=("fish", "bash")),
     command("sweep", "--ratios", "0", "0.3", "{folder}/s.yaml", words=("'0.3' is one word too many", "commas")),

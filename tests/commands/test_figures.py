@@ -56,7 +56,7 @@ def test_figures_are_drawn_by_name(folder, tmp_path):
         (["--model", "small"], "unknown model with results 'small'"),
         (["--output_path", "{folder}/a_file"], "is a file"),
         (["--only", "overvew"], "Did you mean 'overview'"),
-        (["--only", "fidelity"], "unknown figure of these results 'fidelity'"),
+        (["--only", "fidelity"], "these results have no figure 'fidelity'; it needs fidelity_kl"),
         (["--only", "overview", "--all"], "--all and --only"),
     ],
 )

@@ -10,9 +10,10 @@ import synthetic_results
 import synthetic_sweep
 from scipy import stats
 
+from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
 from fairkv_eval.figures.figure import Figure, Series
-from fairkv_eval.figures.kinds import KINDS, MOST, figures, foremost, named
+from fairkv_eval.figures.kinds import KINDS, MOST, check_named, figures, foremost, named
 from fairkv_eval.figures.model_results import arrange
 from fairkv_eval.figures.points import accuracy_and_spread
 from fairkv_eval.figures.rank_correlation import rank_correlation
@@ -76,7 +77,7 @@ def test_figures_have_names_and_kinds(by_kind):
     assert [figure.name for figure in named(by_kind, ["overview"])] == ["overview"]
     assert len(named(by_kind, ["class_accuracy", "class_accuracy_sys_multi"])) == len(by_kind["class_accuracy"])
     with pytest.raises(UsageError, match=r"class_rankings.*Did you mean 'class_ranking'"):
-        named(by_kind, ["class_rankings"])
+        check_named([by_kind], ["class_rankings"])
 
 
 def test_lines_are_the_results_with_their_intervals(drawn, folder):
@@ -254,6 +255,26 @@ def test_no_panel_is_without_data(drawn):
     for figure in drawn.values():
         assert figure.rows and all(row.panels for row in figure.rows)
         assert all(any(len(one.x) > 1 for one in panel.series) for panel in figure.panels)
+
+
+def test_a_figure_that_only_one_model_has_is_drawn_for_it(tmp_path, capsys):
+    synthetic_sweep.write(tmp_path / "many", n=8, presses=("tova",))
+    synthetic_sweep.write(tmp_path / "one", n=8, presses=("tova",), tasks=("raccoon_plain",))
+    for path in (tmp_path / "one").glob("results_*.json"):
+        path.write_text(path.read_text().replace("someone/small-model", "another"))
+    command = ["figures", str(tmp_path / "many"), str(tmp_path / "one"), "--output_path", str(tmp_path / "out")]
+    assert main([*command, "--only", "class_accuracy_sys_multi"]) == 0
+    assert "another: none of these figures" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "out").rglob("*.png")] == ["class_accuracy_sys_multi.png"]
+    assert main([*command, "--only", "storage"]) != 0
+    assert "no figure 'storage'; it needs a press with fewer bits" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    synthetic_sweep.write(tmp_path, n=8, presses=("tova",), tasks=("raccoon_plain",))
+    (tmp_path / "file").touch()
+    assert main(["figures", str(tmp_path), "--output_path", str(tmp_path / "file" / "figures")]) != 0
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_what_cannot_be_drawn_is_named(tmp_path):
