@@ -63,9 +63,11 @@ def _write(board: Board, into: Path, page: str) -> list[Path]:
 
 def _report(board: Board, written: list[Path]) -> None:
     from fairkv_eval.commands.terminal import console, show
+    from fairkv_eval.results.left_out import folded
 
     results = sum(len(row.tasks) for row in board.rows)
     parts = [f"{results} results in {len(board.rows)} rows; tasks: {', '.join(board.tasks)}"]
     if board.left_out:
-        parts += ["left out:", *(f"  {omission.file}: {omission.reason}" for omission in board.left_out)]
+        entries = (f"{omission.file}: {omission.reason}" for omission in board.left_out)
+        parts += ["left out:", *(f"  {reason}" for reason in folded(entries, "leaderboard.json"))]
     show(console(), [*parts, *(f"wrote {path}" for path in written)])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fairkv_eval.analysis.recommend import recommend
+    from fairkv_eval.results.left_out import folded
 
     advice = recommend(
         args.results,
@@ -67,7 +67,8 @@ def run(args: argparse.Namespace) -> None:
         return
     low, high = args.range
     parts: list[Any] = [_headline(advice) + "\n", _table(advice), "\n" + _assumptions(advice, low, high)]
-    show(console(), [*parts, *_folded(advice.left_out)])
+    left_out = [f"Left out: {reason}." for reason in folded(advice.left_out, "--json")]
+    show(console(), [*parts, *left_out])
 
 
 def _headline(advice: Recommendation) -> str:
@@ -138,16 +139,6 @@ def _assumptions(advice: Recommendation, low: float, high: float) -> str:
         f"the first that fails, at level {advice.level:.2g} for each of {len(advice.families)} presses and settings "
         "(Bonferroni; learn then test, arXiv 2110.01052). Bound: the loss stays below it at that level."
     )
-
-
-def _folded(left_out: Sequence[str]) -> Iterator[str]:
-    """One line per reason, with the number of results and the first of them."""
-    by_reason: dict[str, list[str]] = {}
-    for name, _, reason in (entry.partition(": ") for entry in left_out):
-        by_reason.setdefault(reason, []).append(name)
-    for reason, entries in by_reason.items():
-        more = f" and {len(entries) - 1} more (--json lists them)" if entries[1:] else ""
-        yield f"Left out: {entries[0]}{more}: {reason}."
 
 
 def _plain(advice: Recommendation) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from fairkv_eval.findings.press_bias import bias
 from fairkv_eval.findings.remedies import fairness, whitelisting
 from fairkv_eval.findings.sample_sizes import SampleSize, sample_sizes
 from fairkv_eval.findings.verdict import Goal, JudgedFinding, judged
+from fairkv_eval.results.reader import Problem
 from fairkv_eval.results.selection import selected
 
 FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
@@ -57,15 +58,19 @@ def reports(
     """The findings of each model in these results, or of one. Raise UsageError for results or a goal that cannot be."""
     goal = _checked(goal or Goal())
     records, problems = selected(paths, model, tasks)
-    left_out = [f"{problem.path.name}: {problem.reason}" for problem in problems]
     return [
         ModelReport(
             *(cells.model, {task: _task_of(of) for task, of in cells.tasks.items()}),
             *(goal, tuple(judged(finding(cells), goal) for finding in FINDINGS)),
-            *(tuple(sample_sizes(cells, goal)), (*left_out, *cells.left_out)),
+            *(tuple(sample_sizes(cells, goal)), (*_left_out(problems, cells.model), *cells.left_out)),
         )
         for cells in arrange(records)
     ]
+
+
+def _left_out(problems: Iterable[Problem], model: str) -> Iterator[str]:
+    """What was left out of a model's results, and files of nobody knows whom."""
+    yield from (f"{of.path.name}: {of.reason}" for of in problems if of.model in (None, model))
 
 
 def _task_of(cells: TaskCells) -> TaskOf:

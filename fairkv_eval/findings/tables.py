@@ -12,6 +12,7 @@ from fairkv_eval.escaping import for_markdown
 from fairkv_eval.findings.across_models import EACH, across_models, unlike_tasks
 from fairkv_eval.findings.report import ModelReport
 from fairkv_eval.findings.verdict import JudgedClaim, JudgedRow, numbers_of
+from fairkv_eval.results.left_out import folded
 
 RULE = (
     "Estimate: the mean over documents, presses and ratios, with its 95 % interval (bootstrap over documents). p: "
@@ -28,8 +29,8 @@ def rule(report: ModelReport) -> str:
 
 
 def left_out(report: ModelReport) -> Iterator[str]:
-    """A line for each kind of results that no finding uses."""
-    yield from (f"Left out: {reason}." for reason in dict.fromkeys(report.left_out))
+    """A line for each reason why results are used by no finding."""
+    yield from (f"Left out: {reason}." for reason in folded(report.left_out, "--format json"))
 
 
 def size_in_words(report: ModelReport) -> str:

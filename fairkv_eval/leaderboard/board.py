@@ -60,7 +60,7 @@ class Board:
 def build(results: Records, top: Path | None = None) -> Board:
     """The leaderboard of these results, with files named relative to ``top``. Raise UsageError for no results."""
     if not results.records:
-        reasons = "; ".join(f"{_file(path, top)}: {reason}" for path, reason in results.problems[:3])
+        reasons = "; ".join(f"{_file(path, top)}: {reason}" for path, reason, _ in results.problems[:3])
         raise UsageError(f"no result of the harness was found{f' ({reasons})' if reasons else ''}")
     records = sorted(results.records, key=_order)
     values, shown, problems = samples_of(records)
@@ -79,7 +79,7 @@ def build(results: Records, top: Path | None = None) -> Board:
         prompts.setdefault(record.task, {}).update({document: prompt for document, prompt, _ in texts})
         if texts:
             responses.setdefault(row_id, {})[record.task] = [(document, response) for document, _, response in texts]
-    left_out = [Omission(_file(path, top), reason) for path, reason in (*results.problems, *problems)]
+    left_out = [Omission(_file(path, top), reason) for path, reason, _ in (*results.problems, *problems)]
     rows = _averaged(_rows(ids, records, entries), aspects, tasks)
     return Board(tasks, aspects, rows, left_out, prompts, responses)
 

@@ -19,10 +19,11 @@ from fairkv_eval.results.result_file import parse
 
 
 class Problem(NamedTuple):
-    """A file, or one task of it, that was left out, and why."""
+    """A file, or one task of it, that was left out, and why. ``model``: whose it is, if it could be read."""
 
     path: Path
     reason: str
+    model: str | None = None
 
 
 class Records(NamedTuple):
@@ -107,7 +108,7 @@ def _same_documents(records: list[Record], group: Group) -> tuple[list[Record], 
             if key[:2] == main and key[2] in (None, documents):
                 kept.append(record)
             else:
-                problems.append(Problem(record.path, _difference(record, key, main)))
+                problems.append(Problem(record.path, _difference(record, key, main), record.model))
     return kept, problems
 
 
@@ -154,7 +155,7 @@ def _same_directions(records: list[Record], group: Group) -> tuple[list[Record],
         other = [metric for metric, better in wanted.items() if direction(record, metric) is not better]
         if other:
             reason = f"task {record.task}: {other[0]} has another better direction than in most results: not comparable"
-            problems.append(Problem(record.path, reason))
+            problems.append(Problem(record.path, reason, record.model))
         else:
             kept.append(record)
     return kept, problems
@@ -168,5 +169,5 @@ def _once(records: list[Record]) -> tuple[list[Record], list[Problem]]:
         first = newest.setdefault((record.run, record.policy), record)
         if first is not record:
             reason = f"task {record.task}, {record.policy.label}: the same cell as the newer {first.path.name}"
-            problems.append(Problem(record.path, reason))
+            problems.append(Problem(record.path, reason, record.model))
     return list(newest.values()), problems

@@ -29,7 +29,8 @@ def selected(paths: str | Path | Iterable[str | Path], model: str | None = None,
     _check("model with results", [model] if model else [], {record.model for record in records})
     records = [record for record in records if model in (None, record.model)]
     _check("task with results", tasks, {record.task for record in records})
-    return Records([record for record in records if not tasks or record.task in tasks], problems)
+    records = [record for record in records if not tasks or record.task in tasks]
+    return Records(records, [problem for problem in problems if model is None or problem.model in (None, model)])
 
 
 def one_run(records: Sequence[Record]) -> dict[str, list[Record]]:

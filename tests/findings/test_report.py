@@ -70,13 +70,25 @@ def test_markdown_tables_are_whole(sweep: Path, by_press: bool) -> None:
     assert ("streaming_llm |" in text) == by_press
 
 
+def test_what_is_left_out_of_one_model_is_not_said_of_another(tmp_path: Path) -> None:
+    for number, model in enumerate(("one", "other")):
+        synthetic_results.write(tmp_path, number=number, model=model)
+    moved = synthetic_results.write(tmp_path, press="tova", ratio=0.3, number=2, model="other", version=2.0)
+    (tmp_path / "broken.json").write_text("{")
+    for chosen in ([None], ["one", "other"]):
+        of_models = [report for model in chosen for report in reports(tmp_path, model)]
+        one, other = ([entry.partition(":")[0] for entry in report.left_out] for report in of_models)
+        assert one == ["broken.json"]
+        assert len(other) == 2 and "broken.json" in other and moved.name.startswith("results_")
+
+
 def test_what_is_left_out_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(2):
         scores = {"docs": synthetic_results.documents(6), "scores": [1.0] * 6, "press": "tova"}
         synthetic_results.write(tmp_path, number=number, ratio=0.3 * (number + 1), samples=False, **scores)
     synthetic_sweep.write(tmp_path / "sweep", n=4, presses=("tova",))
     made = reports(tmp_path)
-    line = "tova ratio=0.3 of made_task: no samples beside it; run with --log_samples"
+    line = "of made_task and 1 more (--format json lists them): no samples beside it; run with --log_samples"
     assert main(["findings", str(tmp_path)]) == 0
     for text in (as_markdown(made), capsys.readouterr().out.replace("\n", " ")):
         assert text.count(line) == 1

@@ -134,7 +134,7 @@ def test_a_cell_met_twice_counts_once(tmp_path: Path) -> None:
     made.write(tmp_path, press="tova", ratio=0.5, fair=1.0, number=3)
     records, problems = read([tmp_path, new])
     assert [r.path for r in records if not r.policy.fair] == [new]
-    ((path, reason),) = problems
+    ((path, reason, _),) = problems
     assert path == old
     assert new.name in reason and "tova ratio=0.5" in reason
 
@@ -167,7 +167,7 @@ def test_other_documents_are_left_out(tmp_path: Path, other: dict, said: str) ->
     records, problems = read(tmp_path)
     assert {r.policy.ratio for r in records} == {0.3, 0.5, 0.9}
     assert unlogged in {r.path for r in records}
-    ((path, reason),) = problems
+    ((path, reason, _),) = problems
     assert path == odd
     assert said in reason
 

@@ -80,7 +80,7 @@ def test_results_from_before_and_after_share_a_row(name: str, tmp_path: Path) ->
     policy["press_sha256"] = former_digests.present(name)
     result["date"] += 1
     (tmp_path / "new.json").write_text(json.dumps(result))
-    (record,), ((path, reason),) = read(tmp_path)
+    (record,), ((path, reason, _),) = read(tmp_path)
     assert record.path.name == "new.json" and path.name == "old.json" and "the same cell" in reason
 
     for key in ("results", "configs", "versions", "n-shot", "higher_is_better", "n-samples"):  # another task's
