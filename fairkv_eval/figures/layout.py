@@ -19,9 +19,17 @@ _TITLE_LETTER, _LETTER, _HANDLE = 0.117, 0.072, 0.6  # widths
 
 
 @dataclass(frozen=True)
+class Block:
+    """Presses side by side, and the rows that have a panel for one of them, as indices of the figure's rows."""
+
+    columns: tuple[str, ...]
+    rows: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Layout:
-    """``title``, ``sentence`` and ``source``: their lines; ``blocks``: columns in each block of rows; ``head``: the
-    height above its first row; ``legend``: entries side by side."""
+    """``title``, ``sentence`` and ``source``: their lines; ``blocks``: one below the other; ``head``: the height above
+    a block's first row; ``legend``: entries side by side."""
 
     width: float
     height: float
@@ -29,22 +37,22 @@ class Layout:
     title: list[str]
     sentence: list[str]
     source: list[str]
-    blocks: list[tuple[str, ...]]
-    rows: int
+    blocks: list[Block]
     head: float
     legend: int
     legend_lines: int
 
     def panel_at(self, block: int, row: int, column: int) -> tuple[float, float, float, float]:
-        """A panel's left, bottom, width and height as shares of the figure."""
+        """The left, bottom, width and height of the panel in a block's row and column, as shares of the figure."""
         wide, tall = self.panel
-        top = self.height - self.top - block * self.block_height - self.head - row * (tall + _BELOW)
+        above = sum(self.height_of(other) for other in self.blocks[:block])
+        top = self.height - self.top - above - self.head - row * (tall + _BELOW)
         left = _LEFT + column * (wide + _GAP)
         return left / self.width, (top - tall) / self.height, wide / self.width, tall / self.height
 
     def axis_at(self, block: int) -> tuple[float, float]:
         """Where the words of a block's horizontal axis begin, below its last row."""
-        left, bottom, _, _ = self.panel_at(block, self.rows - 1, 0)
+        left, bottom, _, _ = self.panel_at(block, len(self.blocks[block].rows) - 1, 0)
         return left, bottom - _WORDS_BELOW / self.height
 
     @property
@@ -56,9 +64,8 @@ class Layout:
     def bottom(self) -> float:
         return 0.08 + LINE * len(self.source)
 
-    @property
-    def block_height(self) -> float:
-        return self.head + self.rows * (self.panel[1] + _BELOW) + _AXIS
+    def height_of(self, block: Block) -> float:
+        return self.head + len(block.rows) * (self.panel[1] + _BELOW) + _AXIS
 
 
 def name_lines(name: str) -> list[str]:
@@ -71,7 +78,7 @@ def layout(figure: Figure, notes: str, legend: list[str]) -> Layout:
     columns = figure.columns
     count = math.ceil(len(columns) / COLUMNS)
     across = math.ceil(len(columns) / count)
-    blocks = [columns[i : i + across] for i in range(0, len(columns), across)]
+    blocks = [_block(figure, columns[i : i + across]) for i in range(0, len(columns), across)]
     wide = 1.72 if across > 3 else 2.5
     tall = 1.9 if len(figure.rows) < 3 else 1.35 if len(figure.rows) < 6 else 1.05
     width = max(_NARROWEST, _LEFT + across * (wide + _GAP) + _RIGHT)
@@ -85,10 +92,14 @@ def layout(figure: Figure, notes: str, legend: list[str]) -> Layout:
         textwrap.wrap(figure.sentence, int(inside / _LETTER)),
         textwrap.wrap(notes, int(inside / _LETTER * 1.3)),
         blocks,
-        len(figure.rows),
         _NAME * max(len(name_lines(name)) for name in columns) + _RATIO * figure.x.ratio,
         side_by_side,
         math.ceil(len(legend) / side_by_side),
     )
-    height = parts.top + len(blocks) * parts.block_height + parts.bottom
+    height = parts.top + sum(map(parts.height_of, blocks)) + parts.bottom
     return Layout(**{**parts.__dict__, "height": height})
+
+
+def _block(figure: Figure, columns: tuple[str, ...]) -> Block:
+    rows = [i for i, row in enumerate(figure.rows) if any(panel.column in columns for panel in row.panels)]
+    return Block(columns, tuple(rows))

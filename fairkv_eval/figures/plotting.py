@@ -70,10 +70,10 @@ def drawing(figure: Figure, theme: Theme) -> Any:
         canvas = Canvas(figsize=(places.width, places.height), dpi=_DPI)
         FigureCanvasAgg(canvas)
         _words(canvas, figure, places, theme)
-        for block, columns in enumerate(places.blocks):
+        for block in range(len(places.blocks)):
             canvas.text(*places.axis_at(block), figure.x.label, va="top", size=8)
-            for index, row in enumerate(figure.rows):
-                _row(canvas, figure, row, places, (block, index), columns, theme)
+            for row in range(len(places.blocks[block].rows)):
+                _row(canvas, figure, places, block, row, theme)
         _make_harmless(canvas)
         return canvas
 
@@ -135,30 +135,23 @@ def _look(style: int, theme: Theme) -> dict[str, Any]:
     return {"color": colour, "linestyle": look.dashes, "marker": look.marker, "markerfacecolor": face}
 
 
-def _row(
-    canvas: Any,
-    figure: Figure,
-    row: Row,
-    places: Layout,
-    at: tuple[int, int],
-    columns: tuple[str, ...],
-    theme: Theme,
-) -> None:
-    """One row of one block. Where a press has no data there is no panel, and the next one has the labels."""
-    block, index = at
+def _row(canvas: Any, figure: Figure, places: Layout, block: int, at: int, theme: Theme) -> None:
+    """The ``at``-th row of a block. Where a press has no data there is no panel, and the next one has the labels."""
+    columns, rows = places.blocks[block].columns, [figure.rows[index] for index in places.blocks[block].rows]
+    row = rows[at]
     panels = {panel.column: panel for panel in row.panels}
-    first = next((name for name in columns if name in panels), None)
+    first = next(name for name in columns if name in panels)
     for column, name in enumerate(columns):
         if name not in panels:
             continue
-        axis = canvas.add_axes(places.panel_at(block, index, column))
+        axis = canvas.add_axes(places.panel_at(block, at, column))
         _scales(axis, figure, row)
         for one in panels[name].series:
             _line(axis, one, theme)
         if panels[name].level is not None:
             axis.axhline(panels[name].level, color=theme.quiet, linestyle=":", linewidth=1.2, zorder=1)
-        top = not any(name in {panel.column for panel in other.panels} for other in figure.rows[:index])
-        last = not any(name in {panel.column for panel in other.panels} for other in figure.rows[index + 1 :])
+        top = not any(name in {panel.column for panel in other.panels} for other in rows[:at])
+        last = not any(name in {panel.column for panel in other.panels} for other in rows[at + 1 :])
         axis.tick_params(labelleft=name == first, labelbottom=last)
         for label, side in zip(axis.get_xticklabels(), ("left", "center", "right"), strict=False):
             label.set_horizontalalignment(side if figure.x.share else "center")

@@ -66,6 +66,19 @@ def test_titles_are_whole():
     assert LONG in words and words.count("directive") == 2
 
 
+def test_a_block_has_no_room_for_rows_that_none_of_its_presses_has():
+    whole = figure(8, 3)
+    last = whole.columns[-1]
+    rows = (whole.rows[0], *(replace(row, panels=row.panels[-1:]) for row in whole.rows[1:]))
+    canvas = drawing(replace(whole, rows=rows), LIGHT)
+    boxes = sorted((axes.get_position() for axes in canvas.axes), key=lambda box: -box.y0)
+    assert len(boxes) == 8 + 2 and boxes[-1].x0 == max(box.x0 for box in boxes[4:]) and last in whole.columns
+    height = canvas.get_figheight()
+    gaps = [(above.y0 - below.y1) * height for above, below in itertools.pairwise(boxes) if below.y1 < above.y0]
+    assert len(gaps) == 3 and max(gaps) < 1.4  # inches: names, ratio and axis stand there
+    assert height < drawing(whole, LIGHT).get_figheight() - 2
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (5, 3), (13, 5)])
 def test_words_do_not_touch_one_another(shape):
     canvas = drawing(figure(*shape), LIGHT)
