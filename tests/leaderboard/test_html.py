@@ -117,6 +117,16 @@ def test_it_opens_on_both_sides_at_equal_bytes(opened: Any) -> None:
     assert "broken<script>.json" in opened.find_element("tag name", "body").text
 
 
+def test_both_sides_stand_side_by_side_at_any_width(driver: Any, page: str) -> None:
+    for width in range(1280, 1300, 3):  # the room for them is seldom a whole number of pixels
+        driver.set_window_size(width, 1000)
+        driver.get(page)
+        tops = driver.execute_script(
+            "return [...document.querySelectorAll('#equal > svg')].map((panel) => panel.getBoundingClientRect().top)"
+        )
+        assert len(tops) == 2 and tops[0] == tops[1], width
+
+
 def visible(driver: Any, selector: str) -> list[str]:
     return [element.text for element in driver.find_elements("css selector", selector)]
 

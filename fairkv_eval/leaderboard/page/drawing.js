@@ -14,6 +14,9 @@ function scale(low, high, from, to, steps = 5) {
   return { place, ticks };
 }
 
+/** The whole pixels of a part of the page: clientWidth may round up, and what stands side by side would wrap. */
+const widthOf = (id) => Math.floor(byId(id).getBoundingClientRect().width);
+
 /** A scale of a measure over these rows and the full cache; shares begin at 0. */
 function measureScale(measure, rows, from, to, steps) {
   const found = rows.map((row) => row && measure.of(row)).filter((metric) => metric?.value != null);

@@ -16,7 +16,7 @@ function drawEqualBytes(rows, choice) {
       ? 'No policy that passes the filter holds this share: choose another.' : 'Nothing to draw: no result passes the filter.'));
     return [];
   }
-  const whole = byId('equal').clientWidth;
+  const whole = widthOf('equal');
   const stacked = whole < 620 && measures.length > 1;
   const names = namesOf(pairs, choice);
   const label = Math.min(260, whole * 0.3, 14 + Math.max(...[...names.values()].flatMap(([name, more]) => [7.6 * name.length, 6.1 * more.length])));

@@ -14,7 +14,7 @@ function drawSizes(rows, choice) {
   for (const row of able) panels.set(lineOf(row), [...(panels.get(lineOf(row)) ?? []), row]);
   const names = [...panels.keys()].sort();
   const shown = allPanels ? names : names.slice(0, MOST);
-  const whole = byId('sizes').clientWidth;
+  const whole = widthOf('sizes');
   const columns = Math.max(1, Math.min(shown.length, Math.floor((whole + 12) / (whole < 500 ? 170 : 232))));
   const width = Math.floor((whole - 12 * (columns - 1)) / columns) - 2;
   const frame = { measure, full, choice, width: Math.min(width, 420), y: measureScale(measure, [...able, full], SMALL.height - SMALL.bottom, SMALL.top, 4) };
