@@ -7,7 +7,7 @@ into its files. Finished cells and journalled answers are never computed again.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,8 @@ def run_model(
     bars: Bars = tqdm,
 ) -> list[Path]:
     """Run what is unfinished of one model's cells; return the folders of them all. The caller holds the lock."""
-    model = LoadedModel.load(sweep, arguments)
     folder = SweepFolder(sweep.output_path)
-    journalled = folder.answers()
-    runs = [TaskRun(sweep, model, task, journalled) for task in tasks.values()]
-    del journalled  # its lines
+    runs = task_runs(sweep, arguments, tasks)
     with folder.journal(journal_name) as journal:
         for run in runs:
             if run.unfinished:
@@ -65,3 +62,16 @@ def run_model(
                 run.follow(journal, bars)
                 run.write()
     return [folder.cell(cell) for run in runs for cell in run.cells]
+
+
+def task_runs(
+    sweep: Sweep,
+    arguments: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    documents: Callable[[Iterable[int]], set[int]] = set,
+) -> list[TaskRun]:
+    """The tasks on one model, which is loaded, and the journals read, once for them all. ``documents``: as `TaskRun`
+    takes them."""
+    model = LoadedModel.load(sweep, arguments)
+    journalled = SweepFolder(sweep.output_path).answers()
+    return [TaskRun(sweep, model, task, journalled, documents) for task in tasks.values()]

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from fairkv_eval.errors import UsageError
 from fairkv_eval.sweep.config import Sweep
 from fairkv_eval.sweep.folder import SweepFolder
-from fairkv_eval.sweep.loaded_model import LoadedModel
-from fairkv_eval.sweep.run import check_launch
-from fairkv_eval.sweep.task_run import TaskRun
+from fairkv_eval.sweep.run import check_launch, task_runs
 from fairkv_eval.sweep.tasks import load_tasks
 
 
@@ -50,8 +48,7 @@ def run_shard(sweep: Sweep, shard: Shard) -> int:
     folder, answered = SweepFolder(sweep.output_path), 0
     with folder.lock(shard.name):
         for arguments, tasks in loaded:
-            model = LoadedModel.load(sweep, arguments)
-            runs = [TaskRun(sweep, model, task, documents=shard.documents) for task in tasks.values()]
+            runs = task_runs(sweep, arguments, tasks, shard.documents)
             with folder.journal(f"journal-{shard.name}") as journal:
                 for run in runs:
                     run.answer(journal)
