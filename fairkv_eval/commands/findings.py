@@ -139,7 +139,7 @@ def _details(claim: JudgedClaim, by_press: bool) -> Iterator[RenderableType]:
 
     details = [row.contrast for row in rows_of(claim, by_press) if row.contrast.detail]
     for of in details if by_press else details[:1]:
-        measure = f"{of.metric} of {of.task}" if of.group == "all" else f"  {of.group}"
+        measure = of.measure if of.group == "all" else f"  {of.group}"
         yield _indented(f"{measure}: {of.detail}")
 
 

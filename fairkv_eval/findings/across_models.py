@@ -32,7 +32,7 @@ def across_models(reports: Sequence[ModelReport]) -> list[ClaimAcross]:
         first = findings[0].finding
         for measured in dict.fromkeys(claim.claim.measured for judged in findings for claim in judged.claims):
             rows = [_deciding(judged.claims, measured) for judged in findings]
-            measure = next((_measure(row) for row in rows if row), "")
+            measure = next((row.contrast.measure for row in rows if row), "")
             shown = tuple(_shown(row, measure) for row in rows)
             claims.append(ClaimAcross(first.statement, first.reported, measured, measure, shown))
     return claims
@@ -42,16 +42,12 @@ def _deciding(claims: Sequence[JudgedClaim], measured: str) -> JudgedRow | None:
     return next((claim.rows[0] for claim in claims if claim.claim.measured == measured and claim.rows), None)
 
 
-def _measure(row: JudgedRow) -> str:
-    return f"{row.contrast.metric} of {row.contrast.task}"
-
-
 def _shown(row: JudgedRow | None, measure: str) -> str:
     """A model's row; its measure is named if it is another one than the first model's."""
     if row is None:
         return NOT_RUN
     estimate, interval, p, verdict, needed = numbers_of(row)
-    other = "" if _measure(row) == measure else f" ({_measure(row)})"
+    other = "" if row.contrast.measure == measure else f" ({row.contrast.measure})"
     documents = "" if needed == "-" else f", needed {needed}"
     return f"{verdict}: {estimate} {interval}, p {p}, n={row.contrast.n}{documents}{other}"
 

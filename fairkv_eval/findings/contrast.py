@@ -41,6 +41,11 @@ class Contrast:
     stake: float = math.inf
     detail: str = ""
 
+    @property
+    def measure(self) -> str:
+        """What was measured, in words."""
+        return f"{self.metric} of {self.task}"
+
 
 def of_documents(
     values: Floats, group: str, task: str, metric: str, *, cells: int = 1, expected: int = 0, points: bool = True

@@ -42,11 +42,7 @@ def rows_of(claim: JudgedClaim, by_press: bool) -> Iterator[JudgedRow]:
     tasks = list(dict.fromkeys(row.contrast.task for row in claim.rows))
     for row in sorted(claim.rows, key=lambda row: tasks.index(row.contrast.task)):
         yield row
-        yield from (of for of in claim.by_press if by_press and _measure(of) == _measure(row))
-
-
-def _measure(row: JudgedRow) -> tuple[str, str]:
-    return row.contrast.task, row.contrast.metric
+        yield from (of for of in claim.by_press if by_press and of.contrast.measure == row.contrast.measure)
 
 
 def as_markdown(reports: Sequence[ModelReport], by_press: bool = False) -> str:
@@ -94,7 +90,7 @@ def _claim_lines(claim: JudgedClaim, by_press: bool, columns: int) -> Iterator[t
         of = row.contrast
         press = (for_markdown(of.group),) if by_press else ()
         detail = f" ({of.detail})" if of.detail else ""
-        yield start, for_markdown(f"{of.metric} of {of.task}{detail}"), *press, str(of.n), *numbers_of(row)
+        yield start, for_markdown(f"{of.measure}{detail}"), *press, str(of.n), *numbers_of(row)
         start = ""
     if not claim.rows:
         yield start, f"needs {claim.claim.needs}", *[""] * (columns - 4), claim.verdict, "-"

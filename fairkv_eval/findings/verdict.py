@@ -62,7 +62,7 @@ def numbers_of(row: JudgedRow) -> tuple[str, str, str, str, str]:
     of = row.contrast
     interval = f"[{of.low:+.3f}, {of.high:+.3f}]" if math.isfinite(of.low) else "-"
     needed = f"{row.needed:,}" if row.verdict == "cannot be told" and row.needed else "-"
-    p = f"{row.corrected:.2g}" if row.corrected >= 0.001 else f"{row.corrected:.0e}"
+    p = f"{row.corrected:.2g}" if row.corrected >= 0.01 else f"{row.corrected:.1g}"
     return f"{of.estimate:+.3f}", interval, p, row.verdict, needed
 
 

@@ -40,7 +40,7 @@ def check_launch(sweep: Sweep) -> None:
     if int(os.environ.get("WORLD_SIZE") or 1) > 1:
         raise UsageError(
             f"{os.environ['WORLD_SIZE']} processes were launched (WORLD_SIZE), and each would run the whole sweep; "
-            "start fairkv sweep as one process"
+            "start fairkv sweep as one process, or as several with --shard"
         )
     check_loggers(sweep)
 
