@@ -1,6 +1,7 @@
-"""A question of ours: at equal bytes, is it better to evict, to merge or to quantize?
+"""A question of ours: at equal bytes, is it better to evict, to merge, to quantize or to evict less and quantize?
 
-Each kind is represented by its best policy at the bytes nearest to those of a quantized (or else merged) one.
+Each kind is represented by its best policy at the bytes nearest to those of a policy of fewer bits, or without one of a
+merging policy.
 """
 
 from __future__ import annotations
@@ -21,16 +22,24 @@ from fairkv_eval.findings.twins import claim, contrasts
 from fairkv_eval.results.recorded_policy import RecordedPolicy
 from fairkv_eval.storage.bits import PLAIN_BITS
 
-Kind = Literal["evict", "merge", "quantize"]
+Kind = Literal["evict", "merge", "quantize", "evict and quantize"]
 
 FARTHEST = 0.05  # of the full cache's bytes: sizes that are farther apart are not equal
 ALIKE = 0.01  # sizes that count as one
 
-_COMPARED: tuple[tuple[Kind, Kind], ...] = (("quantize", "evict"), ("quantize", "merge"), ("merge", "evict"))
+_COMPARED: tuple[tuple[Kind, Kind], ...] = (
+    ("quantize", "evict"),
+    ("quantize", "merge"),
+    ("merge", "evict"),
+    ("evict and quantize", "evict"),
+    ("quantize", "evict and quantize"),
+)
+_SET_THE_SIZE: tuple[Kind, ...] = ("quantize", "merge", "evict and quantize")  # the first that there is
 _NEEDS = {
     "quantize": "policies of fewer bits alone (press none, kv_bits below 16)",
     "merge": "merging policies (merge=)",
     "evict": "evicting policies",
+    "evict and quantize": "evicting policies of fewer bits",
 }
 
 
@@ -44,17 +53,20 @@ def equal_bytes(model: ModelCells) -> Finding:
         claims.append(claim(f"best that can {first} − best that can {second}, at equal bytes", needs, rows))
     return Finding(
         "equal_bytes",
-        "At equal bytes, quantizing is better than merging, and merging than evicting",
+        "At equal bytes, fewer bits are better than fewer pairs, and merging is better than evicting",
         "",
         tuple(claims),
     )
 
 
 def kind_of(policy: RecordedPolicy) -> Kind | None:
-    """What alone makes a policy's cache smaller; None for the full cache, and for several at once."""
+    """What alone makes a policy's cache smaller; None for the full cache, and for other things at once."""
     packed = policy.kv_bits != PLAIN_BITS or bool(policy.key_channels)
-    if policy.decode_budget is not None or (packed and policy.evicts):
+    if policy.decode_budget is not None:
         return None
+    if packed and policy.evicts:
+        unpacked = replace(policy, kv_bits=DEFAULTS["kv_bits"], key_channels=DEFAULTS["key_channels"])
+        return "evict and quantize" if evicts_only(unpacked) else None
     if packed:
         return "quantize"
     if policy.evicts and policy.merge != DEFAULTS["merge"]:
@@ -76,10 +88,10 @@ def _rows(measure: Measure, first: Kind, second: Kind) -> Iterator[Contrast]:
 
 
 def _sizes(cells: TaskCells) -> list[float]:
-    """The shares of bytes that quantized policies hold, or without them merging ones, each once."""
+    """The shares of bytes that the policies of the kind hold which sets the size, each once."""
     by_kind = _held_by_kind(cells)
     sizes: list[float] = []
-    for size in sorted(by_kind.get("quantize", {}).values() or by_kind.get("merge", {}).values()):
+    for size in sorted(next((by_kind[kind].values() for kind in _SET_THE_SIZE if kind in by_kind), ())):
         if not sizes or size - sizes[-1] > ALIKE:
             sizes.append(size)
     return sizes

@@ -23,7 +23,10 @@ def test_kinds():
         policy("tova", 0.5, merge="d2o"): "merge",
         FOUR: "quantize",
         policy("none", key_channels=0.5): "quantize",
-        policy("tova", 0.5, kv_bits=4): None,
+        policy("tova", 0.5, kv_bits=4): "evict and quantize",
+        policy("tova", 0.5, fair=1.0, key_channels=0.5): "evict and quantize",
+        policy("tova", 0.5, kv_bits=4, merge="similar"): None,
+        policy("tova", 0.5, kv_bits=4, decode_budget=64): None,
         policy("tova", 0.5, decode_budget=64): None,
         policy("tova", 0.5, positions="contiguous"): None,
         FULL: None,
@@ -42,9 +45,11 @@ def test_the_best_at_the_nearest_bytes_represents_a_kind():
         policy("tova", 0.47): table(36),
         policy("tova", 0.2): table(40),  # holds far more
         policy("tova", 0.7, merge="similar"): table(24),
+        policy("tova", 0.4, kv_bits=8): table(28),
     }
-    model = model_cells(task_cells("sys_ifeval_defended", tables, held=HELD))
-    evict, merge, merge_evict = equal_bytes(model).claims
+    held = {**HELD, policy("tova", 0.4, kv_bits=8): 0.3}
+    model = model_cells(task_cells("sys_ifeval_defended", tables, held=held))
+    evict, merge, merge_evict, both_evict, both = equal_bytes(model).claims
     assert {row.group: row.estimate for row in evict.by_press} == pytest.approx(
         {"28% of bytes": (30 - 20) / N, "53% of bytes": (38 - 36) / N}
     )
@@ -52,6 +57,8 @@ def test_the_best_at_the_nearest_bytes_represents_a_kind():
     assert evict.rows[0].detail.startswith("28%: full cache kv_bits=4 − tova ratio=0.7 fair=1; 53%: ")
     assert {row.group: row.estimate for row in merge.by_press} == pytest.approx({"28% of bytes": (30 - 24) / N})
     assert {row.group: row.estimate for row in merge_evict.by_press} == pytest.approx({"28% of bytes": (24 - 20) / N})
+    assert {row.group: row.estimate for row in both_evict.by_press} == pytest.approx({"28% of bytes": (28 - 20) / N})
+    assert {row.group: row.estimate for row in both.by_press} == pytest.approx({"28% of bytes": (30 - 28) / N})
 
 
 def test_lower_is_better_for_fidelity():
@@ -73,5 +80,5 @@ def test_without_quantized_ones_merged_ones_set_the_size():
         policy("tova", 0.3): table(40),
     }
     claims = equal_bytes(model_cells(task_cells("sys_multi", tables))).claims
-    assert [len(claim.rows) for claim in claims] == [0, 0, 1]
+    assert [len(claim.rows) for claim in claims] == [0, 0, 1, 0, 0]
     assert claims[2].by_press[0].group == "40% of bytes"
