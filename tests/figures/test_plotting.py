@@ -123,6 +123,14 @@ def test_rows_share_a_scale():
     assert bottom < 0.1 and top > 0.9 and limits([low])[1] < 0.5
 
 
+def test_bands_fit_their_panel_but_one_that_is_longer_than_the_others():
+    panel = Panel("p", (series(y=(0.5, 0.5, 0.49)),))
+    bottom, top = limits([Row("a", (panel,))])
+    assert bottom < 0.39 and top > 0.6
+    long = Panel("q", (replace(series(y=(0.5, 0.5, 0.49)), low=(0.4, 0.4, -9.0)),))
+    assert 0.1 < limits([Row("a", (panel, long))])[0] < 0.3
+
+
 def test_command_files_are_whole_and_svg_only_if_asked_for(tmp_path):
     assert [path.name for path in save(figure(), tmp_path)] == ["made.png"]
     assert {path.name for path in save(figure(), tmp_path, svg=True)} == {"made.png", "made.svg"}
