@@ -109,13 +109,7 @@ def keep_rates(results: ModelResults) -> Iterator[Figure]:
 def fidelity(results: ModelResults) -> Iterator[Figure]:
     tasks = _measuring(results.tasks, KL)
     rows = [
-        row(
-            results,
-            task,
-            Quantity(f"{task.name}: {called(task, KL)}", _kl, False, None, _LINEAR_KL),
-            main_lines(results, task),
-        )
-        for task in tasks
+        row(results, task, _divergence(f"{task.name}: {called(task, KL)}"), main_lines(results, task)) for task in tasks
     ]
     sentence = "Next tokens along the full cache's own answer; the scale is logarithmic above 0.01."
     yield assembled(results, "fidelity", "How far are answers from the full cache's?", sentence, tasks, rows)
@@ -154,15 +148,24 @@ def _against_plain(
     """Lines of a variant beside the plain one of its press."""
     sentence = "A column is a press. Each line starts where nothing is evicted, on the left."
     for task in results.tasks:
-        main = headline(task)
         others = lines_of(results, task, variant)
         plain = lines_of(results, task, lambda line: _is_main(line) and not line.fair)
         lines: Lines = {press: {**plain.get(press, {}), **others[press]} for press in others}
-        if main and lines:
+        if lines:
             rows = [
-                _row(results, task, main, label, of_row) for label, of_row in _rows_of_lines(lines, called(task, main))
+                row(results, task, quantity._replace(label=label), of_row)
+                for quantity in _outcomes(task)
+                for label, of_row in _rows_of_lines(lines, quantity.label)
             ]
             yield assembled(results, f"{name}_{task.name}", question, sentence, [task], rows)
+
+
+def _outcomes(task: TaskResults) -> list[Quantity]:
+    """What a setting may change: the main metric, refusals, and how far answers are from the full cache's."""
+    main = headline(task)
+    quantities = [metric(task, main)] if main else []
+    quantities += [metric(task, REFUSED)] if REFUSED in task.metrics() and main != REFUSED else []
+    return quantities + ([_divergence(called(task, KL))] if KL in task.metrics() else [])
 
 
 def _rows_of_lines(lines: Lines, label: str) -> Iterator[tuple[str, Lines]]:
@@ -202,6 +205,10 @@ def _attacked(tasks: Sequence[TaskResults]) -> list[TaskResults]:
 
 def _mebibytes(record: Record) -> float | None:
     return None if record.kv_bytes_kept is None else record.kv_bytes_kept / 2**20
+
+
+def _divergence(label: str) -> Quantity:
+    return Quantity(label, _kl, False, None, _LINEAR_KL)
 
 
 def _kl(record: Record) -> Point | None:

@@ -130,7 +130,7 @@ def test_a_figure_of_following_alone_does_not_speak_of_leakage(folder):
 def test_kl_is_logarithmic_above_what_is_almost_nothing(drawn):
     (figure,) = (figure for name, figure in drawn.items() if name == "fidelity")
     assert all(row.linear_to == 0.01 for row in figure.rows)
-    assert all(row.linear_to is None for row in drawn["fair_raccoon_plain"].rows)
+    assert all(row.linear_to is None for row in drawn["overview"].rows)
 
 
 def test_relative_accuracy_is_divided_by_the_full_caches(drawn):
@@ -296,6 +296,17 @@ def test_other_settings_have_a_row_each_beside_the_plain_line(tmp_path):
     assert labels(figure) == [f"{name}: acc" for name in ("kv_bits=4", "merge=d2o kv_bits=4", "merge=similar")]
     assert set(lines(figure, row=2)) == {"plain", "merge=similar"}
     assert set(lines(by_kind["overview"][0])) == {"plain"}  # the others have a figure of their own
+
+
+def test_a_setting_is_shown_by_every_outcome(tmp_path):
+    outcomes = {"refusal": [1.0] * 8, "fidelity_kl": [0.2] * 8}
+    for number, (press, fairkv) in enumerate([("none", {}), ("tova", {}), ("tova", {"keep": ["defense"]})]):
+        ratio = 0.0 if press == "none" else 0.5
+        synthetic_results.write(tmp_path, press=press, ratio=ratio, fairkv=fairkv, more=outcomes, number=number)
+    (figure,) = figures(made(tmp_path))[0]["whitelist"]
+    assert labels(figure) == ["acc", "answers that refuse", "KL to the full cache (nats per token)"]
+    assert [row.linear_to for row in figure.rows] == [None, None, 0.01]
+    assert set(lines(figure, row=1)) == {"plain", "keep=defense"}
 
 
 def test_a_preference_is_not_called_acc(tmp_path):
