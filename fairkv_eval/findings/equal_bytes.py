@@ -60,9 +60,10 @@ def equal_bytes(model: ModelCells) -> Finding:
 
 
 def kind_of(policy: RecordedPolicy) -> Kind | None:
-    """What alone makes a policy's cache smaller; None for the full cache, and for other things at once."""
+    """What makes a policy's cache smaller; None for the full cache, for other things at once, and with a whitelist,
+    since a whitelist knows what matters."""
     packed = policy.kv_bits != PLAIN_BITS or bool(policy.key_channels)
-    if policy.decode_budget is not None:
+    if policy.decode_budget is not None or policy.keep:
         return None
     if packed and policy.evicts:
         unpacked = replace(policy, kv_bits=DEFAULTS["kv_bits"], key_channels=DEFAULTS["key_channels"])

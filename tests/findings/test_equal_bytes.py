@@ -19,7 +19,8 @@ def table(followed: int) -> dict[str, list[float]]:
 def test_kinds():
     kinds = {
         policy("tova", 0.5): "evict",
-        policy("tova", 0.5, fair=1.0, keep=("defense",)): "evict",
+        policy("tova", 0.5, fair=1.0): "evict",
+        policy("tova", 0.5, keep=("defense",)): None,
         policy("tova", 0.5, merge="d2o"): "merge",
         FOUR: "quantize",
         policy("none", key_channels=0.5): "quantize",
