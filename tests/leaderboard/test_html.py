@@ -551,3 +551,17 @@ def test_several_models_and_one_without_averages(driver: Any, tmp_path: Path) ->
     assert status(driver) == "2 of 4 policies" and driver.find_element("id", "figures-model").text == ""
     assert driver.find_element("id", "task").get_attribute("value") == made.TASK
     assert driver.get_log("browser") == []
+
+
+def test_figures_are_of_the_model_with_the_most_results(driver: Any, tmp_path: Path) -> None:
+    cells = [("a/one", 0.5, "first"), *(("b/two", ratio, task) for ratio in (0.3, 0.5) for task in ("first", "second"))]
+    cells += [("a/one", 0.0, "first"), ("b/two", 0.0, "first"), ("b/two", 0.0, "second")]
+    for number, (model, ratio, task) in enumerate(cells):
+        press = "tova" if ratio else "none"
+        made.write(tmp_path, model=model, press=press, ratio=ratio, task=task, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "")
+    assert "b/two" in driver.find_element("id", "figures-model").text
+    choose(driver, "model", "a/one")
+    assert driver.find_element("id", "figures-model").text == ""

@@ -41,10 +41,10 @@ function rowsOf(choice) {
 }
 
 function drawFigures(rows, choice) {
-  const drawn = rows.length ? ofOneModel(rows) : rows;
+  const drawn = ofOneModel(rows);
   choice.level = offerLevels(drawn, choice);
   const others = unique(rows.map(({ model }) => model)).length - 1;
-  byId('figures-model').textContent = others > 0 ? `Figures are of ${rows[0].model}; choose another model above.` : '';
+  byId('figures-model').textContent = others > 0 ? `Figures are of ${drawn[0].model}; choose another model above.` : '';
   // The panel beside the figures at equal bytes takes its place before they are measured.
   byId('pareto').hidden = choice.task !== '' || ASPECTS.length < 2 || !drawn.length;
   byId('hero').classList.toggle('alone', byId('pareto').hidden);

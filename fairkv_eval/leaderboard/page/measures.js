@@ -31,9 +31,15 @@ function measuresOf(choice) {
 
 const shownValue = (measure, value) => measure.share ? percent(value) : figure(value);
 
-/** The rows of the model that figures are about: the chosen one, or the first that passes the filter. */
+/** The rows of the model that figures are about: of those that pass the filter, the one with the most results. */
 function ofOneModel(rows) {
-  return rows.filter(({ model, model_sha }) => model === rows[0].model && model_sha === rows[0].model_sha);
+  const models = new Map();
+  for (const row of rows) {
+    const key = `${row.model} ${row.model_sha}`;
+    models.set(key, [...(models.get(key) ?? []), row]);
+  }
+  const results = (of) => of.reduce((sum, { tasks }) => sum + Object.keys(tasks).length, 0);
+  return [...models.values()].reduce((most, of) => results(of) > results(most) ? of : most, []);
 }
 
 /** [share in %, its pairs] of the levels that one of these rows is nearest to, most bytes first. */
