@@ -24,12 +24,17 @@ class Processes(HFLM):
     """`hf` under ``accelerate launch``: several processes, on one machine or on many, give the numbers of one.
 
     ``run_log`` is this process's; the first process holds the sum of all logs after each `barrier`.
+    UsageError: the model's files cannot be read.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, pretrained: Any, **arguments: Any) -> None:
         self.run_log = RunLog()
-        with quiet_loading(lambda: self.model):
-            super().__init__(*args, **kwargs)
+        try:
+            with quiet_loading(lambda: self.model):
+                super().__init__(pretrained, **arguments)
+        except OSError as error:  # also for a hub that does not answer
+            reason = " ".join(str(error).split())
+            raise UsageError(f"pretrained={pretrained!r:.200} cannot be loaded: {reason}") from error
         self.join_processes()
 
     def join_processes(self) -> None:

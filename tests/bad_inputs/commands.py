@@ -47,6 +47,10 @@ CASES = [
     sweep("--presses", "tova", "--ratios", "0:x:0.1", words=("0:x:0.1",)),
     sweep("--presses", "tova", "--ratios", "0.5:0.1:0.1", words=("0.5:0.1:0.1",)),
     sweep("--presses", "tova", "--ratios", "0:0.9:0", words=("0:0.9:0",)),
+    sweep(
+        *("--presses", "tova", "--ratios", "0.5", "--model_args", "pretrained={folder}/no-model"),
+        words=("pretrained='", "no-model' cannot be loaded"),
+    ),
     sweep("--presses", "tova", words=("ratios is missing",)),
     sweep("--ratios", "0.5", words=("presses is missing",)),
     sweep("--presses", "tova,wndow=4", "--ratios", "0.5", words=("wndow",)),
