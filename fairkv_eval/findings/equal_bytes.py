@@ -45,7 +45,7 @@ _NEEDS = {
 
 def equal_bytes(model: ModelCells) -> Finding:
     measures = [measure for measure in following(model, None) if measure.metric == FOLLOWING[0]]
-    measures += [*leakage(model, None), *(Measure(cells, KL, -1) for cells in tasks(model) if cells.has(KL))]
+    measures += [*(Measure(cells, KL, -1) for cells in tasks(model) if cells.has(KL)), *leakage(model, None)]
     claims = []
     for first, second in _COMPARED:
         rows = [row for measure in measures for row in _rows(measure, first, second)]

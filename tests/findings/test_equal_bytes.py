@@ -74,6 +74,13 @@ def test_lower_is_better_for_fidelity():
     assert "knorm" in row.detail
 
 
+def test_fidelity_decides_before_leakage_which_is_often_the_same():
+    policies = (FULL, FOUR, policy("tova", 0.72))
+    tables = {of: {"refusal": [1.0] * N, "fidelity_kl": [float(of.kv_bits)] * N} for of in policies}
+    rows = equal_bytes(model_cells(task_cells("raccoon_plain", tables, held=HELD))).claims[0].rows
+    assert [row.metric for row in rows] == ["fidelity_kl", "refusal"]
+
+
 def test_without_quantized_ones_merged_ones_set_the_size():
     tables = {
         policy("tova", 0.6, merge="d2o"): table(30),
