@@ -152,16 +152,17 @@ def _against_plain(
         plain = lines_of(results, task, lambda line: _is_main(line) and not line.fair)
         lines: Lines = {press: {**plain.get(press, {}), **others[press]} for press in others}
         if lines:
+            few = max(map(len, lines.values())) <= _MOST_LINES
             rows = [
                 row(results, task, quantity._replace(label=label), of_row)
-                for quantity in _outcomes(task)
+                for quantity in _outcomes(task)[: None if few else 1]
                 for label, of_row in _rows_of_lines(lines, quantity.label)
             ]
             yield assembled(results, f"{name}_{task.name}", question, sentence, [task], rows)
 
 
 def _outcomes(task: TaskResults) -> list[Quantity]:
-    """What a setting may change: the main metric, refusals, and how far answers are from the full cache's."""
+    """What a setting may change, the main metric first: refusals, and how far answers are from the full cache's."""
     main = headline(task)
     quantities = [metric(task, main)] if main else []
     quantities += [metric(task, REFUSED)] if REFUSED in task.metrics() and main != REFUSED else []

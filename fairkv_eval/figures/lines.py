@@ -13,8 +13,8 @@ from fairkv_eval.storage.bits import PLAIN_BITS
 
 PLAIN = "plain"
 NO_PRESS = "no press"
-# What stands for any amount of a kind in a line.
-_SOME: dict[str, dict[str, Any]] = {"ratio": {}, "budget": {"budget": 0}, "budget_bytes": {"budget_bytes": 0.0}}
+# What stands for any amount of a kind in a line. Shares of pairs and of bytes are one kind: a line runs over bytes.
+_SOME: dict[str, dict[str, Any]] = {"ratio": {}, "budget": {"budget": 0}, "budget_bytes": {}}
 
 
 def line_of(policy: RecordedPolicy) -> RecordedPolicy:

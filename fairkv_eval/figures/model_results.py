@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from fairkv_eval.figures.lines import held, labels, line_of, setting_of
+from fairkv_eval.figures.lines import held, labels, line_of, setting_of, simple
 from fairkv_eval.figures.sample_values import SampleValues
 from fairkv_eval.instruction_classes import CLASSES
 from fairkv_eval.results.record import Record
@@ -86,8 +86,9 @@ def _unplaced(record: Record) -> str | None:
 
 def _model_results(model: str, tasks: Sequence[TaskResults]) -> ModelResults:
     lines = [line for task in tasks for line in task.lines]
-    first = ["plain", "fair"]
-    settings = [*first, *sorted({setting_of(line) for line in lines} - set(first))]
+    # Those of most figures first, so that they are told apart if there are more settings than styles.
+    most = sorted({setting_of(line) for line in lines if simple(line)} - {"plain", "fair"})
+    settings = list(dict.fromkeys(["plain", "fair", *most, *sorted(map(setting_of, lines))]))
     return ModelResults(
         model, tuple(tasks), labels(lines, settings=False), {name: i for i, name in enumerate(settings)}
     )

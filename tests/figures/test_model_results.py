@@ -82,10 +82,18 @@ def test_a_line_of_packed_pairs_starts_at_the_packed_cache_that_evicts_nothing(f
     assert folder.lines() == expected
 
 
-def test_budgets_of_bytes_are_a_line(folder):
+def test_budgets_of_bytes_are_on_the_line_of_ratios(folder):
     for share in (0.5, 0.25):
         folder.add(share, "tova", budget_bytes=share)
-    assert folder.lines() == {"tova: budget_bytes": [1.0, 0.5, 0.25]}
+    folder.add(0.4, "tova", ratio=0.6)
+    assert folder.lines() == {"tova: plain": [1.0, 0.5, 0.4, 0.25]}
+
+
+def test_settings_of_most_figures_have_the_first_styles(folder):
+    for fairkv in ({"keep": ["defense"]}, {"fair": 0.5}, {"merge": "similar"}, {}):
+        folder.add(0.5, "tova", ratio=0.5, **fairkv)
+    results, _ = folder.arranged()
+    assert list(results.styles) == ["plain", "fair", "fair=0.5", "keep=defense", "merge=similar"]
 
 
 def test_the_ratio_stands_beside_bytes_only_if_it_says_the_same(folder):
