@@ -136,7 +136,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         n=counts["effective"],
         n_original=counts["original"],
         limit=config.get("limit"),
-        achieved_ratio=_achieved_ratio(ours, full, kept),
+        achieved_ratio=_achieved_ratio(metrics, ours, full, kept),
         kv_bytes_full=full,
         kv_bytes_kept=kept,
         tokens_per_second={
@@ -241,12 +241,16 @@ def _bytes(metrics: dict[str, Metric], ours: dict[str, Any], name: str) -> float
     return ours[name] / ours["contexts"] if ours.get("contexts") and ours.get(name) is not None else None
 
 
-def _achieved_ratio(ours: dict[str, Any], full: float | None, kept: float | None) -> float | None:
-    """From the bytes of this task; without them, or if pairs are not held in full, that of the run; and 0 for a model
-    that evicts nothing."""
+def _achieved_ratio(
+    metrics: dict[str, Metric], ours: dict[str, Any], full: float | None, kept: float | None
+) -> float | None:
+    """Of pairs: from the bytes of this task, or its keep rate if pairs are not held in full; without them that of the
+    run; and 0 for a model that evicts nothing."""
     plain = ours.get("kv_bits", PLAIN_BITS) == PLAIN_BITS and not ours.get("key_channels")
     if full and kept is not None and plain:
         return 1 - kept / full
+    if not plain and "keep_rate" in metrics:
+        return 1 - metrics["keep_rate"].value
     return ours.get("achieved_ratio") if ours else 0.0
 
 

@@ -144,12 +144,13 @@ def cell_totals(answers: Answers) -> dict[str, Any]:
     """Totals of one cell: what eviction did to its contexts, each counted once, and the tokens generated."""
     contexts = {answer.context: answer.telemetry for answer in answers.values() if answer.telemetry["kv_bytes_full"]}
     full, kept = (sum(entry[f"kv_bytes_{part}"] for entry in contexts.values()) for part in ("full", "kept"))
+    pairs = sum(entry["keep_rate"] * entry["kv_bytes_full"] for entry in contexts.values())  # kept, if not packed
     return {
         "contexts": len(contexts),
         "context_tokens": sum(entry["context_tokens"] for entry in contexts.values()),
         "kv_bytes_full": full,
         "kv_bytes_kept": kept,
-        "achieved_ratio": round(1 - kept / full, 6) if full else None,
+        "achieved_ratio": round(1 - pairs / full, 6) if full else None,
         "generated_tokens": sum(answer.telemetry.get("generated_tokens", 0) for answer in answers.values()),
     }
 

@@ -50,6 +50,13 @@ def test_a_result_of_ours(tmp_path: Path) -> None:
     hash(record.run), hash(record.policy)
 
 
+def test_the_achieved_ratio_of_packed_pairs_is_that_of_the_pairs(tmp_path: Path) -> None:
+    """A sweep before 2026-11-27 wrote the bytes that were saved."""
+    fairkv = {"kv_bits": 8, "achieved_ratio": 0.75}
+    made.write(tmp_path, press="snapkv", ratio=0.5, fairkv=fairkv, more={"keep_rate": [0.5] * 8})
+    assert one(tmp_path).achieved_ratio == 0.5
+
+
 def test_a_plain_result_is_the_full_cache(tmp_path: Path) -> None:
     path = made.write(tmp_path, source="hf")
     rewrite(path, lambda r: r["config"].update(model_args="pretrained=/home/someone/models/mine,dtype=float32"))

@@ -35,6 +35,13 @@ def test_only_a_run_of_one_cell_has_speeds(task_folder: Path, tmp_path: Path) ->
     assert speeds(alone) in [speeds(folder) for folder in completed]
 
 
+def test_the_achieved_ratio_is_of_pairs_also_if_they_are_packed(task_folder: Path, tmp_path: Path) -> None:
+    presses = [{"press": "none", "kv_bits": 8}, {"press": "tova", "ratios": [0.5], "kv_bits": 8}]
+    whole, half = run_sweep(tiny_sweep(task_folder, tmp_path, presses=presses, ratios=[0], fair=False, tasks=["say"]))
+    achieved = [files(folder)[0]["config"]["fairkv"]["achieved_ratio"] for folder in (whole, half)]
+    assert achieved == [0, pytest.approx(0.5, abs=0.02)]
+
+
 @pytest.mark.parametrize("chat", [False, True])
 def test_prompts_are_those_of_a_run_of_its_own(chat: bool, task_folder: Path, tmp_path: Path) -> None:
     """With the harness's template a document that is plain text has turns, as in `lm_eval --apply_chat_template`."""
