@@ -152,10 +152,9 @@ def _against_plain(
         plain = lines_of(results, task, lambda line: _is_main(line) and not line.fair)
         lines: Lines = {press: {**plain.get(press, {}), **others[press]} for press in others}
         if lines:
-            few = max(map(len, lines.values())) <= _MOST_LINES
             rows = [
                 row(results, task, quantity._replace(label=label), of_row)
-                for quantity in _outcomes(task)[: None if few else 1]
+                for quantity in _outcomes(task)[: None if _fit_a_row(lines) else 1]
                 for label, of_row in _rows_of_lines(lines, quantity.label)
             ]
             yield assembled(results, f"{name}_{task.name}", question, sentence, [task], rows)
@@ -169,9 +168,13 @@ def _outcomes(task: TaskResults) -> list[Quantity]:
     return quantities + ([_divergence(called(task, KL))] if KL in task.metrics() else [])
 
 
+def _fit_a_row(lines: Lines) -> bool:
+    return max(map(len, lines.values())) <= _MOST_LINES
+
+
 def _rows_of_lines(lines: Lines, label: str) -> Iterator[tuple[str, Lines]]:
     """All lines in one row; if a panel would have more than three, a row for each setting, beside the plain line."""
-    if max(map(len, lines.values())) <= _MOST_LINES:
+    if _fit_a_row(lines):
         yield label, lines
         return
     for setting in sorted({setting for members in lines.values() for setting in members} - {PLAIN}):
