@@ -24,16 +24,26 @@ from fairkv_eval.sweep.task_identity import task_identity
 @dataclass(frozen=True)
 class Cell:
     """``model``, ``task``: their names. ``identity``: plain values. ``id``: their digest, the same on every machine
-    that would get the same numbers."""
+    that would get the same numbers. ``request_ids``: a digest of each request of the task.
+
+    ``answers_id``: a digest of what an answer depends on besides its request. How many documents there are, and how
+    they are scored, is not part of it: a sweep that changes that takes the answers that it has.
+    """
 
     model: str
     task: str
     policy: Policy
     identity: Mapping[str, Any]
+    request_ids: Sequence[str]
 
     @cached_property
     def id(self) -> str:
         return digest(self.identity)[:16]
+
+    @cached_property
+    def answers_id(self) -> str:
+        parts = {name: self.identity[name] for name in ("model", "task", "policy")}
+        return digest({**parts, "seed": self.identity["settings"]["seed"]})[:16]
 
     @property
     def name(self) -> str:
@@ -42,22 +52,24 @@ class Cell:
 
     def key(self, slot: Slot) -> Key:
         """The key of one of its answers."""
-        return Key(self.id, *slot)
+        return Key(self.answers_id, self.request_ids[slot.request][:16], slot.repeat)
 
 
 def cells_of(sweep: Sweep, model: LoadedModel, task: Task, requests: Sequence[Instance]) -> tuple[Cell, ...]:
     """The cells of one task on one model, in the order of the sweep's policies. What numbers depend on is in their
     identities: model, policy, task, requests, settings and versions."""
+    request_ids = ids_of(requests)
     shared = {
         "model": model.identity(),
         "task": task.task_name,
         "task_version": task.VERSION,
         "task_config": task_identity(task),
-        "requests": digest_of_requests(requests),
+        "requests": hashlib.sha256("".join(request_ids).encode()).hexdigest(),
         "settings": sweep.identity(),
     }
     return tuple(
-        Cell(model.name, task.task_name, policy, {**shared, "policy": policy.describe()}) for policy in sweep.policies
+        Cell(model.name, task.task_name, policy, {**shared, "policy": policy.describe()}, request_ids)
+        for policy in sweep.policies
     )
 
 
@@ -67,9 +79,9 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def digest_of_requests(requests: Sequence[Instance]) -> str:
-    """SHA-256 of all requests in order, their documents included."""
-    total = hashlib.sha256()
+def ids_of(requests: Sequence[Instance]) -> tuple[str, ...]:
+    """The SHA-256 of each request, its document included."""
+    ids: list[str] = []
     docs: dict[int, str] = {}
     for request in requests:
         doc = docs.setdefault(id(request.doc), digest(request.doc))
@@ -77,5 +89,5 @@ def digest_of_requests(requests: Sequence[Instance]) -> str:
         text = request.args[0]
         if isinstance(text, ChatText):  # its turns decide the context and the segments
             entry += [text.chat.context_end, text.chat.turns]
-        total.update(digest(entry).encode())
-    return total.hexdigest()
+        ids.append(digest(entry))
+    return tuple(ids)

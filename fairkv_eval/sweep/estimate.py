@@ -85,7 +85,7 @@ def dry_run(sweep: Sweep) -> list[Estimate]:
 
 
 def _estimate(run: TaskRun) -> Estimate:
-    jobs = [job for _, job in run.todo]
+    jobs = [job for *_, job in run.todo]
     fidelity_jobs = _fidelity_jobs(run)
     tokens = tokens_of(jobs) + tokens_of_fidelity(fidelity_jobs)
     return Estimate(

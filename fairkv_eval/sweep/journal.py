@@ -50,10 +50,10 @@ class Slot(NamedTuple):
 
 @dataclass(frozen=True)
 class Key:
-    """An answer's cell (the id) and slot."""
+    """What an answer belongs to: its cell (`Cell.answers_id`), its request (the id) and its repeat."""
 
     cell: str
-    request: int
+    request: str
     repeat: int = 0
 
 
@@ -129,7 +129,7 @@ class Answers:
                 self._place(_Line(path.name, number, text))
 
     def of(self, cells: Iterable[str]) -> dict[Key, Answer]:
-        """The answers of these cells (by id). A line that cannot be read is logged, once, and left out."""
+        """The answers of these cells (by answers_id). A line that cannot be read is logged, once, and left out."""
         answers: dict[Key, Answer] = {}
         measured: dict[Key, dict[str, float]] = {}  # which may stand in another journal, before the answer
         problems, self._unreported = self._unreported, []
@@ -155,7 +155,7 @@ class Answers:
 
 
 def read_answers(paths: Iterable[Path], cells: Iterable[str]) -> dict[Key, Answer]:
-    """The answers of these cells (by id) in some journals. A line that cannot be read is logged and left out."""
+    """The answers of these cells (by answers_id) in some journals. A line that cannot be read is logged and left out."""
     return Answers(paths).of(cells)
 
 
@@ -186,7 +186,7 @@ class _Line(NamedTuple):
 
 def _add(answers: dict[Key, Answer], measured: dict[Key, dict[str, float]], entry: dict[str, Any]) -> None:
     """Add what one line holds: an answer, or the fidelity of one."""
-    key = Key(*(_typed(entry, name, kind) for name, kind in (("cell", str), ("request", int), ("repeat", int))))
+    key = Key(*(_typed(entry, name, kind) for name, kind in (("cell", str), ("request", str), ("repeat", int))))
     if "telemetry" in entry:
         answers[key] = _answer(entry)
     if "telemetry" not in entry or "fidelity" in entry:

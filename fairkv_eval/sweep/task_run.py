@@ -34,7 +34,7 @@ class TaskRun:
 
     cells: one per policy of the sweep. unfinished: those without files, or without the fidelity that is wanted.
     answers: those in the journals, of the unfinished cells and of the full cache if it is compared with them. todo:
-    jobs for the missing answers, a request's cells side by side, so that they share its prefill.
+    slots, keys and jobs of the missing answers, a request's cells side by side, so that they share its prefill.
 
     journalled: what the folder's journals hold, if they are read already. documents: which of all documents (by id) are
     answered; such cells cannot be written. The constructor builds all prompts, so that one that cannot run is reported
@@ -60,14 +60,14 @@ class TaskRun:
         unfinished = [cell for cell in self.cells if not self.folder.finished(cell, self.fidelity)]
         compared = [self.full] if self.fidelity and unfinished else []
         journalled = journalled or self.folder.answers()
-        self.answers = journalled.of(cell.id for cell in (*unfinished, *compared))
+        self.answers = journalled.of(cell.answers_id for cell in (*unfinished, *compared))
         # If the full cache's files are there and its journal is lost, it is answered again, and its files with it.
         unfinished += [cell for cell in compared if any(cell.key(slot) not in self.answers for slot in self.slots)]
         self.unfinished = [cell for cell in self.cells if cell in unfinished]
         self.todo = list(self._missing())
         if not self.answers:
             with naming(f"task {task.task_name}"):
-                check_evictable([job for _, job in self.todo])
+                check_evictable([job for *_, job in self.todo])
         self.began = time.time()
 
     @property
@@ -87,11 +87,11 @@ class TaskRun:
         self.model.lm.reset_totals()
         if not self.todo:
             return
-        counter = AnswerCounter([key for key, _ in self.todo])
+        counter = AnswerCounter([key for _, key, _ in self.todo])
         with bars(total=len(self.todo), desc=self.task.task_name, unit="answer") as bar:
-            for index, result in self.model.lm.run([job for _, job in self.todo]):
-                key, job = self.todo[index]
-                self.answers[key] = self._answer(key, job, result)
+            for index, result in self.model.lm.run([job for *_, job in self.todo]):
+                slot, key, job = self.todo[index]
+                self.answers[key] = self._answer(slot, job, result)
                 journal.write(key, self.answers[key])
                 bar.set_postfix_str(counter.add(key, job, result), refresh=False)
                 bar.update(1)
@@ -112,8 +112,8 @@ class TaskRun:
 
     def write(self) -> None:
         """Evaluate the unfinished cells and write their files."""
-        answered = {key.cell for key, _ in self.todo}
-        alone = answered.pop() if len(answered) == 1 else None
+        answered = {key.cell for _, key, _ in self.todo}
+        alone = next((cell.id for cell in self.cells if answered == {cell.answers_id}), None)
         writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began, alone)
         with each_warning_once():
             for cell in self.unfinished:
@@ -121,18 +121,18 @@ class TaskRun:
                 results = evaluate_cell(self.task, self.requests, answers, self.sweep, self.model.lm)
                 writer.write(cell, results, answers)
 
-    def _missing(self) -> Iterator[tuple[Key, Job]]:
-        """The answers of unfinished cells that no journal has, with their jobs."""
+    def _missing(self) -> Iterator[tuple[Slot, Key, Job]]:
+        """The answers of unfinished cells that no journal has."""
         for slot in self.slots:
             cells = [cell for cell in self.unfinished if cell.key(slot) not in self.answers]
             for cell, job in zip(cells, self.jobs(slot, cells), strict=True):
-                yield cell.key(slot), job
+                yield slot, cell.key(slot), job
 
-    def _answer(self, key: Key, job: Job, result: Result) -> Answer:
+    def _answer(self, slot: Slot, job: Job, result: Result) -> Answer:
         """What the journal keeps of a result."""
         prompt = job.prompt
         context = digest([prompt.tokens[: prompt.context_length], prompt.segments, prompt.marks])[:16]
-        response = self.model.lm.answer(self.requests[key.request], result)
+        response = self.model.lm.answer(self.requests[slot.request], result)
         if isinstance(response, tuple):
             return Answer(result.telemetry, context, logprob=response[0], greedy=response[1])
         return Answer(result.telemetry, context, text=str(response), tokens=result.tokens)

@@ -15,10 +15,10 @@ from fairkv_eval.sweep.journal import Answer, Answers, Journal, Key, read_answer
 
 TELEMETRY = {"keep_rate": 0.1 + 0.2, "segments": {"a": 1 / 3}, "kv_bytes_full": 12, "folded_system": False}
 ENTRIES = [
-    (Key("one", 0), Answer(TELEMETRY, "c0", text='Ünïcode ✓\n"quoted"\u2028', tokens=(1, 2, 3))),
-    (Key("two", 0, 1), Answer(TELEMETRY, "c0", text="", tokens=(2,))),
-    (Key("one", 1), Answer({}, "c1", logprob=-1e-17 / 3, greedy=True)),
-    (Key("three", 1), Answer({}, "c1", logprob=float("-inf"))),
+    (Key("one", "r0"), Answer(TELEMETRY, "c0", text='Ünïcode ✓\n"quoted"\u2028', tokens=(1, 2, 3))),
+    (Key("two", "r0", 1), Answer(TELEMETRY, "c0", text="", tokens=(2,))),
+    (Key("one", "r1"), Answer({}, "c1", logprob=-1e-17 / 3, greedy=True)),
+    (Key("three", "r1"), Answer({}, "c1", logprob=float("-inf"))),
 ]
 
 
@@ -39,19 +39,19 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert read(path) == dict(ENTRIES)
     assert read(path, "two") == dict(ENTRIES[1:2])
     with Journal(path) as journal:
-        journal.write_fidelity(Key("one", 0), {"fidelity_kl": 0.25})
-        journal.write_fidelity(Key("one", 9), {"fidelity_kl": 0.5})  # of an answer that is not there
-    assert read(path)[Key("one", 0)].fidelity == {"fidelity_kl": 0.25} and len(read(path)) == len(ENTRIES)
+        journal.write_fidelity(Key("one", "r0"), {"fidelity_kl": 0.25})
+        journal.write_fidelity(Key("one", "r9"), {"fidelity_kl": 0.5})  # of an answer that is not there
+    assert read(path)[Key("one", "r0")].fidelity == {"fidelity_kl": 0.25} and len(read(path)) == len(ENTRIES)
 
 
 def test_fidelity_may_stand_in_a_journal_before_the_answers(tmp_path: Path) -> None:
     first, second = tmp_path / "journal-1-of-2.jsonl", tmp_path / "journal.jsonl"
     write(second, ENTRIES)
     with Journal(first) as journal:
-        journal.write_fidelity(Key("one", 0), {"fidelity_kl": 0.25})
+        journal.write_fidelity(Key("one", "r0"), {"fidelity_kl": 0.25})
     for order in ([first, second], [second, first]):
         answers = read_answers(order, ["one", "two", "three"])
-        assert answers.pop(Key("one", 0)).fidelity == {"fidelity_kl": 0.25}
+        assert answers.pop(Key("one", "r0")).fidelity == {"fidelity_kl": 0.25}
         assert answers == dict(ENTRIES[1:])
 
 
@@ -59,8 +59,8 @@ def test_fidelity_may_stand_in_a_journal_before_the_answers(tmp_path: Path) -> N
 def test_any_text_and_figure(tmp_path_factory: pytest.TempPathFactory, text: str, figure: float, tokens: list) -> None:
     path = tmp_path_factory.mktemp("any") / "journal.jsonl"
     entries = [
-        (Key("one", 0), Answer({"x": figure}, "", text=text, tokens=tuple(tokens))),
-        (Key("one", 1), Answer({}, "", logprob=figure)),
+        (Key("one", "r0"), Answer({"x": figure}, "", text=text, tokens=tuple(tokens))),
+        (Key("one", "r1"), Answer({}, "", logprob=figure)),
     ]
     write(path, entries)
     assert read(path) == dict(entries)
@@ -96,13 +96,13 @@ def test_a_line_that_cannot_be_read_is_logged_and_its_prompt_runs_again(
     "line",
     [
         b'{"cell": "one", "request": ' + b"[" * 100_000 + b"\n",
-        b'{"cell": "one", "request": 0, "repeat": 0, "telemetry": {}, "context": "c", "tokens": ["a"]}\n',
-        b'{"cell": "one", "request": 0, "repeat": 0, "telemetry": [], "context": "c"}\n',
+        b'{"cell": "one", "request": "r0", "repeat": 0, "telemetry": {}, "context": "c", "tokens": ["a"]}\n',
+        b'{"cell": "one", "request": "r0", "repeat": 0, "telemetry": [], "context": "c"}\n',
         b'{"cell": "one", "request": [], "repeat": 0, "telemetry": {}, "context": "c"}\n',
-        b'{"cell": "one", "request": 0, "repeat": 0, "telemetry": {}, "context": "c", "logprob": "much"}\n',
-        b'{"cell": ["one"], "request": 0, "repeat": 0}\n',
+        b'{"cell": "one", "request": "r0", "repeat": 0, "telemetry": {}, "context": "c", "logprob": "much"}\n',
+        b'{"cell": ["one"], "request": "r0", "repeat": 0}\n',
         b'{"cell": "one", "request": 1' + b"0" * 5000 + b', "repeat": 0}\n',
-        b'{"cell": "\xff", "request": 0, "repeat": 0}\n',
+        b'{"cell": "\xff", "request": "r0", "repeat": 0}\n',
         b"\x80\x81 not text\n",
     ],
     ids=["depth", "tokens", "telemetry", "request", "logprob", "cell", "digits", "bytes", "binary"],
@@ -123,8 +123,8 @@ def test_a_line_of_other_types_is_left_out_and_named_once(
 
 
 def test_half_a_surrogate_pair_comes_back(tmp_path: Path) -> None:
-    write(tmp_path / "journal.jsonl", [(Key("one", 0), Answer({}, "c", text="a\ud800b"))])
-    assert read(tmp_path / "journal.jsonl")[Key("one", 0)].text == "a\ud800b"
+    write(tmp_path / "journal.jsonl", [(Key("one", "r0"), Answer({}, "c", text="a\ud800b"))])
+    assert read(tmp_path / "journal.jsonl")[Key("one", "r0")].text == "a\ud800b"
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
@@ -149,12 +149,12 @@ def test_a_folder_in_the_journal_s_place_is_one_line(tmp_path: Path) -> None:
 def test_a_journal_of_100_000_lines_is_read_in_seconds(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     telemetry = {f"keep_rate_{number}": number / 7 for number in range(20)}
-    write(path, [(Key("0" * 16, 0), Answer(telemetry, "c", text="word " * 60, tokens=tuple(range(60))))])
+    write(path, [(Key("0" * 16, "1" * 16), Answer(telemetry, "c", text="word " * 60, tokens=tuple(range(60))))])
     line = path.read_bytes()
     cells = [f"{number:016x}" for number in range(1000)]
     path.write_bytes(
         b"".join(
-            line.replace(b"0" * 16, cell.encode()).replace(b'"request": 0', b'"request": %d' % request)
+            line.replace(b"0" * 16, cell.encode(), 1).replace(b"1" * 16, b"%016d" % request)
             for request in range(100)
             for cell in cells
         )

@@ -12,7 +12,7 @@ from fairkv_eval.sweep.progress import AnswerCounter, BarPosition, ReportingBar,
 
 
 def test_a_cell_and_a_prompt_count_with_their_last_answer() -> None:
-    keys = [Key(cell, request, repeat) for request in (0, 1) for repeat in (0, 1) for cell in ("a", "b")]
+    keys = [Key(cell, request, repeat) for request in ("0", "1") for repeat in (0, 1) for cell in ("a", "b")]
     counter = AnswerCounter(keys)
     job: Any = SimpleNamespace(want=LogLikelihood((1, 2)))
     texts = [counter.add(key, job, Result({})).rpartition(", ")[0] for key in keys]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,51 @@ def test_what_could_change_a_number_makes_another_cell(task_folder: Path, unbrok
         assert not ids(**other) & base, other
 
 
+def test_more_documents_or_other_metrics_take_the_answers_that_are_there(
+    task_folder: Path, unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only what an answer depends on decides whether it is computed again."""
+    answered: list[int] = []
+    run = FairKV.run
+    monkeypatch.setattr(FairKV, "run", lambda self, jobs: (answered.append(len(jobs)), run(self, jobs))[1])
+    folder = tmp_path / "tasks"
+    shutil.copytree(task_folder, folder, ignore=shutil.ignore_patterns("model"))
+
+    def sweep(**keys: Any) -> list[int]:
+        answered.clear()
+        model_args = {"pretrained": str(task_folder / "model"), "dtype": "float32"}
+        run_sweep(tiny_sweep(folder, tmp_path / "out", tasks=["say", "pick"], model_args=model_args, **keys))
+        return [*answered]
+
+    assert sweep(limit=3) == [3 * 5 * 2, 3 * 5 * 3]  # documents, policies, answers per document
+    assert sweep(limit=2) == []
+    assert sweep() == [4 * 5 * 2, 4 * 5 * 3]
+    for key, (results, samples) in cell_metrics(unbroken).items():
+        if key[0] != "some":
+            whole = next(cell for cell in _of_all_documents(tmp_path / "out", *key))
+            assert_same(whole["results"][key[0]], results[key[0]])
+            assert whole["n-samples"][key[0]]["effective"] == len(samples) == 7
+    assert sweep(bootstrap_iters=30) == []
+    for path, before, after in (
+        (folder / "scoring.py", 'doc["id"], "keep_rate"', 'doc["id"] + 100, "keep_rate"'),
+        (folder / "pick.yaml", "  - {metric: acc_norm, aggregation: mean, higher_is_better: true}\n", ""),
+    ):
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after))
+    assert sweep() == []
+    lengths = [cell["results"]["say"]["length,none"] for cell in _of_all_documents(tmp_path / "out", "say", "full")]
+    assert len(lengths) == 2 and abs(lengths[1] - lengths[0]) == 100
+    assert sweep(seed=5) == [7 * 5 * 2, 7 * 5 * 3]
+    assert sweep(gen_kwargs={"max_gen_toks": 5}) == [7 * 5 * 2]  # which a multiple choice does not have
+
+
+def _of_all_documents(output: Path, task: str, policy: str) -> list[dict[str, Any]]:
+    """The results of a policy's cells of all seven documents, with as many bootstraps as the tiny sweep has."""
+    results = [json.loads(path.read_text()) for path in output.glob(f"model/{task}/{policy}-*/results_*.json")]
+    return [r for r in results if r["config"]["limit"] is None and r["config"]["bootstrap_iters"] == 20]
+
+
 def test_two_checkpoints_of_one_name_are_two_models(task_folder: Path, tmp_path: Path) -> None:
     keys = {"tasks": ["some"], "presses": "tova", "ratios": 0.5, "fair": False}
     for step, seed in ((1000, 0), (2000, 1)):
@@ -202,7 +248,7 @@ def test_a_dry_run_estimates_unfinished_cells_and_writes_nothing(
     # Fidelity reads the contexts twice more and scores each answer, here of at most 5 tokens, for every cell.
     sweep = tiny_sweep(task_folder, unbroken, tasks=["pick", "say"], fidelity=True, gen_kwargs={"max_gen_toks": 5})
     pick, say = dry_run(sweep)
-    assert (pick.prefill_tokens, say.prefill_tokens) == (context, 3 * context)
+    assert (pick.prefill_tokens, say.prefill_tokens) == (0, 3 * context)  # picks have no max_gen_toks
     assert say.tail_tokens == 7 * 5 * (2 + 2 + 2 * 5) and say.max_decode_tokens == 7 * 5 * 2 * 5
 
 
@@ -232,10 +278,12 @@ def test_a_task_that_no_folder_can_be_named_after_is_refused(task_folder: Path, 
     assert not (tmp_path / "new").exists()
 
 
-def test_the_journal_of_a_cell_holds_its_answers(unbroken: Path) -> None:
-    cell = cell_files(unbroken)["say", "full"][0]["config"]["fairkv"]["sweep"]["cell"]
-    answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [cell])
-    assert sorted((key.request, key.repeat) for key in answers) == [(i, r) for i in range(7) for r in range(2)]
+def test_the_journal_of_a_cell_holds_its_answers(task_folder: Path, unbroken: Path) -> None:
+    sweep = tiny_sweep(task_folder, unbroken)
+    model = LoadedModel.load(sweep, sweep.models[0])
+    run = TaskRun(sweep, model, load_tasks(sweep, sweep.models[0])["say"])
+    answers = read_answers([unbroken / ".sweep" / "journal.jsonl"], [run.full.answers_id])
+    assert answers.keys() == {run.full.key(slot) for slot in run.slots} and len(answers) == 7 * 2
 
 
 def test_a_task_with_nothing_to_evict_is_refused_by_name(task_folder: Path, tmp_path: Path) -> None:
