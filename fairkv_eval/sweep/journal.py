@@ -155,7 +155,7 @@ class Answers:
 
 
 def read_answers(paths: Iterable[Path], cells: Iterable[str]) -> dict[Key, Answer]:
-    """The answers of these cells (by answers_id) in some journals. A line that cannot be read is logged and left out."""
+    """The answers of these cells (by answers_id). A line that cannot be read is logged and left out."""
     return Answers(paths).of(cells)
 
 
