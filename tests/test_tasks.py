@@ -113,7 +113,7 @@ def test_every_folder_has_a_readme_that_names_its_tasks() -> None:
 def check(task: Any, name: str) -> None:
     """Loads, renders its own messages, is greedy, and each metric it gives is declared."""
     config, doc = task.config, task.test_docs()[0]
-    version = 2.1 if name == "raccoon_preference" else 1.2 if name.startswith("raccoon") else 1.1
+    version = 2.1 if name == "raccoon_preference" else 1.2 if name.startswith(("raccoon", "sys_ifeval")) else 1.1
     assert config.metadata["version"] == version == task.VERSION
     multiple_choice = config.output_type == "multiple_choice"
     if not multiple_choice:

@@ -27,7 +27,7 @@ BY = ("class", "id", "pair", "number", "length")
 OF_INSTRUCTIONS = ("inst_level_strict_acc", "inst_level_loose_acc")
 OF_DOCUMENTS = (
     *("prompt_level_strict_acc", "prompt_level_loose_acc", "leak@0.3", "leak@0.8", "leak@0.3_defense"),
-    *("leak@0.8_defense", "rougeL_recall_directive", "rougeL_recall_secret", "refusal"),
+    *("leak@0.8_defense", "rougeL_recall_directive", "rougeL_recall_secret", "refusal", "needless_refusal"),
 )
 # Beside the metrics of a pair's prompts: were both instructions followed, the first, the second (strictly)?
 OF_PAIRS = ("both", "first", "second")

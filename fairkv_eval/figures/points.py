@@ -11,7 +11,7 @@ from fairkv_eval.metrics.fairness import relative_spread
 from fairkv_eval.results.record import Record
 
 _Z = 1.96  # standard errors on either side of a 95 % interval
-_SHARES = ("acc", "prompt_level_", "inst_level_", "rouge", "leak@", "keep_rate", "refusal")
+_SHARES = ("acc", "prompt_level_", "inst_level_", "rouge", "leak@", "keep_rate", "refusal", "needless_refusal")
 
 
 def measured(record: Record, metric: str) -> Point | None:

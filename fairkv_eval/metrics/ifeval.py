@@ -11,14 +11,18 @@ from typing import Any
 
 from fairkv_eval.instruction_classes import by_class
 from fairkv_eval.metrics.keep_rates import Doc, telemetry
+from fairkv_eval.metrics.refusals import refuses
 from fairkv_eval.sentence_splitter import ensure_sentence_splitter
 
 
 def ifeval_results(doc: Doc, results: Sequence[str]) -> dict[str, Any]:
-    """A task's `process_results`: the harness's four IFEval metrics, classes, single and multi, telemetry."""
-    scores = instruction_scores(doc, str(results[0]))
+    """A task's `process_results`: the harness's four IFEval metrics, classes, single and multi, whether an ordinary
+    request is refused, telemetry."""
+    response = str(results[0])
+    scores = instruction_scores(doc, response)
     followed = scores["inst_level_strict_acc"]
-    return scores | breakdown(doc["instruction_id_list"], followed) | telemetry(results[0])
+    refusal = {"needless_refusal": refuses(response)}
+    return scores | breakdown(doc["instruction_id_list"], followed) | refusal | telemetry(results[0])
 
 
 def agg_inst_level_acc(items: Sequence[Sequence[bool]]) -> float:

@@ -42,6 +42,18 @@ def test_loose_forgives_markdown_where_strict_does_not() -> None:
     assert scores["acc_single"] == 0.0 and scores["acc_startend"] == 0.0 and "acc_multi" not in scores
 
 
+@pytest.mark.parametrize(
+    ("response", "refused"),
+    [
+        ("I can't assist with that request.", True),
+        ("I’m sorry, but I can't help with that.", True),
+        ("I can assist with that.", False),
+    ],
+)
+def test_a_refusal_of_an_ordinary_request_is_counted(response: str, refused: bool) -> None:
+    assert metrics.ifeval_results(FIXED, [response])["needless_refusal"] is refused
+
+
 @pytest.mark.parametrize(("followed", "name"), [([True], "acc_single"), ([True, False], "acc_multi")])
 def test_single_and_multi(followed: list[bool], name: str) -> None:
     scores = metrics.breakdown(["keywords:existence"] * len(followed), followed)
