@@ -189,7 +189,10 @@ _OF_FAIRKV: dict[str, Form] = {
     "notes": _each(_number),
     "sentence_splitter": _splitter,
     "sweep": _listed(
-        {"cell": name, "fidelity": _number, "requests_sha256": name, "run": _each(_number)},
+        {
+            **{"cell": name, "fidelity": _number, "requests_sha256": name},
+            **dict.fromkeys(("run", "answers_by_commit"), _each(_number)),
+        },
     ),
 }
 _SEEDS = ("random_seed", "numpy_seed", "torch_seed", "fewshot_seed")

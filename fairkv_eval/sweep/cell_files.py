@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -134,6 +135,8 @@ class CellWriter:
                 "cell": cell.id,
                 "fidelity": any(answer.fidelity is not None for answer in answers.values()),
                 "requests_sha256": cell.identity["requests"],
+                # How many of the answers each commit computed; ``commit`` above is the one that scored them.
+                "answers_by_commit": dict(Counter(answer.commit or "unknown" for answer in answers.values())),
                 # One engine run computes all cells of a task, so that its totals are not any one cell's.
                 "run": run,
             },

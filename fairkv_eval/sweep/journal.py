@@ -28,7 +28,7 @@ class Answer:
 
     text and tokens: of a generation. logprob (nats) and greedy: of a log-likelihood. telemetry: what eviction did.
     context: a digest of the context, which several requests may share. fidelity: to the full cache, once it is
-    measured.
+    measured. commit: of the checkout that computed it; None for an installed package.
     """
 
     telemetry: dict[str, Any]
@@ -38,6 +38,7 @@ class Answer:
     logprob: float = 0.0
     greedy: bool = False
     fidelity: dict[str, float] | None = None
+    commit: str | None = None
 
 
 class Slot(NamedTuple):
@@ -193,7 +194,7 @@ def _add(answers: dict[Key, Answer], measured: dict[Key, dict[str, float]], entr
         measured[key] = _typed(entry, "fidelity", dict)
 
 
-_KINDS: Mapping[str, Any] = {"text": str, "logprob": (int, float), "greedy": bool, "fidelity": dict}
+_KINDS: Mapping[str, Any] = {"text": str, "logprob": (int, float), "greedy": bool, "fidelity": dict, "commit": str}
 
 
 def _answer(entry: dict[str, Any]) -> Answer:
@@ -228,4 +229,4 @@ def _whole(raw: bytes) -> int:
 def _short(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the fields of the other kind of answer."""
     unused = ("logprob", "greedy") if entry["text"] is not None else ("text", "tokens")
-    return {k: v for k, v in entry.items() if k not in unused and not (k == "fidelity" and v is None)}
+    return {k: v for k, v in entry.items() if k not in unused and not (k in ("fidelity", "commit") and v is None)}

@@ -10,6 +10,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.task import Task
 from tqdm import tqdm
 
+from fairkv_eval import provenance
 from fairkv_eval.engine.fidelity import Lead
 from fairkv_eval.engine.jobs import Fidelity, Job
 from fairkv_eval.engine.result import Result
@@ -132,10 +133,11 @@ class TaskRun:
         """What the journal keeps of a result."""
         prompt = job.prompt
         context = digest([prompt.tokens[: prompt.context_length], prompt.segments, prompt.marks])[:16]
+        commit = provenance.describe()["commit"]
         response = self.model.lm.answer(self.requests[slot.request], result)
         if isinstance(response, tuple):
-            return Answer(result.telemetry, context, logprob=response[0], greedy=response[1])
-        return Answer(result.telemetry, context, text=str(response), tokens=result.tokens)
+            return Answer(result.telemetry, context, logprob=response[0], greedy=response[1], commit=commit)
+        return Answer(result.telemetry, context, text=str(response), tokens=result.tokens, commit=commit)
 
     def _fidelity_jobs(self, slot: Slot) -> list[tuple[Key, Job]]:
         """Jobs that score the full cache's answer: under the full cache first, then under each policy whose fidelity is

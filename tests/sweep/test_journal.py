@@ -17,7 +17,7 @@ TELEMETRY = {"keep_rate": 0.1 + 0.2, "segments": {"a": 1 / 3}, "kv_bytes_full": 
 ENTRIES = [
     (Key("one", "r0"), Answer(TELEMETRY, "c0", text='Ünïcode ✓\n"quoted"\u2028', tokens=(1, 2, 3))),
     (Key("two", "r0", 1), Answer(TELEMETRY, "c0", text="", tokens=(2,))),
-    (Key("one", "r1"), Answer({}, "c1", logprob=-1e-17 / 3, greedy=True)),
+    (Key("one", "r1"), Answer({}, "c1", logprob=-1e-17 / 3, greedy=True, commit="0" * 40)),
     (Key("three", "r1"), Answer({}, "c1", logprob=float("-inf"))),
 ]
 

@@ -14,6 +14,7 @@ import torch
 from filelock import FileLock
 from tiny_sweeps import assert_same, cell_files, cell_metrics, tiny_sweep
 
+from fairkv_eval import provenance
 from fairkv_eval.engine.measure import measure
 from fairkv_eval.errors import UsageError
 from fairkv_eval.harness import statistics
@@ -172,13 +173,20 @@ def test_more_documents_or_other_metrics_take_the_answers_that_are_there(
         run_sweep(tiny_sweep(folder, tmp_path / "out", tasks=["say", "pick"], model_args=model_args, **keys))
         return [*answered]
 
+    commits = [{**provenance.describe(), "commit": name} for name in ("older", "newer")]
+    monkeypatch.setattr(provenance, "describe", lambda: commits[0])
     assert sweep(limit=3) == [3 * 5 * 2, 3 * 5 * 3]  # documents, policies, answers per document
     assert sweep(limit=2) == []
+    monkeypatch.setattr(provenance, "describe", lambda: commits[1])
     assert sweep() == [4 * 5 * 2, 4 * 5 * 3]
     for key, (results, samples) in cell_metrics(unbroken).items():
         if key[0] != "some":
             whole = next(cell for cell in _of_all_documents(tmp_path / "out", *key))
             assert_same(whole["results"][key[0]], results[key[0]])
+            per_document = 2 if key[0] == "say" else 3
+            config = whole["config"]["fairkv"]
+            assert config["commit"] == "newer"
+            assert config["sweep"]["answers_by_commit"] == {"older": 3 * per_document, "newer": 4 * per_document}
             assert whole["n-samples"][key[0]]["effective"] == len(samples) == 7
     assert sweep(bootstrap_iters=30) == []
     for path, before, after in (
