@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fairkv_eval.figures.style import LINES
+
 Point = tuple[float, float | None, float | None]  # value and the ends of its interval
 
 
@@ -78,9 +80,15 @@ class Figure:
 
     @property
     def legend(self) -> dict[str, int]:
-        """The style of each label."""
-        labels = {one.label: one.style for panel in self.panels for one in panel.series}
-        return dict(sorted(labels.items(), key=lambda item: item[1]))
+        """The style of each label. Of two that look alike, the later one takes a look that the figure does not use:
+        rather another setting's than that of plain and fair."""
+        styles = {one.label: one.style for panel in self.panels for one in panel.series}
+        looks: dict[str, int] = {}
+        for label, style in sorted(styles.items(), key=lambda item: item[1]):
+            wanted = style % len(LINES)
+            free = [look for look in (wanted, *range(2, len(LINES)), 0, 1) if look not in looks.values()]
+            looks[label] = free[0] if free else wanted
+        return looks
 
     @property
     def has_gaps(self) -> bool:

@@ -147,7 +147,7 @@ def _row(canvas: Any, figure: Figure, places: Layout, block: int, at: int, theme
         axis = canvas.add_axes(places.panel_at(block, at, column))
         _scales(axis, figure, row)
         for one in panels[name].series:
-            _line(axis, one, theme)
+            _line(axis, one, _look(figure.legend[one.label], theme))
         if panels[name].level is not None:
             axis.axhline(panels[name].level, color=theme.quiet, linestyle=":", linewidth=1.2, zorder=1)
         top = not any(name in {panel.column for panel in other.panels} for other in rows[:at])
@@ -203,12 +203,11 @@ def _scales(axis: Axes, figure: Figure, row: Row) -> None:
     axis.set_ylim(*limits([other for other in figure.rows if other is row or (row.scale and other.scale == row.scale)]))
 
 
-def _line(axis: Axes, one: Series, theme: Theme) -> None:
+def _line(axis: Axes, one: Series, look: dict[str, Any]) -> None:
     """The line, broken where it has no value, its markers, and its interval as a band."""
     nothing = float("nan")
     points = sorted([*zip(one.x, one.y, one.low, one.high, strict=True), *((x, nothing, None, None) for x in one.gaps)])
     xs, ys, lows, highs = zip(*points, strict=True)
-    look = _look(one.style, theme)
     axis.plot(xs, ys, zorder=3, **look)
     low, high = ([nothing if value is None else value for value in ends] for ends in (lows, highs))
     axis.fill_between(xs, low, high, color=look["color"], alpha=0.2, linewidth=0, zorder=2)

@@ -164,6 +164,18 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
+def test_settings_of_a_figure_look_different_while_there_are_looks():
+    """With more settings than looks in all figures together, two of one figure could share one."""
+    made = [series("plain", 0), series("keep", 3), series("fair keep", len(LINES)), series("b", 2 * len(LINES))]
+    few = figure(1, 1, ())
+    few = replace(few, rows=(replace(few.rows[0], panels=(Panel("press", tuple(made)),)),))
+    assert few.legend == {"plain": 0, "keep": 3, "fair keep": 2, "b": 4}
+    (axis,) = [axis for axis in drawing(few, LIGHT).axes if axis.lines]
+    assert len({(line.get_color(), line.get_marker()) for line in axis.lines}) == len(made)
+    many = figure(1, 1, [f"setting {i}" for i in range(len(LINES) + 2)])
+    assert list(many.legend.values()) == [*range(len(LINES)), 0, 1]
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_lines_are_told_apart_in_grey(theme):
     """Each differs in marker; plain from fair, and the first segment from the second, in lightness and dashes too."""
