@@ -1,4 +1,4 @@
-"""Published results: all result files of a folder in one JSON, their samples in one Parquet file per model and task.
+"""Published results: all result files of a folder in one JSON (gzip), samples in one Parquet file per model and task.
 
 Parts that several results share, such as the configuration of a task, are held once: ``{"$shared": 3}`` stands for the
 fourth of the shared parts.
@@ -6,6 +6,7 @@ fourth of the shared parts.
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ from fairkv_eval.files import folder, sha256_of, write
 from fairkv_eval.results.published_samples import Line, PublishedSamples, PublishedTable, write_table
 from fairkv_eval.results.sample_file import file_name
 
-FILE = "cells.json"
+FILE = "cells.json.gz"
+_PLAIN = "cells.json"  # as an earlier version wrote it
 KIND = "fairkv results"
 
 _SHARED = "$shared"
@@ -52,7 +54,8 @@ def write_results(output: Path, results: Sequence[PublishedResult]) -> Path:
     ]
     head = {"kind": KIND, "samples": tables, "shared": shared}
     lines = ",\n".join(_text(entry) for entry in entries)
-    return write(file, f'{_text(head)[:-1]}, "results": [\n{lines}\n]}}\n')
+    text = f'{_text(head)[:-1]}, "results": [\n{lines}\n]}}\n'
+    return write(file, gzip.compress(text.encode(), mtime=0))
 
 
 def _write_tables(output: Path, results: Sequence[PublishedResult]) -> dict[str, str]:
@@ -160,4 +163,5 @@ def _inside(top: Path, name: str) -> Path:
 
 def published_in(path: Path) -> Path | None:
     """The file of published results that holds a result file of this path; None if there is none."""
-    return next((parent / FILE for parent in path.parents if (parent / FILE).is_file()), None)
+    files = (parent / name for parent in path.parents for name in (FILE, _PLAIN))
+    return next((file for file in files if file.is_file()), None)

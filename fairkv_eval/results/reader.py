@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.results import samples
-from fairkv_eval.results.published_results import published_in
+from fairkv_eval.results.published_results import FILE, published_in
 from fairkv_eval.results.record import Record, direction
 from fairkv_eval.results.result_file import parse
 
@@ -32,7 +32,8 @@ class Records(NamedTuple):
 
 
 def read(paths: str | Path | Iterable[str | Path], across_models: bool = False) -> Records:
-    """The results in these files and folders (every ``*.json`` at any depth), newest first for each cell.
+    """The results in these files and folders (every ``*.json`` and ``cells.json.gz`` at any depth), the newest of each
+    cell.
 
     A path may also be the one that a published result had as a file, or a folder of such.
 
@@ -84,7 +85,7 @@ def _identified(records: Sequence[Record]) -> list[Record]:
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        inside = sorted(path.rglob("*.json"))
+        inside = sorted([*path.rglob("*.json"), *path.rglob(FILE)])
         inside = [p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)]
         return inside or [path] * (published_in(path) is not None)
     if not path.exists() and published_in(path) is None:

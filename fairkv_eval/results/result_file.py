@@ -13,6 +13,7 @@ from typing import Any
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.policy_arguments import NAMES
+from fairkv_eval.files import open_text
 from fairkv_eval.headlines import CHOICE
 from fairkv_eval.model_sources import NOT_ANSWERING
 from fairkv_eval.pretrained import HUB_NAME, PACKAGE
@@ -74,7 +75,8 @@ def _as_usage_errors() -> Iterator[None]:
 
 
 def _records(path: Path) -> list[Record]:
-    text = path.read_text(encoding="utf-8")
+    with open_text(path) as file:
+        text = file.read()
     content = json.loads(text)
     if _SURROGATE.search(text):
         json.dumps(content, ensure_ascii=False).encode()  # a whole pair is text
@@ -92,17 +94,22 @@ def _records(path: Path) -> list[Record]:
 def result_content(path: Path) -> dict[str, Any]:
     """The JSON of a result file, or of a published result by the path that it had as a file."""
     if path.is_file():
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content
+        return _object(path)
     published = published_in(path)
     if published is None:
         raise UsageError(f"no such file: {str(path)!r}")
     return _published_contents(published)[path]
 
 
+def _object(path: Path) -> dict[str, Any]:
+    with open_text(path) as file:
+        content: dict[str, Any] = json.load(file)
+    return content
+
+
 @lru_cache(maxsize=1)
 def _published_contents(file: Path) -> dict[Path, dict[str, Any]]:
-    results = published_results.read_results(file, json.loads(file.read_text(encoding="utf-8")))
+    results = published_results.read_results(file, _object(file))
     return {result.path: result.content for result in results}
 
 

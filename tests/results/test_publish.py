@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 import shlex
@@ -62,7 +63,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def everything_in(folder: Path) -> str:
     """All text of published results, that of the tables decoded."""
-    texts = [raw.decode() for name, raw in contents(folder).items() if not name.endswith(".parquet")]
+    files = {name: raw for name, raw in contents(folder).items() if not name.endswith(".parquet")}
+    texts = [(gzip.decompress(raw) if name.endswith(".gz") else raw).decode() for name, raw in files.items()]
     tables = [parquet.read_table(file) for file in folder.rglob("*.parquet")]
     return "".join(texts) + json.dumps([[table.to_pylist(), str(table.schema)] for table in tables])
 

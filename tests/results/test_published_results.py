@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -30,6 +31,11 @@ json_values = st.recursive(
 )
 
 
+def content_of(file: Path) -> dict:
+    """The JSON of published results."""
+    return json.loads(gzip.decompress(file.read_bytes()))
+
+
 @given(st.dictionaries(st.integers(0, 5), lines, min_size=1, max_size=3))
 @settings(max_examples=60, deadline=None)
 def test_a_table_gives_back_the_lines_of_each_result(tmp_path_factory: pytest.TempPathFactory, by_result) -> None:
@@ -46,7 +52,7 @@ def test_results_come_back_with_their_shared_parts(tmp_path_factory, contents, p
     contents = [{**content, "part": [part, {"long enough to be shared": "x" * 60}]} for content in contents]
     results = [PublishedResult(Path(f"m/{i}/results.json"), content) for i, content in enumerate(contents)]
     file = write_results(output, results)
-    back = read_results(file, json.loads(file.read_text()))
+    back = read_results(file, content_of(file))
     assert [json.dumps(result.content) for result in back] == [json.dumps(content) for content in contents]
     assert [result.path for result in back] == [output / result.path for result in results]
     back[0].content["part"][1].clear()  # parts are copies
@@ -87,6 +93,15 @@ def test_a_published_result_is_named_by_the_path_it_had(sweep: Path) -> None:
         compare(sweep / FILE, first)
 
 
+def test_results_that_an_earlier_version_published_uncompressed_are_read(sweep: Path) -> None:
+    before = read(sweep).records
+    (sweep / "cells.json").write_bytes(gzip.decompress((sweep / FILE).read_bytes()))
+    (sweep / FILE).unlink()
+    assert [r.metrics for r in read(sweep).records] == [r.metrics for r in before]
+    name = before[0].path
+    assert [r.samples() for r in read(name).records] == [before[0].samples()]
+
+
 def test_published_results_are_published_again_unchanged(sweep: Path, tmp_path: Path) -> None:
     publish([sweep], tmp_path / "again")
     for file in (path for path in sweep.rglob("*") if path.is_file()):
@@ -107,27 +122,29 @@ def test_damaged_samples_are_named_and_results_stay(sweep: Path) -> None:
 
 
 def test_samples_of_another_result_are_refused(sweep: Path) -> None:
-    content = json.loads((sweep / FILE).read_text())
+    content = content_of(sweep / FILE)
     for entry in content["results"]:
         entry["result"] = {**entry["result"], "task_hashes": dict.fromkeys(synthetic_sweep.TASKS, "0" * 64)}
-    (sweep / FILE).write_text(json.dumps(content))
+    (sweep / FILE).write_bytes(gzip.compress(json.dumps(content).encode()))
     with pytest.raises(UsageError, match="not the samples of this result"):
         read(sweep).records[0].samples()
 
 
 @pytest.mark.parametrize("name", ["../outside.parquet", "/etc/passwd"])
 def test_nothing_outside_the_folder_is_read(sweep: Path, name: str) -> None:
-    content = json.loads((sweep / FILE).read_text())
+    content = content_of(sweep / FILE)
     content["samples"] = {name: "0" * 64}
-    (sweep / FILE).write_text(json.dumps(content))
+    (sweep / FILE).write_bytes(gzip.compress(json.dumps(content).encode()))
     records, problems = read(sweep)
     assert not records and "outside of their folder" in problems[0].reason
 
 
 def test_damaged_results_are_one_problem(sweep: Path) -> None:
-    text = (sweep / FILE).read_text()
-    for damaged in (text[: len(text) // 2], text.replace('"shared"', '"other"'), text.replace('"file"', '"path"')):
-        (sweep / FILE).write_text(damaged)
+    whole = (sweep / FILE).read_bytes()
+    text = gzip.decompress(whole)
+    texts = (text[: len(text) // 2], text.replace(b'"shared"', b'"other"'), text.replace(b'"file"', b'"path"'))
+    for damaged in (*map(gzip.compress, texts), whole[: len(whole) // 2], whole[:-9] + b"x" + whole[-8:], text, b""):
+        (sweep / FILE).write_bytes(damaged)
         records, problems = read(sweep)
         assert not records and [problem.path.name for problem in problems] == [FILE]
 

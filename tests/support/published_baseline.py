@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -14,7 +15,7 @@ BASELINE = RESULTS / "baseline"
 def results(part: str) -> list[ReadResult]:
     """Those of the baseline whose path holds this."""
     file = BASELINE / FILE
-    everything = read_results(file, json.loads(file.read_text(encoding="utf-8")))
+    everything = read_results(file, json.loads(gzip.decompress(file.read_bytes())))
     return [result for result in everything if part in result.path.as_posix()]
 
 
