@@ -80,14 +80,14 @@ class Figure:
 
     @property
     def legend(self) -> dict[str, int]:
-        """The style of each label. Of two that look alike, the later one takes a look that the figure does not use:
-        rather another setting's than that of plain and fair."""
+        """The style of each label. Of two that look alike, the later one takes a look that the figure does not use, if
+        there is one. Nothing but plain and fair, the first two, looks like them."""
         styles = {one.label: one.style for panel in self.panels for one in panel.series}
         looks: dict[str, int] = {}
         for label, style in sorted(styles.items(), key=lambda item: item[1]):
-            wanted = style % len(LINES)
-            free = [look for look in (wanted, *range(2, len(LINES)), 0, 1) if look not in looks.values()]
-            looks[label] = free[0] if free else wanted
+            others = range(2, len(LINES))
+            wanted = style if style < len(LINES) else others[style % len(others)]
+            looks[label] = next((look for look in (wanted, *others) if look not in looks.values()), wanted)
         return looks
 
     @property

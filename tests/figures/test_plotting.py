@@ -169,11 +169,12 @@ def test_settings_of_a_figure_look_different_while_there_are_looks():
     made = [series("plain", 0), series("keep", 3), series("fair keep", len(LINES)), series("b", 2 * len(LINES))]
     few = figure(1, 1, ())
     few = replace(few, rows=(replace(few.rows[0], panels=(Panel("press", tuple(made)),)),))
-    assert few.legend == {"plain": 0, "keep": 3, "fair keep": 2, "b": 4}
+    assert few.legend["plain"] == 0 and few.legend["keep"] == 3 and len({*few.legend.values()}) == len(made)
     (axis,) = [axis for axis in drawing(few, LIGHT).axes if axis.lines]
     assert len({(line.get_color(), line.get_marker()) for line in axis.lines}) == len(made)
     many = figure(1, 1, [f"setting {i}" for i in range(len(LINES) + 2)])
-    assert list(many.legend.values()) == [*range(len(LINES)), 0, 1]
+    assert list(many.legend.values())[: len(LINES)] == [*range(len(LINES))]
+    assert min(list(many.legend.values())[len(LINES) :]) > 1  # plain and fair are alone in looking like them
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
