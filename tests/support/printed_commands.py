@@ -115,7 +115,7 @@ def _short(words: Sequence[str]) -> list[str]:
 
 
 def _with_model(words: Sequence[str], model: str) -> list[str]:
-    """The words with the tiny model and its dtype among the model's arguments."""
+    """The words with the tiny model and its dtype in place of a model's own."""
     words = list(words)
     if "--model_args" not in words:
         return [*words, "--model_args", f"pretrained={model},dtype=float32"]
@@ -123,7 +123,7 @@ def _with_model(words: Sequence[str], model: str) -> list[str]:
     if words[at].startswith("{"):
         words[at] = json.dumps({**json.loads(words[at]), "pretrained": model, "dtype": "float32"})
         return words
-    arguments = re.sub(r"(?:^|,)(?:pretrained|dtype)=[^,]*", "", words[at]).strip(",")
+    arguments = re.sub(r"(?:^|,)(?:pretrained|gguf_file|dtype)=[^,]*", "", words[at]).strip(",")
     words[at] = f"pretrained={model},dtype=float32,{arguments}"
     return words
 
