@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from fairkv_eval.figures.style import LINES
 
@@ -78,14 +79,14 @@ class Figure:
     def columns(self) -> tuple[str, ...]:
         return tuple(sorted({panel.column for panel in self.panels}))
 
-    @property
+    @cached_property
     def legend(self) -> dict[str, int]:
         """The style of each label. Of two that look alike, the later one takes a look that the figure does not use, if
         there is one. Nothing but plain and fair, the first two, looks like them."""
         styles = {one.label: one.style for panel in self.panels for one in panel.series}
         looks: dict[str, int] = {}
+        others = range(2, len(LINES))
         for label, style in sorted(styles.items(), key=lambda item: item[1]):
-            others = range(2, len(LINES))
             wanted = style if style < len(LINES) else others[style % len(others)]
             looks[label] = next((look for look in (wanted, *others) if look not in looks.values()), wanted)
         return looks

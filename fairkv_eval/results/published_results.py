@@ -39,8 +39,8 @@ class PublishedResult:
 def write_results(output: Path, results: Sequence[PublishedResult]) -> Path:
     """Write the results below ``output``. Raise UsageError if it holds published results already."""
     file = output / FILE
-    if file.exists():
-        raise UsageError(f"{file} exists already; name another folder")
+    if former := next((path for path in (file, output / _PLAIN) if path.exists()), None):
+        raise UsageError(f"{former} exists already; name another folder")
     folder(output)
     tables = _write_tables(output, results)
     shared, contents = _share([result.content for result in results])
