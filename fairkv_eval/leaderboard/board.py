@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -24,8 +25,8 @@ from fairkv_eval.results.rerun import command
 from fairkv_eval.results.result_file import KIND
 from fairkv_eval.results.selection import foremost
 
-# Conditions that belong to a task; the others are the same for all tasks of a row.
-_OF_TASK = ("num_fewshot", "generation")
+# Conditions that belong to a task: how its prompts are made and answered. The others are the same for all of a row.
+_OF_TASK = ("num_fewshot", "generation", "chat", "multiturn", "system_instruction", "task_config")
 
 METHOD = (
     "Differences are paired over the same documents: mean, 95 % percentile bootstrap interval over documents, "
@@ -132,7 +133,7 @@ def _rows(ids: Sequence[str], records: Sequence[Record], entries: Sequence[TaskE
     members: dict[str, list[int]] = {}
     for index, row_id in enumerate(ids):
         members.setdefault(row_id, []).append(index)
-    variants = _variants({row_id: records[indices[0]] for row_id, indices in members.items()})
+    variants = _variants({row_id: [records[index] for index in indices] for row_id, indices in members.items()})
     return [
         _row(row_id, records[indices[0]], variants[row_id], {records[i].task: entries[i] for i in indices})
         for row_id, indices in members.items()
@@ -174,14 +175,18 @@ def _conditions(record: Record, of_task: bool) -> dict[str, Any]:
     return {name: value for name, value in record.conditions if (name in _OF_TASK) == of_task}
 
 
-def _variants(firsts: Mapping[str, Record]) -> dict[str, str]:
-    """{row id: its conditions that other rows of the same model and policy do not share}, given one record per row."""
+def _variants(members: Mapping[str, Sequence[Record]]) -> dict[str, str]:
+    """{row id: its conditions that other rows of the same model and policy do not share}, given the records of each.
+
+    Conditions of a task count if several of these rows have the task.
+    """
     variants = {}
     alike: dict[tuple[str, str], list[str]] = {}
-    for row_id, record in firsts.items():
-        alike.setdefault((record.model, record.policy.label), []).append(row_id)
+    for row_id, records in members.items():
+        alike.setdefault((records[0].model, records[0].policy.label), []).append(row_id)
     for ids in alike.values():
-        conditions = {row_id: _all_conditions(firsts[row_id]) for row_id in ids}
+        rows = Counter(record.task for row_id in ids for record in members[row_id])
+        conditions = {row_id: _all_conditions(members[row_id], rows) for row_id in ids}
         names = dict.fromkeys(name for of_row in conditions.values() for name in of_row)
         differing = [name for name in names if len({str(of_row.get(name)) for of_row in conditions.values()}) > 1]
         for row_id, of_row in conditions.items():
@@ -189,9 +194,15 @@ def _variants(firsts: Mapping[str, Record]) -> dict[str, str]:
     return variants
 
 
-def _all_conditions(record: Record) -> dict[str, Any]:
-    weights = (record.model_sha or "")[:9]
-    return {"model": record.source, "weights": weights, **_conditions(record, of_task=False)}
+def _all_conditions(records: Sequence[Record], rows: Mapping[str, int]) -> dict[str, Any]:
+    """The conditions of a row, those of its tasks if several rows have them (``rows``: their number by task)."""
+    weights = (records[0].model_sha or "")[:9]
+    shared = [_conditions(record, of_task=True) for record in records if rows[record.task] > 1]
+    of_tasks = {
+        name: " ".join(dict.fromkeys(str(of_task.get(name)) for of_task in shared))
+        for name in dict.fromkeys(name for of_task in shared for name in of_task)
+    }
+    return {"model": records[0].source, "weights": weights, **_conditions(records[0], of_task=False), **of_tasks}
 
 
 def _metrics(

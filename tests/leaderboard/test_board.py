@@ -119,6 +119,22 @@ def test_rows_alike_say_what_differs(tmp_path: Path) -> None:
     assert sorted(variants) == ["dtype=bfloat16", "dtype=float32"]
 
 
+def test_prompts_belong_to_tasks_not_to_rows(tmp_path: Path) -> None:
+    made.write(tmp_path, task="a", number=1)
+    made.write(tmp_path, task="b", number=2, fairkv={"chat": "off"})
+    (row,) = board_of(tmp_path).data["rows"]
+    assert set(row["tasks"]) == {"a", "b"}
+    assert row["variant"] == ""
+    assert row["tasks"]["b"]["conditions"]["chat"] == "off"
+
+
+def test_one_task_with_other_prompts_or_generation_is_another_row(tmp_path: Path) -> None:
+    made.write(tmp_path, number=1)
+    made.write(tmp_path, number=2, fairkv={"chat": "off"})
+    made.write(tmp_path, task="b", number=3, fairkv={"chat": "off"})
+    assert sorted(row["variant"] for row in board_of(tmp_path).data["rows"]) == ["chat=auto", "chat=off"]
+
+
 def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     made.write(tmp_path / "deep", press="tova", ratio=0.25, limit=8, compress=True)
     ((policy, entry),) = entries(board_of(tmp_path)).items()
