@@ -545,11 +545,31 @@ def test_several_models_and_one_without_averages(driver: Any, tmp_path: Path) ->
     path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
     opened_at(driver, path.as_uri(), "")
     assert status(driver) == "4 of 4 policies"
-    assert "a/one" in driver.find_element("id", "figures-model").text
+    assert "a/one" in driver.find_element("id", "figures-of").text
     assert set(column(driver, "model")) == {"a/one", "b/two"}
     choose(driver, "model", "b/two")
-    assert status(driver) == "2 of 4 policies" and driver.find_element("id", "figures-model").text == ""
+    assert status(driver) == "2 of 4 policies" and driver.find_element("id", "figures-of").text == ""
     assert driver.find_element("id", "task").get_attribute("value") == made.TASK
+    assert driver.get_log("browser") == []
+
+
+def test_policies_without_an_average_are_counted_not_drawn(driver: Any, tmp_path: Path) -> None:
+    cells = [(press, task) for press in ("none", "tova") for task in ("first", "second")] + [("knorm", "first")]
+    for number, (press, task) in enumerate(cells):
+        ratio = {"none": 0.0, "tova": 0.5, "knorm": 0.3}[press]
+        more = {"prompt_level_strict_acc": [0.0, 1.0] * 4}
+        made.write(tmp_path, press=press, ratio=ratio, task=task, more=more, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "")
+    assert texts(driver, "#equal .name") == ["tovatova"]  # with its hint
+    assert texts(driver, "#levels label") == ["50 %"]
+    assert driver.find_element("id", "figures-of").text.startswith("1 of 3 policies lack a task")
+    driver.find_element("id", "search").send_keys("knorm")
+    assert texts(driver, "#equal .note") == ["Nothing to draw: no policy that passes the filter has an average."]
+    choose(driver, "task", "first")
+    assert texts(driver, "#equal .name") == ["knormknorm"]
+    assert driver.find_element("id", "figures-of").text == ""
     assert driver.get_log("browser") == []
 
 
@@ -562,6 +582,6 @@ def test_figures_are_of_the_model_with_the_most_results(driver: Any, tmp_path: P
     path = tmp_path / "leaderboard.html"
     path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
     opened_at(driver, path.as_uri(), "")
-    assert "b/two" in driver.find_element("id", "figures-model").text
+    assert "b/two" in driver.find_element("id", "figures-of").text
     choose(driver, "model", "a/one")
-    assert driver.find_element("id", "figures-model").text == ""
+    assert driver.find_element("id", "figures-of").text == ""

@@ -6,14 +6,12 @@ const FILLED = 450; // pixels that few rows share
 const HEAD = 46;
 const VALUES = 118; // pixels for the two figures at the right
 
-function drawEqualBytes(rows, choice) {
-  const measures = measuresOf(choice);
+function drawEqualBytes(rows, measures, choice) {
   const full = rows.length ? fullCacheOf(rows[0]) : null;
   const pairs = rows.length && choice.level ? sortedPairs(pairsAt(rows, choice.level, choice), measures) : [];
   byId('answer').replaceChildren(...(pairs.length ? answers(pairs, measures, choice, full) : []));
   if (!pairs.length) {
-    byId('equal').replaceChildren(element('p', { class: 'note' }, rows.length
-      ? 'No policy that passes the filter holds this share: choose another.' : 'Nothing to draw: no result passes the filter.'));
+    byId('equal').replaceChildren(element('p', { class: 'note' }, nothingDrawn(measures, choice)));
     return [];
   }
   const whole = widthOf('equal');
@@ -28,6 +26,11 @@ function drawEqualBytes(rows, choice) {
   });
   byId('equal').replaceChildren(...panels);
   return pairs;
+}
+
+function nothingDrawn(measures, choice) {
+  if (measures.length) return 'No policy that passes the filter holds this share: choose another.';
+  return `Nothing to draw: no ${choice.task === '' ? 'policy that passes the filter has an average' : 'result passes the filter'}.`;
 }
 
 /** Best first: by the mean place of plain and fair over the measures. */

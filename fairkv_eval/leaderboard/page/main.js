@@ -41,16 +41,25 @@ function rowsOf(choice) {
 }
 
 function drawFigures(rows, choice) {
-  const drawn = ofOneModel(rows);
+  const model = ofOneModel(rows);
+  const measures = measuresOf(choice, model);
+  const drawn = model.filter((row) => row.full_cache || measures.some((measure) => has(row, measure)));
   choice.level = offerLevels(drawn, choice);
-  const others = unique(rows.map(({ model }) => model)).length - 1;
-  byId('figures-model').textContent = others > 0 ? `Figures are of ${drawn[0].model}; choose another model above.` : '';
+  byId('figures-of').textContent = figuresOf(rows, model, drawn, choice);
   // The panel beside the figures at equal bytes takes its place before they are measured.
-  byId('pareto').hidden = choice.task !== '' || ASPECTS.length < 2 || !drawn.length;
+  byId('pareto').hidden = choice.task !== '' || measures.length < 2;
   byId('hero').classList.toggle('alone', byId('pareto').hidden);
-  drawPareto(drawEqualBytes(drawn, choice), choice);
+  drawPareto(drawEqualBytes(drawn, measures, choice), measures, choice);
   drawSizes(drawn, choice);
   byId('aspects').hidden = choice.task !== '';
+}
+
+/** Which of the rows are drawn, if not all. */
+function figuresOf(rows, model, drawn, choice) {
+  const without = model.length - drawn.length;
+  const of = unique(rows.map((row) => row.model)).length > 1 ? [`Figures are of ${model[0].model}; choose another model above.`] : [];
+  if (without && !choice.task) of.push(`${without} of ${model.length} policies lack a task of every average: choose a task to see them.`);
+  return of.join(' ');
 }
 
 let head = '';

@@ -24,9 +24,12 @@ function metricMeasure(task, metric) {
 
 const betterOf = (task, metric) => DATA.tasks[task].metrics[metric];
 
-/** The measures of the figures at equal bytes. */
-function measuresOf(choice) {
-  return choice.task ? [metricMeasure(choice.task, choice.metric)] : ASPECTS.map(averageMeasure);
+const has = (row, measure) => measure.of(row)?.value != null;
+
+/** The measures of the figures at equal bytes: those that one of these rows has. */
+function measuresOf(choice, rows) {
+  const measures = choice.task ? [metricMeasure(choice.task, choice.metric)] : ASPECTS.map(averageMeasure);
+  return measures.filter((measure) => rows.some((row) => !row.full_cache && has(row, measure)));
 }
 
 const shownValue = (measure, value) => measure.share ? percent(value) : figure(value);

@@ -3,10 +3,9 @@
 const LABELLED = 8; // of more presses only those on the frontier have a name and their errors, the others a hint
 const PARETO = { left: 46, right: 16, top: 22, bottom: 44 };
 
-function drawPareto(pairs, choice) {
+function drawPareto(pairs, measures, choice) {
   byId('pareto-drawing').replaceChildren();
   if (byId('pareto').hidden || !pairs.length) return;
-  const measures = ASPECTS.map(averageMeasure);
   const [down, across] = [measures[0], measures.at(-1)];
   const full = fullCacheOf(pairs[0].plain ?? pairs[0].fair);
   const rows = pairs.flatMap(({ plain, fair }) => [plain, fair]).filter((row) => row && down.of(row) && across.of(row));

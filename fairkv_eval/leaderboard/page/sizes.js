@@ -19,7 +19,8 @@ function drawSizes(rows, choice) {
   const width = Math.floor((whole - 12 * (columns - 1)) / columns) - 2;
   const frame = { measure, full, choice, width: Math.min(width, 420), y: measureScale(measure, [...able, full], SMALL.height - SMALL.bottom, SMALL.top, 4) };
   const drawn = shown.map((name) => sizePanel(name, panels.get(name), frame));
-  if (!drawn.length) drawn.push(element('p', { class: 'note' }, 'Nothing to draw: no result passes the filter.'));
+  if (!drawn.length) drawn.push(element('p', { class: 'note' }, full && !choice.task
+    ? 'No policy has this average: choose another, or a task.' : 'Nothing to draw: no result passes the filter.'));
   if (shown.length < names.length) {
     const more = element('button', { type: 'button' }, `Show the other ${names.length - shown.length} presses`);
     more.addEventListener('click', () => { allPanels = true; update(); });
