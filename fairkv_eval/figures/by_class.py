@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
-from fairkv_eval.figures.assembly import assembled
+from fairkv_eval.figures.assembly import assembled, of_presses
 from fairkv_eval.figures.figure import Figure, Point
 from fairkv_eval.figures.model_results import ModelResults, TaskResults
 from fairkv_eval.figures.panels import Quantity, main_lines, metric, row, rows_by_setting
@@ -60,7 +60,8 @@ def keep_rates_by_position(results: ModelResults) -> Iterator[Figure]:
             segment = others[0].removeprefix("keep_rate_").replace("_", " ")
             names = {others[0]: f"{segment} (before position 1)", **names}
         question = "Does an instruction's place decide what is kept of it?"
-        yield _rows(results, task, f"keep_rates_position_{task.name}", question, "a place in the prompt", names)
+        figure = _rows(results, task, f"keep_rates_position_{task.name}", question, "a place in the prompt", names)
+        yield of_presses(figure)
 
 
 def keep_rates_by_class(results: ModelResults) -> Iterator[Figure]:
@@ -69,7 +70,8 @@ def keep_rates_by_class(results: ModelResults) -> Iterator[Figure]:
             f"keep_rate_{name}": name.replace("_", " ") for name in CLASSES if _measures(task, f"keep_rate_{name}")
         }
         question = "Does an instruction's class decide what is kept of it?"
-        yield _rows(results, task, f"keep_rates_class_{task.name}", question, "a class of instruction", names)
+        figure = _rows(results, task, f"keep_rates_class_{task.name}", question, "a class of instruction", names)
+        yield of_presses(figure)
 
 
 def single_multi(results: ModelResults) -> Iterator[Figure]:

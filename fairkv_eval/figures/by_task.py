@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
-from fairkv_eval.figures.assembly import assembled
+from fairkv_eval.figures.assembly import assembled, of_presses
 from fairkv_eval.figures.figure import Figure, Horizontal, Point, Row
 from fairkv_eval.figures.lines import PLAIN, simple
 from fairkv_eval.figures.model_results import ModelResults, TaskResults
@@ -101,9 +101,8 @@ def keep_rates(results: ModelResults) -> Iterator[Figure]:
             quantities = [metric(task, f"keep_rate_{name}", name.replace("_", " ")) for name in segments]
             rows = rows_by_setting(results, task, "share of pairs kept", None, quantities)
             sentence = "Lines apart: one segment pays for the other. Fair eviction lays them on one another."
-            yield assembled(
-                results, f"keep_rates_{task.name}", "Which segment is evicted first?", sentence, [task], rows
-            )
+            question = "Which segment is evicted first?"
+            yield of_presses(assembled(results, f"keep_rates_{task.name}", question, sentence, [task], rows))
 
 
 def fidelity(results: ModelResults) -> Iterator[Figure]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from functools import partial
 from io import BytesIO
@@ -13,7 +14,7 @@ from fairkv_eval.escaping import for_terminal
 from fairkv_eval.figures.figure import Figure, Horizontal, Row, Series
 from fairkv_eval.figures.layout import LINE, TITLE, WORDS, Layout, layout, name_lines
 from fairkv_eval.figures.scale import limits
-from fairkv_eval.figures.style import LIGHT, Theme, line, rc
+from fairkv_eval.figures.style import LIGHT, LINES, Theme, rc
 from fairkv_eval.files import folder as made_folder
 from fairkv_eval.files import write, write_whole
 
@@ -129,7 +130,7 @@ def _handles(figure: Figure, theme: Theme) -> list[Any]:
 
 
 def _look(style: int, theme: Theme) -> dict[str, Any]:
-    look = line(style)
+    look = LINES[style]
     colour = getattr(look, theme.name)
     face = colour if look.filled else theme.ground
     return {"color": colour, "linestyle": look.dashes, "marker": look.marker, "markerfacecolor": face}
@@ -165,8 +166,20 @@ def _row_label(row: Row, tall: float) -> str:
     """What a row shows and which way is better, in lines no longer than a panel is high."""
     better = {True: "↑ better", False: "↓ better", None: ""}[row.better]
     *task, what = row.label.split(": ", 1)
-    lines = [line for part in (*(f"{name}:" for name in task), what) for line in textwrap.wrap(part, int(tall / 0.058))]
+    lines = [line for part in (*(f"{name}:" for name in task), what) for line in _wrapped(part, int(tall / 0.058))]
     return "\n".join([*lines, *[better] * bool(better)])
+
+
+def _wrapped(words: str, letters: int) -> list[str]:
+    """Lines of so many letters, broken at spaces, else behind an underscore or a comma, else anywhere."""
+    lines = []
+    for line in textwrap.wrap(words, letters, break_long_words=False, break_on_hyphens=False):
+        lines.append("")
+        for part in re.findall(rf"[^_,]{{0,{letters - 1}}}[_,]?", line):
+            if len(lines[-1] + part) > letters:
+                lines.append("")
+            lines[-1] += part
+    return lines
 
 
 def _name(axis: Axes, name: str, x: Horizontal, theme: Theme, first: bool) -> None:

@@ -40,12 +40,11 @@ LINES = (
     Line("#4aa3d8", "#9bd4f5", (0, (5, 1.4, 1, 1.4)), "P", False),
     Line("#7d1d4b", "#d0729f", (0, (5, 1.4, 1, 1.4, 1, 1.4)), "X", True),
     Line("#8a8a1f", "#d6d66b", (0, (2, 2)), "<", False),
+    Line("#b3404f", "#f28b97", "-", ">", True),
+    Line("#4a4ab8", "#a9a9ff", (0, (3, 1.2, 1, 1.2)), "p", False),
+    Line("#7a5c3e", "#cfae8a", (0, (6, 2)), "h", True),
+    Line("#5f8f45", "#a8d58f", (0, (1, 2)), "*", False),
 )
-
-
-def line(style: int) -> Line:
-    """The look of a style. Beyond the last one they begin again."""
-    return LINES[style % len(LINES)]
 
 
 def rc(theme: Theme) -> dict[Any, Any]:

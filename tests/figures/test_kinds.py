@@ -218,6 +218,18 @@ def test_keep_rates_show_the_segments_side_by_side(drawn):
     assert len(drawn["keep_rates_class_sys_multi"].rows) == len(FAMILIES)
 
 
+def test_what_evicts_nothing_has_no_keep_rates_to_show(tmp_path):
+    kept = {"keep_rate_defense": [0.4] * 8, "keep_rate_directive": [0.8] * 8}
+    whole = {name: [1.0] * 8 for name in kept}
+    policies = [("none", 0.0, {}, whole), ("none", 0.0, {"kv_bits": 4}, whole), ("tova", 0.5, {}, kept)]
+    for number, (press, ratio, fairkv, more) in enumerate(policies):
+        synthetic_results.write(tmp_path, press=press, ratio=ratio, fairkv=fairkv, more=more, number=number)
+    by_kind, _ = figures(made(tmp_path))
+    (figure,) = by_kind["keep_rates"]
+    assert figure.columns == ("tova",) and labels(figure) == ["plain: share of pairs kept"]
+    assert "no press" in by_kind["overview"][0].columns
+
+
 def test_a_lonely_segment_stands_in_the_prompts_order(tmp_path):
     """An opening beside instructions is not a figure of one unexplained line, but the row above the first."""
     rates = {"keep_rate_opening": 0.4, "keep_rate_position_1": 0.6, "keep_rate_position_2": 0.8}

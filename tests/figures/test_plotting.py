@@ -177,6 +177,22 @@ def test_settings_of_a_figure_look_different_while_there_are_looks():
     assert min(list(many.legend.values())[len(LINES) :]) > 1  # plain and fair are alone in looking like them
 
 
+def test_long_names_break_behind_underscores():
+    """Not inside of a word, as long as a word fits."""
+    assert row_label("raccoon_preference: exact_match,strict-match") == [
+        "raccoon_", "preference:", "exact_match,", "strict-match",
+    ]  # fmt: skip
+    assert row_label("answers, all of them: followed, or x_y") == ["answers, all of", "them:", "followed, or x_y"]
+    assert "".join(row_label("x" * 40)) == "x" * 40
+
+
+def row_label(label):
+    """The lines of a row's label, in a figure of so many rows that its panels are low."""
+    made = figure(1, 6, ("plain",))
+    made = replace(made, rows=tuple(replace(row, label=label) for row in made.rows))
+    return next(axis.get_ylabel() for axis in drawing(made, LIGHT).axes if axis.get_ylabel()).split("\n")[:-1]
+
+
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
 def test_lines_are_told_apart_in_grey(theme):
     """Each differs in marker; plain from fair, and the first segment from the second, in lightness and dashes too."""
