@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.engine.batch import Row
-from fairkv_eval.engine.jobs import Fidelity, LogLikelihood
+from fairkv_eval.engine.jobs import Fidelity, Generation, LogLikelihood
 from fairkv_eval.engine.result import Result
 from fairkv_eval.engine.sampling import entropy
 
@@ -48,14 +48,22 @@ class AnswerReader:
 
     def ended(self, row: Row) -> bool:
         """Whether the row's last token ends it."""
-        if row.tokens[-1] in self.eos or len(row.tokens) >= row.want.max_tokens:
+        return len(row.tokens) >= row.want.max_tokens or self._stopped(row.want, row.tokens)
+
+    def cut(self, want: Generation, tokens: Sequence[int]) -> bool:
+        """Whether an answer of these tokens ended because it may have no more, and not by itself."""
+        return len(tokens) >= want.max_tokens and not self._stopped(want, tokens)
+
+    def _stopped(self, want: Generation, tokens: Sequence[int]) -> bool:
+        """Whether the last token is one that ends a generation, or completes a stop string."""
+        if tokens[-1] in self.eos:
             return True
-        if not row.want.stop or self.decode is None or not self._may_complete(row.tokens[-1], row.want.stop):
+        if not want.stop or self.decode is None or not self._may_complete(tokens[-1], want.stop):
             return False
         # A token is at least one byte, so a stop string that ends here begins within this many tokens.
-        longest = max(len(stop.encode()) for stop in row.want.stop)
-        text = self.decode(row.tokens[-longest - 4 :])
-        return any(stop in text for stop in row.want.stop)
+        longest = max(len(stop.encode()) for stop in want.stop)
+        text = self.decode(tokens[-longest - 4 :])
+        return any(stop in text for stop in want.stop)
 
     def _may_complete(self, token: int, stops: tuple[str, ...]) -> bool:
         """Whether a stop string may end with this token; few tokens may, so that few rows decode their text each step.

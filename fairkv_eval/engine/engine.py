@@ -158,6 +158,7 @@ class Engine:
             row.advance(token)
         ended = [row for row, _ in chosen if self.reader.ended(row)]
         batch.end(ended)
+        self.totals.answers_cut += sum(self.reader.cut(row.want, row.tokens) for row in ended)
         self.totals.decode_tokens += len(chosen)
         self.totals.replayed_steps = self.decoder.replays
         self.totals.decode_seconds += time.perf_counter() - started
@@ -193,7 +194,10 @@ class Engine:
         row = Row(member.index, want, position, sampler, figures, tail.budget)
         row.tokens.append(sampler.choose(logits[0].float()))
         add_entropy([row], logits)
-        return row.result if self.reader.ended(row) else row
+        if not self.reader.ended(row):
+            return row
+        self.totals.answers_cut += self.reader.cut(want, row.tokens)
+        return row.result
 
     def _rotations(self, needed: bool) -> Rotations:
         return self.runner.rotations if needed else ()

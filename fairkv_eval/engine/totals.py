@@ -10,8 +10,8 @@ from fairkv_eval.engine.cache import ContextCache
 
 @dataclass
 class Totals:
-    """What a run processed: tokens, seconds, and bytes of the contexts before and after eviction; and how many of its
-    decode steps a device replayed from a recording."""
+    """What a run processed: tokens, seconds, and bytes of the contexts before and after eviction; how many of its
+    decode steps a device replayed from a recording, and how many answers were cut at their most tokens."""
 
     contexts: int = 0
     prefill_tokens: int = 0
@@ -23,6 +23,7 @@ class Totals:
     decode_tokens: int = 0
     decode_seconds: float = 0.0
     replayed_steps: int = 0
+    answers_cut: int = 0
     kv_pairs_full: int = 0
     kv_pairs_kept: int = 0
     kv_pairs_merged: int = 0

@@ -22,30 +22,44 @@ def _model(model: str, records: Sequence[Record]) -> str:
     return ", ".join([model, *sorted(map(str, types))])
 
 
-def _by_task(tasks: Sequence[TaskResults], words: Callable[[Record], str]) -> str:
+def _by_task(tasks: Sequence[TaskResults], words: Callable[[TaskResults], str]) -> str:
     """What holds of each task; once if it holds of all."""
     by_words: dict[str, list[str]] = {}
     for task in tasks:
-        record = task.full or next(members[0] for members in task.lines.values())
-        by_words.setdefault(words(record), []).append(task.name)
+        by_words.setdefault(words(task), []).append(task.name)
     if len(by_words) == 1:
         return next(iter(by_words))
     return "; ".join(f"{what} ({', '.join(names)})" for what, names in by_words.items() if what)
 
 
-def _documents(record: Record) -> str:
+def _first(task: TaskResults) -> Record:
+    return task.full or next(members[0] for members in task.lines.values())
+
+
+def _documents(task: TaskResults) -> str:
+    record = _first(task)
     part = record.n_original is not None and record.n < record.n_original
     return f"{record.n:,} of {record.n_original:,} documents" if part else f"{record.n:,} documents"
 
 
-def _answers(record: Record) -> str:
+def _answers(task: TaskResults) -> str:
+    record = _first(task)
     if (record.arguments.get("fairkv") or {}).get("generated_tokens") == 0:
         return "no answers, choices by their likelihood"
     try:
         longest = json.loads(dict(record.conditions).get("generation") or "{}").get("max_gen_toks")
     except (ValueError, AttributeError):
         return ""
-    return f"answers of up to {longest} tokens" if longest else ""
+    return f"answers of up to {longest} tokens{_cut(task)}" if longest else ""
+
+
+def _cut(task: TaskResults) -> str:
+    """The share of a task's answers that have as many tokens as they may; "" if none has, or some run did not count."""
+    records = {record.path: record for members in task.lines.values() for record in members}.values()
+    counts = [record.answers_cut for record in records]
+    if None in counts or not sum(map(int, filter(None, counts))):
+        return ""
+    return f", {sum(filter(None, counts)) / sum(record.n for record in records):.0%} of them cut"
 
 
 def _dates(records: Sequence[Record]) -> str:

@@ -233,6 +233,7 @@ def _entry(record: Record, metrics: Mapping[str, MetricEntry], top: Path | None)
         documents=record.n,
         limit=record.limit,
         achieved_ratio=record.achieved_ratio,
+        answers_cut=record.answers_cut,
         kv_bytes_full=record.kv_bytes_full,
         kv_bytes_kept=record.kv_bytes_kept,
         held=record.held,

@@ -55,6 +55,7 @@ class TaskEntry:
     documents: int
     limit: float | None
     achieved_ratio: float | None
+    answers_cut: int | None
     kv_bytes_full: float | None
     kv_bytes_kept: float | None
     held: float | None

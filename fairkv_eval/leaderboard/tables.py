@@ -18,7 +18,10 @@ from fairkv_eval.leaderboard.board import METHOD, Board
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Row, TaskEntry, cells, columns
 
 _DIRECTIONS = {True: "higher is better", False: "lower is better", None: "no better direction"}
-_OF_TASK = ("documents", "achieved_ratio", "kv_bytes_full", "kv_bytes_kept", "held", "decode_tokens_per_second")
+_OF_TASK = (
+    *("documents", "answers_cut", "achieved_ratio", "kv_bytes_full", "kv_bytes_kept", "held"),
+    "decode_tokens_per_second",
+)
 _OF_METRIC = ("value", "stderr", "rank", "vs_full_mean", "vs_full_p_corrected", "vs_plain_mean", "vs_plain_p_corrected")
 _DIGITS = 6  # more than the documents of any run tell apart
 

@@ -181,7 +181,7 @@ _OF_FAIRKV: dict[str, Form] = {
     **dict.fromkeys(("press", "base", "press_sha256", "sets_amount", "segments", "scope", "chat"), name),
     **dict.fromkeys(("parameters", "versions", "identity"), _nested),
     **dict.fromkeys(("context_field", "attn_implementation", "commit", "model_sha256", "chat_template_by"), name),
-    **dict.fromkeys(("contexts", "context_tokens", "generated_tokens", "achieved_ratio"), _number),
+    **dict.fromkeys(("contexts", "context_tokens", "generated_tokens", "answers_cut", "achieved_ratio"), _number),
     **{f"kv_{what}_{which}": _number for what in ("bytes", "pairs") for which in ("full", "kept")},
     **{f"{kind}_tokens": _number for kind in ("prefill", "shared", "replay", "tail", "decode")},
     **{f"{kind}_tokens_per_second": _number for kind in ("prefill", "tail", "decode")},

@@ -31,6 +31,7 @@ class Record:
 
     ``source``: the harness's name of the model class (``fairkv``, ``hf``). ``conditions``: all else that could change
     an answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
+    ``answers_cut``: how many answers have as many tokens as they may; None if that is not known of this task.
     ``kv_bytes_*``: mean bytes per context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
     since 1970. ``cell``: the sweep's identifier of the cell. ``arguments``: the run's own settings, to run it again.
     ``sample_source``: the samples that were logged, None if there are none.
@@ -50,6 +51,7 @@ class Record:
     n_original: int | None
     limit: float | None
     achieved_ratio: float | None
+    answers_cut: int | None
     kv_bytes_full: float | None
     kv_bytes_kept: float | None
     tokens_per_second: Mapping[str, float]

@@ -22,7 +22,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     "version": (str, int, float, type(None)),
     "date": (int, float, type(None)),
     "n": (int,),
-    "n_original": (int, type(None)),
+    **{name: (int, type(None)) for name in ("n_original", "answers_cut")},
 }
 
 

@@ -144,6 +144,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
         n_original=counts["original"],
         limit=config.get("limit"),
         achieved_ratio=_achieved_ratio(metrics, ours, full, kept),
+        answers_cut=ours.get("answers_cut") if len(result["configs"]) == 1 else None,  # a run counts over its tasks
         kv_bytes_full=full,
         kv_bytes_kept=kept,
         tokens_per_second={

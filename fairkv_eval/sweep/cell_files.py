@@ -45,11 +45,12 @@ class CellWriter:
     began: float
     alone: str | None = None
 
-    def write(self, cell: Cell, results: dict[str, Any], answers: Answers) -> Path:
+    def write(self, cell: Cell, results: dict[str, Any], answers: Answers, answers_cut: int) -> Path:
         """Write a cell's result JSON and samples, both or none; return their folder. W&B gets them too if it is
-        configured."""
+        configured. ``answers_cut``: how many answers have as many tokens as they may."""
         yaml = Path(str((results["configs"][cell.task].get("metadata") or {}).get("config_source") or ""))
         results["config"] = self._config(cell, answers, self.folder.config(cell), yaml)
+        results["config"]["fairkv"]["answers_cut"] = answers_cut
         results |= {"git_hash": _git_hash(), "date": self.began, **_environment()}
         add_tokenizer_info(results, self.model.lm)
         for config in results["configs"].values():

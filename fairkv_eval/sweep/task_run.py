@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from fairkv_eval import provenance
 from fairkv_eval.engine.fidelity import Lead
-from fairkv_eval.engine.jobs import Fidelity, Job
+from fairkv_eval.engine.jobs import Fidelity, Generation, Job
 from fairkv_eval.engine.result import Result
 from fairkv_eval.errors import naming
 from fairkv_eval.eviction.policy import Policy
@@ -116,11 +116,17 @@ class TaskRun:
         answered = {key.cell for _, key, _ in self.todo}
         alone = next((cell.id for cell in self.cells if answered == {cell.answers_id}), None)
         writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began, alone)
+        reader = self.model.lm.engine(1).reader
+        wants = {slot: self.jobs(slot, self.cells[:1])[0].want for slot in self.slots if self.unfinished}
         with each_warning_once():
             for cell in self.unfinished:
                 answers = {slot: self.answers[cell.key(slot)] for slot in self.slots}
                 results = evaluate_cell(self.task, self.requests, answers, self.sweep, self.model.lm)
-                writer.write(cell, results, answers)
+                cut = sum(
+                    isinstance(want, Generation) and reader.cut(want, answers[slot].tokens)
+                    for slot, want in wants.items()
+                )
+                writer.write(cell, results, answers, cut)
 
     def _missing(self) -> Iterator[tuple[Slot, Key, Job]]:
         """The answers of unfinished cells that no journal has."""

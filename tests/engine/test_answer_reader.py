@@ -61,3 +61,11 @@ def test_text_is_decoded_only_after_tokens_that_may_end_a_stop_string() -> None:
     assert decoded == [(0,), (1,), (4,), tuple(row.tokens)]
     other = Row(1, Generation(99, ("another stop string",)), 0, Sampler(GREEDY, ()), {}, tokens=[0, 1])
     assert not reader.ended(other) and len(decoded) == 4  # a token's text is read once, whatever ends a row
+
+
+def test_an_answer_is_cut_if_it_ends_only_because_it_is_long() -> None:
+    reader, want = AnswerReader(of_bytes, eos=[9]), Generation(3, ("<|end|>",))
+    assert reader.cut(want, [0, 1, 0])
+    assert not reader.cut(want, [0, 1])
+    assert not reader.cut(want, [0, 1, 9])  # it ended by itself with its last token
+    assert not reader.cut(want, [0, 1, 4]) and "<|end|>" in of_bytes([0, 1, 4])

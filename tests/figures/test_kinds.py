@@ -208,6 +208,16 @@ def test_settings_have_a_style_each_in_every_figure(drawn):
     )
 
 
+@pytest.mark.parametrize(("counts", "words"), [((2, 4), ", 38% of them cut"), ((0, 0), ""), ((2, None), "")])
+def test_a_figure_says_how_many_answers_are_cut_if_that_was_counted(counts, words, tmp_path):
+    for number, (press, cut) in enumerate(zip(("none", "tova"), counts, strict=True)):
+        fairkv = {} if cut is None else {"answers_cut": cut}
+        ratio = 0.5 if press == "tova" else 0.0
+        synthetic_results.write(tmp_path, press=press, ratio=ratio, fairkv=fairkv, number=number)
+    (figure,) = figures(made(tmp_path))[0]["overview"]
+    assert f"answers of up to 16 tokens{words} ·" in figure.source
+
+
 def test_keep_rates_show_the_segments_side_by_side(drawn):
     figure = drawn["keep_rates_raccoon_plain"]
     assert labels(figure) == ["plain: share of pairs kept", "fair: share of pairs kept"]

@@ -57,6 +57,7 @@ def _record(task: str, of: RecordedPolicy, table: Mapping[str, Any], n: int, hel
         n_original=n,
         limit=None,
         achieved_ratio=of.ratio,
+        answers_cut=None,
         kv_bytes_full=_WHOLE,
         kv_bytes_kept=_WHOLE * held,
         tokens_per_second={},

@@ -65,3 +65,25 @@ def test_prompts_are_those_of_a_run_of_its_own(chat: bool, task_folder: Path, tm
         assert [sample["prompts"] for sample in of_cell] == [sample["prompts"] for sample in samples]
         assert {sample["prompts"][0]["segments"] for sample in of_cell} == {"turns" if chat else "paragraphs"}
         assert bool(result["chat_template"]) == chat
+
+
+def test_cut_answers_are_counted_as_in_a_run_of_its_own(task_folder: Path, tmp_path: Path) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    until = {"until": [chr(code) for code in range(ord("A"), ord("Z"))]}  # some answers come to one of these
+    keys = {"presses": "tova", "fair": False, "ratios": [0.5], "tasks": ["say", "pick"]}
+    said, picked = run_sweep(tiny_sweep(task_folder, tmp_path, **keys, gen_kwargs=until))
+    plain = simple_evaluate(
+        "fairkv",
+        {"pretrained": str(task_folder / "model"), "dtype": "float32", "press": "tova", "ratio": 0.5},
+        tasks=["say"],
+        task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
+        gen_kwargs=until,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+    cut = files(said)[0]["config"]["fairkv"]["answers_cut"]
+    assert 0 < cut < 14
+    assert plain["config"]["fairkv"]["answers_cut"] == cut
+    assert files(picked)[0]["config"]["fairkv"]["answers_cut"] == 0

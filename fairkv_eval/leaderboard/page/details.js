@@ -33,6 +33,7 @@ function origin(entry) {
   const speeds = Object.entries(entry.tokens_per_second).map(([kind, speed]) => `${kind} ${figure(speed)}`);
   return {
     documents: entry.limit === null ? entry.documents : `${entry.documents} (--limit ${entry.limit})`,
+    'answers cut': entry.answers_cut || null,
     'KV bytes': entry.kv_bytes_full === null ? null : `${bytes(entry.kv_bytes_kept)} of ${bytes(entry.kv_bytes_full)} per context (${percent(entry.held)})`,
     'ratio achieved': entry.achieved_ratio === null ? null : figure(entry.achieved_ratio),
     'tokens per second': speeds.join(', '),
