@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,16 @@ def test_results_that_an_earlier_version_published_uncompressed_are_read(sweep: 
     assert [r.metrics for r in read(sweep).records] == [r.metrics for r in before]
     name = before[0].path
     assert [r.samples() for r in read(name).records] == [before[0].samples()]
+
+
+@pytest.mark.parametrize("form", [FILE, "cells.json"])
+def test_published_results_are_not_overwritten_nor_doubled(sweep: Path, form: str) -> None:
+    if form != FILE:
+        (sweep / form).write_bytes(gzip.decompress((sweep / FILE).read_bytes()))
+        (sweep / FILE).unlink()
+    with pytest.raises(UsageError, match=re.escape(str(sweep / form))):
+        publish([sweep.parent / "own"], sweep)
+    assert [path.name for path in sweep.glob("cells*")] == [form]
 
 
 def test_published_results_are_published_again_unchanged(sweep: Path, tmp_path: Path) -> None:
