@@ -16,6 +16,7 @@ from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.leakage_peak import peak
 from fairkv_eval.findings.numbers import single_and_multi
 from fairkv_eval.findings.order import order
+from fairkv_eval.findings.places import places
 from fairkv_eval.findings.press_bias import bias
 from fairkv_eval.findings.remedies import fairness, whitelisting
 from fairkv_eval.findings.sample_sizes import SampleSize, sample_sizes
@@ -25,7 +26,7 @@ from fairkv_eval.results.selection import selected
 
 FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
     *(class_rates, single_and_multi, peak, order, whitelisting, fairness, bias),
-    *(equal_bytes, price, flipped_following),
+    *(equal_bytes, price, flipped_following, places),
 )
 
 
