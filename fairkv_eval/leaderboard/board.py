@@ -20,7 +20,7 @@ from fairkv_eval.leaderboard.explanations import of_metric, of_task
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Omission, Row, TaskEntry, TaskSummary, plain
 from fairkv_eval.leaderboard.samples import samples_of
 from fairkv_eval.results.reader import Records
-from fairkv_eval.results.record import Record, direction
+from fairkv_eval.results.record import IDENTITY, Record, direction
 from fairkv_eval.results.rerun import command
 from fairkv_eval.results.result_file import KIND
 from fairkv_eval.results.selection import foremost
@@ -113,14 +113,16 @@ def _order(record: Record) -> tuple[Any, ...]:
 
 
 def _row_ids(records: Sequence[Record]) -> list[str]:
-    """An id for each record: equal for one model, policy and conditions, as long as the tasks differ."""
+    """An id for each record: equal for one model, policy and conditions, as long as the tasks differ. How the prompts
+    of a full cache are divided makes no difference to it."""
     numbers: dict[Any, int] = {}
     used: set[tuple[Any, str]] = set()
     ids = []
     for record in records:
         general = tuple(pair for pair in record.conditions if pair[0] not in _OF_TASK)
         variant = 0
-        key: Any = (record.model, record.model_sha, record.source, record.policy, general, variant)
+        policy = replace(record.policy, segments=None, scope=None) if record.policy.full else record.policy
+        key: Any = (record.model, record.model_sha, record.source, policy, general, variant)
         while (key, record.task) in used:
             variant += 1
             key = (*key[:-1], variant)
@@ -189,6 +191,9 @@ def _variants(members: Mapping[str, Sequence[Record]]) -> dict[str, str]:
         conditions = {row_id: _all_conditions(members[row_id], rows) for row_id in ids}
         names = dict.fromkeys(name for of_row in conditions.values() for name in of_row)
         differing = [name for name in names if len({str(of_row.get(name)) for of_row in conditions.values()}) > 1]
+        telling = [name for name in differing if name != IDENTITY]
+        if len({tuple(str(of_row.get(name)) for name in telling) for of_row in conditions.values()}) == len(ids):
+            differing = telling  # a digest says nothing that these do not
         for row_id, of_row in conditions.items():
             variants[row_id] = ", ".join(f"{name}={of_row.get(name)}" for name in differing)
     return variants

@@ -135,6 +135,24 @@ def test_one_task_with_other_prompts_or_generation_is_another_row(tmp_path: Path
     assert sorted(row["variant"] for row in board_of(tmp_path).data["rows"]) == ["chat=auto", "chat=off"]
 
 
+def test_a_full_cache_is_one_row_however_its_prompts_are_divided(tmp_path: Path) -> None:
+    made.write(tmp_path, task="a", number=1)
+    made.write(tmp_path, task="b", number=2, fairkv={"segments": "sentences"})
+    made.write(tmp_path, task="a", press="tova", ratio=0.5, number=3)
+    made.write(tmp_path, task="b", press="tova", ratio=0.5, number=4, fairkv={"segments": "sentences"})
+    rows = board_of(tmp_path).data["rows"]
+    assert [sorted(row["tasks"]) for row in rows if row["full_cache"]] == [["a", "b"]]
+    assert [sorted(row["tasks"]) for row in rows if not row["full_cache"]] == [["a"], ["b"]]
+
+
+def test_a_digest_is_shown_only_if_nothing_else_tells_rows_apart(tmp_path: Path) -> None:
+    made.write(tmp_path, number=1, fairkv={"identity": {"sha256": "1" * 64}})
+    made.write(tmp_path, number=2, fairkv={"identity": {"sha256": "2" * 64}}, model_dtype="torch.bfloat16")
+    assert sorted(row["variant"] for row in board_of(tmp_path).data["rows"]) == ["dtype=bfloat16", "dtype=float32"]
+    made.write(tmp_path, number=3, fairkv={"identity": {"sha256": "3" * 64}})
+    assert sum("identity=" in row["variant"] for row in board_of(tmp_path).data["rows"]) == 3
+
+
 def test_a_row_says_where_it_comes_from(tmp_path: Path) -> None:
     made.write(tmp_path / "deep", press="tova", ratio=0.25, limit=8, compress=True)
     ((policy, entry),) = entries(board_of(tmp_path)).items()
