@@ -1,7 +1,8 @@
 """The bootstrap over documents: how far a statistic moves on other draws of the same documents.
 
 Task metrics, comparisons and figures use it, and metrics may not import analysis: so it stands below all three. Seeds
-are fixed, so the same documents give the same numbers in every run and process.
+are fixed, so the same documents give the same numbers in every run and process, up to the last bits: matrix products
+round otherwise with another number of threads.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ BOARDS = sorted(RESULTS.glob("*/leaderboard.json*"))  # an older one is compress
 
 @pytest.mark.long
 @pytest.mark.parametrize("path", BOARDS, ids=[path.parent.name for path in BOARDS])
-def test_a_published_board_is_rebuilt_to_the_last_digit(path: Path) -> None:
+def test_a_published_board_is_rebuilt(path: Path) -> None:
     rebuilt = json.loads(dumped(build(read(path.parent), path.parent)))
     stored = path.read_bytes()
     check(json.loads(gzip.decompress(stored) if path.suffix == ".gz" else stored), rebuilt, path.parent.name)
@@ -33,6 +34,9 @@ def check(published: Any, rebuilt: Any, where: str) -> None:
         assert len(published) == len(rebuilt), where
         for i, value in enumerate(published):
             check(value, rebuilt[i], f"{where} {i}")
+    elif isinstance(published, float) and isinstance(rebuilt, float):
+        # Matrix products round the last bits otherwise with another number of threads.
+        assert math.isclose(published, rebuilt, rel_tol=1e-12, abs_tol=1e-15), where
     else:
         assert published == rebuilt, where
 
