@@ -128,11 +128,20 @@ def test_prompts_belong_to_tasks_not_to_rows(tmp_path: Path) -> None:
     assert row["tasks"]["b"]["conditions"]["chat"] == "off"
 
 
-def test_one_task_with_other_prompts_or_generation_is_another_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "variants"),
+    [
+        ({"fairkv": {"chat": "off"}}, ["chat=auto", "chat=off"]),
+        ({"gen_kwargs": {"max_gen_toks": 9}}, ['generation={"max_gen_toks": 16}', 'generation={"max_gen_toks": 9}']),
+    ],
+)
+def test_one_task_with_other_prompts_or_generation_is_another_row(
+    changed: dict[str, Any], variants: list[str], tmp_path: Path
+) -> None:
     made.write(tmp_path, number=1)
-    made.write(tmp_path, number=2, fairkv={"chat": "off"})
-    made.write(tmp_path, task="b", number=3, fairkv={"chat": "off"})
-    assert sorted(row["variant"] for row in board_of(tmp_path).data["rows"]) == ["chat=auto", "chat=off"]
+    made.write(tmp_path, number=2, **changed)
+    made.write(tmp_path, task="b", number=3, **changed)
+    assert sorted(row["variant"] for row in board_of(tmp_path).data["rows"]) == variants
 
 
 def test_a_full_cache_is_one_row_however_its_prompts_are_divided(tmp_path: Path) -> None:
