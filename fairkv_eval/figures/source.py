@@ -56,10 +56,10 @@ def _answers(task: TaskResults) -> str:
 def _cut(task: TaskResults) -> str:
     """The share of a task's answers that have as many tokens as they may; "" if none has, or some run did not count."""
     records = {record.path: record for members in task.lines.values() for record in members}.values()
-    counts = [record.answers_cut for record in records]
-    if None in counts or not sum(map(int, filter(None, counts))):
+    counts = [record.answers_cut for record in records if record.answers_cut is not None]
+    if len(counts) < len(records) or not sum(counts):
         return ""
-    return f", {sum(filter(None, counts)) / sum(record.n for record in records):.0%} of them cut"
+    return f", {sum(counts) / sum(record.n * record.repeats for record in records):.0%} of them cut"
 
 
 def _dates(records: Sequence[Record]) -> str:

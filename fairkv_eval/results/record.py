@@ -33,7 +33,8 @@ class Record:
     an answer (prompts, generation, dtype, seeds): only records of one model and equal conditions are comparable.
     ``answers_cut``: how many answers have as many tokens as they may; None if that is not known of this task.
     ``kv_bytes_*``: mean bytes per context. ``tokens_per_second``: {"prefill", "tail", "decode"}. ``date``: seconds
-    since 1970. ``cell``: the sweep's identifier of the cell. ``arguments``: the run's own settings, to run it again.
+    since 1970. ``cell``: the sweep's identifier of the cell. ``repeats``: answers to each request. ``arguments``: the
+    run's own settings, to run it again.
     ``sample_source``: the samples that were logged, None if there are none.
     """
 
@@ -61,6 +62,7 @@ class Record:
     task_hash: str | None
     arguments: Mapping[str, Any] = field(compare=False)
     cell: str | None = None
+    repeats: int = 1
     sample_source: SampleSource | None = field(default=None, compare=False)
 
     @property

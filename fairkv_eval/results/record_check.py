@@ -21,7 +21,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
     **{name: (int, float, type(None)) for name in ("limit", "achieved_ratio", "kv_bytes_full", "kv_bytes_kept")},
     "version": (str, int, float, type(None)),
     "date": (int, float, type(None)),
-    "n": (int,),
+    **{name: (int,) for name in ("n", "repeats")},
     **{name: (int, type(None)) for name in ("n_original", "answers_cut")},
 }
 

@@ -166,6 +166,7 @@ def _record(path: Path, result: dict[str, Any], task: str) -> Record:
             "metadata": _options(result["configs"][task], arguments),
         },
         cell=(ours.get("sweep") or {}).get("cell"),
+        repeats=result["configs"][task].get("repeats") or 1,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -216,6 +217,17 @@ def test_a_figure_says_how_many_answers_are_cut_if_that_was_counted(counts, word
         synthetic_results.write(tmp_path, press=press, ratio=ratio, fairkv=fairkv, number=number)
     (figure,) = figures(made(tmp_path))[0]["overview"]
     assert f"answers of up to 16 tokens{words} ·" in figure.source
+
+
+def test_cut_answers_are_a_share_of_all_answers_to_a_document(tmp_path):
+    for number, press in enumerate(("none", "tova")):
+        ratio = 0.5 if press == "tova" else 0.0
+        path = synthetic_results.write(tmp_path, press=press, ratio=ratio, fairkv={"answers_cut": 8}, number=number)
+        result = json.loads(path.read_text())
+        result["configs"][synthetic_results.TASK]["repeats"] = 4
+        path.write_text(json.dumps(result))
+    (figure,) = figures(made(tmp_path))[0]["overview"]
+    assert ", 25% of them cut ·" in figure.source
 
 
 def test_keep_rates_show_the_segments_side_by_side(drawn):
