@@ -50,7 +50,7 @@ class JobBuilder:
         with naming(label):
             want: Generation | LogLikelihood
             if request.request_type == "generate_until":
-                want = self._generation(request, repeat)
+                want = self.generation(request, repeat)
                 prompt, following = self.prompter.prompt(self._divided(request), texts), want.max_tokens
                 prompt = prompt if prompt.tokens else Prompt((self.lm.prefix_token_id,), 0)
             else:
@@ -59,6 +59,17 @@ class JobBuilder:
                 prompt, want = self._scoring(request, texts)
                 following = len(want.continuation) - 1
             return [Job(self._fitting(prompt, following, label, policy), policy, want, label) for policy in policies]
+
+    def generation(self, request: Instance, repeat: int = 0) -> Generation:
+        """What a request of ``generate_until`` wants of its prompt. UsageError for arguments that are not allowed."""
+        settings, until, max_gen_toks = self._generation_settings(request)
+        seed = request_seed(self.seed, request.task_name, request.doc_id, request.idx, repeat)
+        entropy = _pop_flag(settings, "entropy")
+        try:
+            sampling = Sampling.of(settings, getattr(self.lm.model, "generation_config", None), seed)
+        except (ValueError, TypeError) as error:  # transformers checks the values
+            raise UsageError(str(error)) from error
+        return Generation(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
 
     def answer(self, request: Instance, result: Result) -> Response | LogLikelihoodResponse:
         """A result as the harness takes it: a Response or a LogLikelihoodResponse."""
@@ -74,16 +85,6 @@ class JobBuilder:
         end_of_text = self.lm.tok_decode([self.lm.eot_token_id], False)
         until = handle_stop_sequences(settings.pop("until", None), eos=end_of_text)
         return settings, until, settings.pop("max_gen_toks")
-
-    def _generation(self, request: Instance, repeat: int) -> Generation:
-        settings, until, max_gen_toks = self._generation_settings(request)
-        seed = request_seed(self.seed, request.task_name, request.doc_id, request.idx, repeat)
-        entropy = _pop_flag(settings, "entropy")
-        try:
-            sampling = Sampling.of(settings, getattr(self.lm.model, "generation_config", None), seed)
-        except (ValueError, TypeError) as error:  # transformers checks the values
-            raise UsageError(str(error)) from error
-        return Generation(max_gen_toks, tuple(s for s in until if s), sampling, entropy)
 
     def _divided(self, request: Instance) -> Text:
         return self.prompter.divide(request.args[0], request.doc, request.task_name or "")

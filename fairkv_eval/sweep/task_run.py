@@ -117,16 +117,19 @@ class TaskRun:
         alone = next((cell.id for cell in self.cells if answered == {cell.answers_id}), None)
         writer = CellWriter(self.sweep, self.folder, self.model, self.model.lm.get_model_info(), self.began, alone)
         reader = self.model.lm.engine(1).reader
-        wants = {slot: self.jobs(slot, self.cells[:1])[0].want for slot in self.slots if self.unfinished}
+        wants = self._generations() if self.unfinished else {}
         with each_warning_once():
             for cell in self.unfinished:
                 answers = {slot: self.answers[cell.key(slot)] for slot in self.slots}
                 results = evaluate_cell(self.task, self.requests, answers, self.sweep, self.model.lm)
-                cut = sum(
-                    isinstance(want, Generation) and reader.cut(want, answers[slot].tokens)
-                    for slot, want in wants.items()
-                )
+                cut = sum(reader.cut(want, answers[slot].tokens) for slot, want in wants.items())
                 writer.write(cell, results, answers, cut)
+
+    def _generations(self) -> dict[Slot, Generation]:
+        """What each generation wants; {} if the task's answers are log-likelihoods."""
+        requests = {slot: self.requests[slot.request] for slot in self.slots}
+        generate = self.model.lm.job_builder.generation
+        return {slot: generate(of, slot.repeat) for slot, of in requests.items() if of.request_type == "generate_until"}
 
     def _missing(self) -> Iterator[tuple[Slot, Key, Job]]:
         """The answers of unfinished cells that no journal has."""
