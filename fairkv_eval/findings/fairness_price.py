@@ -9,7 +9,7 @@ from fairkv_eval.findings.cells import ModelCells, TaskCells, evicts_only
 from fairkv_eval.findings.contrast import Contrast
 from fairkv_eval.findings.finding import Claim, Finding
 from fairkv_eval.findings.measures import KEPT, KL, REFUSED, Measure, following, leakage, tasks
-from fairkv_eval.findings.twins import claim, contrasts, differences, fair_pairs, paired_claim
+from fairkv_eval.findings.twins import FAIR, claim, differences, fair_pairs, paired_claim, paired_contrasts
 
 
 def price(model: ModelCells) -> Finding:
@@ -36,8 +36,8 @@ def flipped_following(model: ModelCells) -> Finding:
         "Fair eviction helps to follow a directive that would have been evicted first (flipped order)",
         "",
         (
-            paired_claim("following, fair − plain", needs, following(model, True), fair_pairs, 1),
-            paired_claim("directive kept, fair − plain", needs, kept, fair_pairs, 1),
+            paired_claim("following", FAIR, needs, following(model, True), fair_pairs, 1),
+            paired_claim("directive kept", FAIR, needs, kept, fair_pairs, 1),
         ),
     )
 
@@ -48,12 +48,12 @@ def _by_degree(measured: str, needs: str, measures: Iterable[Measure], sign: int
 
 def _rows(measure: Measure, sign: int) -> Iterator[Contrast]:
     """The contrasts of each degree, the whole one first; the metric names it."""
-    by_degree = {degree: differences(measure, fair_pairs(measure.cells, degree)) for degree in _degrees(measure.cells)}
-    by_degree = {degree: by_press for degree, by_press in by_degree.items() if by_press}
-    everywhere = set.intersection(*(set(by_press) for by_press in by_degree.values())) if by_degree else set()
-    for degree, by_press in by_degree.items():
-        chosen = {press: of_press for press, of_press in by_press.items() if press in everywhere}
-        for row in contrasts(measure, chosen, sign * measure.better):
+    by_degree = {degree: fair_pairs(measure.cells, degree) for degree in _degrees(measure.cells)}
+    measured = [presses for pairs in by_degree.values() if (presses := set(differences(measure, pairs)))]
+    everywhere = set.intersection(*measured) if measured else set()
+    for degree, pairs in by_degree.items():
+        chosen = {press: of_press for press, of_press in pairs.items() if press in everywhere}
+        for row in paired_contrasts(measure, chosen, FAIR, sign):
             yield replace(row, metric=f"{row.metric}, fair={degree:g}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from fairkv_eval.findings.cells import ModelCells, TaskCells
 from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.measures import following, leakage
-from fairkv_eval.findings.twins import Pairs, fair_pairs, paired_claim, whitelist_pairs
+from fairkv_eval.findings.twins import FAIR, WHITELISTED, Pairs, Sides, fair_pairs, paired_claim, whitelist_pairs
 
 
 def whitelisting(model: ModelCells) -> Finding:
@@ -16,7 +16,7 @@ def whitelisting(model: ModelCells) -> Finding:
         "whitelisting",
         "Whitelisting the defense lowers leakage at little loss of following",
         "it lowers leakage with little loss of following",
-        "whitelisted − not",
+        WHITELISTED,
         "a press with and without keep=, plain",
         whitelist_pairs,
     )
@@ -28,7 +28,7 @@ def fairness(model: ModelCells) -> Finding:
         "fairness",
         "Fair eviction lowers leakage at little loss of following",
         "it lowers leakage with little loss of following",
-        "fair − plain",
+        FAIR,
         "a press with fair=1 and with fair=0, at the same ratio",
         fair_pairs,
     )
@@ -39,14 +39,14 @@ def _remedy(
     name: str,
     statement: str,
     reported: str,
-    difference: str,
+    sides: Sides,
     cells: str,
     pairs_of: Callable[[TaskCells], Pairs],
 ) -> Finding:
     leaks = paired_claim(
-        f"leakage, {difference}", f"{cells}, on raccoon_plain or raccoon_preference", leakage(model), pairs_of, 1
+        *("leakage", sides), f"{cells}, on raccoon_plain or raccoon_preference", leakage(model), pairs_of, 1
     )
     follows = paired_claim(
-        f"following, {difference}", f"{cells}, on sys_ifeval_defended", following(model), pairs_of, 1, "keeps"
+        *("following", sides), f"{cells}, on sys_ifeval_defended", following(model), pairs_of, 1, "keeps"
     )
     return Finding(name, statement, reported, (leaks, follows))

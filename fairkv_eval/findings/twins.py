@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -14,6 +15,11 @@ from fairkv_eval.findings.finding import Claim, Rule
 from fairkv_eval.findings.measures import Measure
 
 Pairs = Mapping[str, Sequence[Partner]]  # {press: [(policy, its twin)]}
+Sides = tuple[str, str]  # what a policy and its twin are called
+
+FAIR: Sides = ("fair", "plain")
+FULL: Sides = ("plain", "full cache")
+WHITELISTED: Sides = ("whitelisted", "not")
 
 
 def fair_pairs(cells: TaskCells, degree: float = 1.0) -> dict[str, list[Partner]]:
@@ -44,12 +50,17 @@ def full_pairs(cells: TaskCells) -> dict[str, list[Partner]]:
 
 def differences(measure: Measure, pairs: Pairs) -> dict[str, list[Floats]]:
     """{press: policy − twin, ``[documents]``, of each pair that has the metric}; without presses that have none."""
-    by_press: dict[str, list[Floats]] = {}
+    return {press: [of - twin for of, twin in of_press] for press, of_press in _values(measure, pairs).items()}
+
+
+def _values(measure: Measure, pairs: Pairs) -> dict[str, list[tuple[Floats, Floats]]]:
+    """{press: both values ``[documents]`` of each pair that has the metric}; without presses that have none."""
+    by_press: dict[str, list[tuple[Floats, Floats]]] = {}
     for press, of_press in pairs.items():
         for policies in of_press:
             first, second = (measure.cells.values(policy, measure.metric) for policy in policies)
             if first is not None and second is not None:
-                by_press.setdefault(press, []).append(first - second)
+                by_press.setdefault(press, []).append((first, second))
     return by_press
 
 
@@ -77,7 +88,8 @@ def claim(measured: str, needs: str, rows: Iterable[Contrast], rule: Rule = "dif
 
 
 def paired_claim(
-    measured: str,
+    kind: str,
+    sides: Sides,
     needs: str,
     measures: Iterable[Measure],
     pairs_of: Callable[[TaskCells], Pairs],
@@ -85,21 +97,34 @@ def paired_claim(
     rule: Rule = "differs",
 ) -> Claim:
     """The claim that policies are better than their twins by these measures (sign 1), or worse (−1)."""
-    rows: list[Contrast] = []
-    for measure in measures:
-        of = contrasts(measure, differences(measure, pairs_of(measure.cells)), sign * measure.better)
-        rows += [_beside(row, _full_cache(measure)) for row in of]
-    return claim(measured, needs, rows, rule)
+    rows = [row for of in measures for row in paired_contrasts(of, pairs_of(of.cells), sides, sign)]
+    return claim(f"{kind}, {' − '.join(sides)}", needs, rows, rule)
+
+
+def paired_contrasts(measure: Measure, pairs: Pairs, sides: Sides, sign: int) -> list[Contrast]:
+    """`contrasts` of these pairs, each with the means of both sides; those over all presses with the full cache's too,
+    since a model that never follows has nothing to lose."""
+    rows = contrasts(measure, differences(measure, pairs), sign * measure.better)
+    values, full = _values(measure, pairs), _full_cache(measure)
+    described = []
+    for row in rows:
+        means = dict(zip(sides, levels(values, row.group), strict=True))
+        if full is not None and row.group == ALL:
+            means["full cache"] = full
+        detail = ", ".join(f"{name} {mean:.3f}" for name, mean in means.items())
+        described.append(replace(row, stake=math.inf if full is None else full, detail=detail))
+    return described
+
+
+def levels(values: Mapping[str, Sequence[tuple[Floats, Floats]]], group: str) -> tuple[float, float]:
+    """The means of policies and of their twins, over the documents, ratios and presses of a group's contrast."""
+    presses = values if group == ALL else (group,)
+    first, second = (averaged([averaged([of[side] for of in values[press]]) for press in presses]) for side in (0, 1))
+    both = ~np.isnan(first - second)
+    return float(first[both].mean()), float(second[both].mean())
 
 
 def _full_cache(measure: Measure) -> float | None:
     full = measure.cells.full
     values = None if full is None else measure.cells.values(full, measure.metric)
     return None if values is None else float(np.nanmean(values))
-
-
-def _beside(row: Contrast, full: float | None) -> Contrast:
-    """The row with the full cache's value, since a model that never follows has nothing to lose."""
-    if full is None:
-        return row
-    return replace(row, stake=full, detail=f"full cache {full:.3f}" if row.group == ALL else "")

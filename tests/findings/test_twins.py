@@ -71,7 +71,31 @@ def test_averages_by_loops():
         assert row.variance == pytest.approx(np.var(values, ddof=1))
     assert (follows.rule, follows.rows[0].expected) == ("keeps", 1)
     assert follows.rows[0].stake == follows.by_press[0].stake == np.mean(VALUES[FULL]["prompt_level_strict_acc"])
-    assert follows.rows[0].detail == f"full cache {np.mean(VALUES[FULL]['prompt_level_strict_acc']):.3f}"
+
+
+def test_both_sides_by_loops():
+    follows = fairness(model_cells(CELLS)).claims[1]
+
+    def mean(press: str, ratios: tuple[float, ...], fair: float) -> float:
+        followed = [VALUES[policy(press, r, fair=fair)]["prompt_level_strict_acc"] for r in ratios]
+        return sum(float(value) for of in followed for value in of) / (N * len(ratios))
+
+    tova, snapkv = (
+        [mean(press, ratios, f) for f in (1, 0)] for press, ratios in (("tova", (0.3, 0.6)), ("snapkv", (0.3,)))
+    )
+    fair, plain = ((a + b) / 2 for a, b in zip(tova, snapkv, strict=True))
+    full = np.mean(VALUES[FULL]["prompt_level_strict_acc"])
+    assert follows.rows[0].detail == f"fair {fair:.3f}, plain {plain:.3f}, full cache {full:.3f}"
+    assert [row.detail for row in follows.by_press] == [f"fair {f:.3f}, plain {p:.3f}" for f, p in (tova, snapkv)]
+
+
+def test_both_sides_are_of_the_documents_that_both_have():
+    tables = {
+        policy("tova", 0.5): {"leak@0.3": [1.0, 1.0, 0.0, np.nan]},
+        policy("tova", 0.5, fair=1.0): {"leak@0.3": [np.nan, 0.0, 0.0, 1.0]},
+    }
+    (row,) = fairness(model_cells(task_cells("raccoon_plain", tables))).claims[0].rows
+    assert (row.n, row.estimate, row.detail) == (2, -0.5, "fair 0.000, plain 0.500")
 
 
 @pytest.mark.parametrize(("lost", "wanted"), [(0.0, "appears"), (0.2, "opposite")])
