@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from fairkv_eval.findings.cells import ModelCells, TaskCells, evicts_only
 from fairkv_eval.findings.contrast import Contrast
-from fairkv_eval.findings.finding import Claim, Finding
+from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.measures import KEPT, KL, REFUSED, Measure, following, leakage, tasks
 from fairkv_eval.findings.twins import FAIR, claim, differences, fair_pairs, paired_claim, paired_contrasts
 
 
 def price(model: ModelCells) -> Finding:
-    """By degree; at each the same presses, those that were run at all degrees."""
+    """Of whole fairness over all presses, and by degree over those that were run at all degrees."""
     fidelity = [Measure(cells, KL, -1) for cells in tasks(model) if cells.has(KL)]
     refusals = [measure for measure in leakage(model) if measure.metric in (REFUSED, "acc")]
-    cells = "a press with fair=0 and fair=1 (and degrees between) at the same ratio"
-    return Finding(
-        "price",
-        "Fairness costs fidelity and buys refusals",
-        "",
-        (
-            _by_degree("KL to the full cache in nats, fair − plain", f"{cells}, with fidelity", fidelity, -1),
-            _by_degree("refusals, fair − plain", f"{cells}, on raccoon_plain", refusals, 1),
-        ),
-    )
+    cells = "a press with fair=0 and fair=1 at the same ratio"
+    claims = [
+        paired_claim("KL to the full cache in nats", FAIR, f"{cells}, with fidelity", fidelity, fair_pairs, -1),
+        paired_claim("refusals", FAIR, f"{cells}, on raccoon_plain", refusals, fair_pairs, 1),
+    ]
+    for kind, measures, sign in (("KL to the full cache in nats", fidelity, -1), ("refusals", refusals, 1)):
+        rows = [row for measure in measures for row in _by_degree(measure, sign)]
+        claims += [claim(f"{kind}, fair − plain, by degree", "", rows)] * bool(rows)
+    return Finding("price", "Fairness costs fidelity and buys refusals", "", tuple(claims))
 
 
 def flipped_following(model: ModelCells) -> Finding:
@@ -42,18 +41,14 @@ def flipped_following(model: ModelCells) -> Finding:
     )
 
 
-def _by_degree(measured: str, needs: str, measures: Iterable[Measure], sign: int) -> Claim:
-    return claim(measured, needs, [row for measure in measures for row in _rows(measure, sign)])
-
-
-def _rows(measure: Measure, sign: int) -> Iterator[Contrast]:
-    """The contrasts of each degree, the whole one first; the metric names it."""
+def _by_degree(measure: Measure, sign: int) -> Iterator[Contrast]:
+    """The contrasts of each degree, the whole one first; the metric names it. None if no other was run."""
     by_degree = {degree: fair_pairs(measure.cells, degree) for degree in _degrees(measure.cells)}
-    measured = [presses for pairs in by_degree.values() if (presses := set(differences(measure, pairs)))]
-    everywhere = set.intersection(*measured) if measured else set()
-    for degree, pairs in by_degree.items():
-        chosen = {press: of_press for press, of_press in pairs.items() if press in everywhere}
-        for row in paired_contrasts(measure, chosen, FAIR, sign):
+    measured = {degree: presses for degree, of in by_degree.items() if (presses := set(differences(measure, of)))}
+    everywhere = set.intersection(*measured.values()) if len(measured) > 1 else set()
+    for degree in measured:
+        pairs = {press: of_press for press, of_press in by_degree[degree].items() if press in everywhere}
+        for row in paired_contrasts(measure, pairs, FAIR, sign):
             yield replace(row, metric=f"{row.metric}, fair={degree:g}")
 
 

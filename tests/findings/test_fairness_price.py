@@ -24,7 +24,7 @@ def test_by_degree_over_the_presses_that_have_all():
         policy("knorm", 0.6): table(0.1, 40),
         policy("knorm", 0.6, fair=1.0): table(9.0, 0),  # no degree between
     }
-    fidelity, refusals = price(model_cells(task_cells("raccoon_plain", tables))).claims
+    whole_fidelity, whole_refusals, fidelity, refusals = price(model_cells(task_cells("raccoon_plain", tables))).claims
     assert {row.metric: row.estimate for row in fidelity.rows} == pytest.approx(
         {"fidelity_kl, fair=1": 0.2, "fidelity_kl, fair=0.5": 0.05}
     )
@@ -33,6 +33,18 @@ def test_by_degree_over_the_presses_that_have_all():
     )
     assert [row.expected for row in (*fidelity.rows, *refusals.rows)] == [1, 1, 1, 1]
     assert {row.group for row in refusals.by_press} == {"tova"}
+    assert [row.metric for row in (*whole_fidelity.rows, *whole_refusals.rows)] == ["fidelity_kl", "refusal"]
+    assert whole_fidelity.rows[0].estimate == pytest.approx((0.2 + 8.9) / 2)  # of all presses
+    assert {row.group: row.estimate for row in whole_refusals.by_press} == pytest.approx({"tova": 26 / N, "knorm": -1})
+
+
+def test_whole_fairness_alone_has_no_claim_by_degree():
+    tables = {policy("tova", 0.6): table(0.1, 10), policy("tova", 0.6, fair=1.0): table(0.3, 36)}
+    claims = price(model_cells(task_cells("raccoon_plain", tables))).claims
+    assert [(claim.measured, claim.rows[0].estimate) for claim in claims] == [
+        ("KL to the full cache in nats, fair − plain", pytest.approx(0.2)),
+        ("refusals, fair − plain", pytest.approx(26 / N)),
+    ]
 
 
 def test_following_in_the_flipped_order_alone():
