@@ -9,11 +9,12 @@ from fairkv_eval.findings.cells import ModelCells, TaskCells, evicts_only
 from fairkv_eval.findings.contrast import Contrast
 from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.measures import KEPT, KL, REFUSED, Measure, following, leakage, tasks
-from fairkv_eval.findings.twins import FAIR, claim, differences, fair_pairs, paired_claim, paired_contrasts
+from fairkv_eval.findings.twins import FAIR, Pairs, claim, fair_pairs, paired_claim, paired_contrasts
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 
 def price(model: ModelCells) -> Finding:
-    """Of whole fairness over all presses, and by degree over those that were run at all degrees."""
+    """Of whole fairness over all presses, and by degree over policies that were run at all degrees."""
     fidelity = [Measure(cells, KL, -1) for cells in tasks(model) if cells.has(KL)]
     refusals = [measure for measure in leakage(model) if measure.metric in (REFUSED, "acc")]
     cells = "a press with fair=0 and fair=1 at the same ratio"
@@ -44,12 +45,18 @@ def flipped_following(model: ModelCells) -> Finding:
 def _by_degree(measure: Measure, sign: int) -> Iterator[Contrast]:
     """The contrasts of each degree, the whole one first; the metric names it. None if no other was run."""
     by_degree = {degree: fair_pairs(measure.cells, degree) for degree in _degrees(measure.cells)}
-    measured = {degree: presses for degree, of in by_degree.items() if (presses := set(differences(measure, of)))}
+    measured = {degree: twins for degree, pairs in by_degree.items() if (twins := _plain_twins(measure, pairs))}
     everywhere = set.intersection(*measured.values()) if len(measured) > 1 else set()
     for degree in measured:
-        pairs = {press: of_press for press, of_press in by_degree[degree].items() if press in everywhere}
+        pairs = {press: [pair for pair in of if pair[1] in everywhere] for press, of in by_degree[degree].items()}
         for row in paired_contrasts(measure, pairs, FAIR, sign):
             yield replace(row, metric=f"{row.metric}, fair={degree:g}")
+
+
+def _plain_twins(measure: Measure, pairs: Pairs) -> set[RecordedPolicy]:
+    """The plain policies of the pairs that have the metric."""
+    both = (pair for of_press in pairs.values() for pair in of_press)
+    return {twin for of, twin in both if all(measure.cells.values(p, measure.metric) is not None for p in (of, twin))}
 
 
 def _degrees(cells: TaskCells) -> list[float]:

@@ -15,12 +15,14 @@ def table(kl: float, refusals: int) -> dict[str, list[float]]:
     return {"fidelity_kl": [kl] * N, "refusal": [1.0] * refusals + [0.0] * (N - refusals)}
 
 
-def test_by_degree_over_the_presses_that_have_all():
+def test_by_degree_over_the_policies_that_have_all():
     tables = {
         FULL: table(0.0, 40),
         policy("tova", 0.6): table(0.1, 10),
         policy("tova", 0.6, fair=0.5): table(0.15, 20),
         policy("tova", 0.6, fair=1.0): table(0.3, 36),
+        policy("tova", 0.3): table(0.1, 40),
+        policy("tova", 0.3, fair=1.0): table(0.7, 0),  # no degree between
         policy("knorm", 0.6): table(0.1, 40),
         policy("knorm", 0.6, fair=1.0): table(9.0, 0),  # no degree between
     }
@@ -34,8 +36,9 @@ def test_by_degree_over_the_presses_that_have_all():
     assert [row.expected for row in (*fidelity.rows, *refusals.rows)] == [1, 1, 1, 1]
     assert {row.group for row in refusals.by_press} == {"tova"}
     assert [row.metric for row in (*whole_fidelity.rows, *whole_refusals.rows)] == ["fidelity_kl", "refusal"]
-    assert whole_fidelity.rows[0].estimate == pytest.approx((0.2 + 8.9) / 2)  # of all presses
-    assert {row.group: row.estimate for row in whole_refusals.by_press} == pytest.approx({"tova": 26 / N, "knorm": -1})
+    assert whole_fidelity.rows[0].estimate == pytest.approx(((0.2 + 0.6) / 2 + 8.9) / 2)  # of all presses and ratios
+    by_press = {row.group: row.estimate for row in whole_refusals.by_press}
+    assert by_press == pytest.approx({"tova": (26 / N - 1) / 2, "knorm": -1})
 
 
 def test_whole_fairness_alone_has_no_claim_by_degree():
