@@ -10,7 +10,8 @@ from fairkv_eval.figures.figure import Figure
 
 _NAME_LETTERS = 24
 COLUMNS = 6  # presses side by side; further ones stand in a block below
-_LEFT, _RIGHT, _GAP, _BELOW = 1.12, 0.2, 0.17, 0.14
+_LEFT, _RIGHT, _GAP = 1.12, 0.2, 0.17
+_BELOW, _NUMBERS_BELOW = 0.14, 0.26  # between rows; the latter if the numbers of a shorter column's axis stand there
 _WORDS_BELOW = 0.3  # below a panel, under the numbers of its axis
 _NARROWEST = 7.2
 _NAME, _RATIO, _AXIS = 0.17, 0.25, 0.55  # above a block: a line of the presses' names, the ratio; below: the axis
@@ -28,12 +29,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Layout:
-    """``title``, ``sentence`` and ``source``: their lines; ``blocks``: one below the other; ``head``: the height above
-    a block's first row; ``legend``: entries side by side."""
+    """``below``: the height between rows; ``title``, ``sentence`` and ``source``: their lines; ``blocks``: one below
+    the other; ``head``: the height above a block's first row; ``legend``: entries side by side."""
 
     width: float
     height: float
     panel: tuple[float, float]
+    below: float
     title: list[str]
     sentence: list[str]
     source: list[str]
@@ -46,7 +48,7 @@ class Layout:
         """The left, bottom, width and height of the panel in a block's row and column, as shares of the figure."""
         wide, tall = self.panel
         above = sum(self.height_of(other) for other in self.blocks[:block])
-        top = self.height - self.top - above - self.head - row * (tall + _BELOW)
+        top = self.height - self.top - above - self.head - row * (tall + self.below)
         left = _LEFT + column * (wide + _GAP)
         return left / self.width, (top - tall) / self.height, wide / self.width, tall / self.height
 
@@ -65,7 +67,7 @@ class Layout:
         return 0.08 + LINE * len(self.source)
 
     def height_of(self, block: Block) -> float:
-        return self.head + len(block.rows) * (self.panel[1] + _BELOW) + _AXIS
+        return self.head + len(block.rows) * (self.panel[1] + self.below) + _AXIS
 
 
 def name_lines(name: str) -> list[str]:
@@ -88,6 +90,7 @@ def layout(figure: Figure, notes: str, legend: list[str]) -> Layout:
         width,
         0.0,
         (wide, tall),
+        _NUMBERS_BELOW if any(_has_shorter_column(figure, block) for block in blocks) else _BELOW,
         textwrap.wrap(figure.question, int(inside / _TITLE_LETTER)),
         textwrap.wrap(figure.sentence, int(inside / _LETTER)),
         textwrap.wrap(notes, int(inside / _LETTER * 1.3)),
@@ -103,3 +106,9 @@ def layout(figure: Figure, notes: str, legend: list[str]) -> Layout:
 def _block(figure: Figure, columns: tuple[str, ...]) -> Block:
     rows = [i for i, row in enumerate(figure.rows) if any(panel.column in columns for panel in row.panels)]
     return Block(columns, tuple(rows))
+
+
+def _has_shorter_column(figure: Figure, block: Block) -> bool:
+    """Whether a press of the block has no panel in its last row, so that its axis ends beside other rows."""
+    last = {panel.column for panel in figure.rows[block.rows[-1]].panels}
+    return not last.issuperset(block.columns)

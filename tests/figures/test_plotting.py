@@ -88,6 +88,22 @@ def test_words_do_not_touch_one_another(shape):
         assert apart, (one, other)
 
 
+def test_numbers_of_a_shorter_column_do_not_touch_those_of_the_row_below():
+    whole = figure(5, 2)
+    shorter = replace(whole, rows=(whole.rows[0], replace(whole.rows[1], panels=whole.rows[1].panels[1:])))
+    canvas = drawing(shorter, LIGHT)
+    canvas.canvas.draw()
+    numbers = []
+    for axes in canvas.axes:
+        axes.set_ylim(0.0, 1.0)
+        axes.set_yticks([0.0, 1.0], ["0.00", "1.00"])  # a number at the very top
+        canvas.canvas.draw()
+        numbers += [label for of in (axes.get_xticklabels(), axes.get_yticklabels()) for label in of]
+    boxes = [label.get_window_extent() for label in numbers if label.get_visible() and label.get_text()]
+    assert len(boxes) > 9
+    assert not any(first.overlaps(second) for first, second in itertools.combinations(boxes, 2))
+
+
 def test_words_stand_outside_the_panels():
     canvas = drawing(figure(5, 3), LIGHT)
     words = [(text, box) for text, box in texts(canvas) if any(letter.isalpha() for letter in text)]
