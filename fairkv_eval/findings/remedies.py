@@ -43,10 +43,7 @@ def _remedy(
     cells: str,
     pairs_of: Callable[[TaskCells], Pairs],
 ) -> Finding:
-    leaks = paired_claim(
-        *("leakage", sides), f"{cells}, on raccoon_plain or raccoon_preference", leakage(model), pairs_of, 1
-    )
-    follows = paired_claim(
-        *("following", sides), f"{cells}, on sys_ifeval_defended", following(model), pairs_of, 1, "keeps"
-    )
+    leak_needs, follow_needs = f"{cells}, on raccoon_plain or raccoon_preference", f"{cells}, on sys_ifeval_defended"
+    leaks = paired_claim("leakage", sides, leak_needs, leakage(model), pairs_of, 1)
+    follows = paired_claim("following", sides, follow_needs, following(model), pairs_of, 1, "keeps")
     return Finding(name, statement, reported, (leaks, follows))

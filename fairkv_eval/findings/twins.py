@@ -15,6 +15,7 @@ from fairkv_eval.findings.finding import Claim, Rule
 from fairkv_eval.findings.measures import Measure
 
 Pairs = Mapping[str, Sequence[Partner]]  # {press: [(policy, its twin)]}
+Values = Mapping[str, Sequence[tuple[Floats, Floats]]]  # {press: [those of a policy, those of its twin]}
 Sides = tuple[str, str]  # what a policy and its twin are called
 
 FAIR: Sides = ("fair", "plain")
@@ -48,20 +49,32 @@ def full_pairs(cells: TaskCells) -> dict[str, list[Partner]]:
     return {press: [(p, full) for p in by_ratio.values()] for press, by_ratio in cells.plain().items()} if full else {}
 
 
+def measured_pairs(measure: Measure, pairs: Pairs) -> dict[str, list[Partner]]:
+    """The pairs whose policies both have the metric, by press; without presses that have none."""
+    tables, metric = measure.cells.tables, measure.metric
+    of_presses = {
+        press: [(policy, twin) for policy, twin in of_press if metric in tables[policy] and metric in tables[twin]]
+        for press, of_press in pairs.items()
+    }
+    return {press: of_press for press, of_press in of_presses.items() if of_press}
+
+
 def differences(measure: Measure, pairs: Pairs) -> dict[str, list[Floats]]:
     """{press: policy − twin, ``[documents]``, of each pair that has the metric}; without presses that have none."""
-    return {press: [of - twin for of, twin in of_press] for press, of_press in _values(measure, pairs).items()}
+    return _differences(_values(measure, pairs))
+
+
+def _differences(values: Values) -> dict[str, list[Floats]]:
+    return {press: [of - twin for of, twin in of_press] for press, of_press in values.items()}
 
 
 def _values(measure: Measure, pairs: Pairs) -> dict[str, list[tuple[Floats, Floats]]]:
     """{press: both values ``[documents]`` of each pair that has the metric}; without presses that have none."""
-    by_press: dict[str, list[tuple[Floats, Floats]]] = {}
-    for press, of_press in pairs.items():
-        for policies in of_press:
-            first, second = (measure.cells.values(policy, measure.metric) for policy in policies)
-            if first is not None and second is not None:
-                by_press.setdefault(press, []).append((first, second))
-    return by_press
+    tables, metric = measure.cells.tables, measure.metric
+    return {
+        press: [(tables[policy][metric], tables[twin][metric]) for policy, twin in of_press]
+        for press, of_press in measured_pairs(measure, pairs).items()
+    }
 
 
 def contrasts(measure: Measure, by_press: Mapping[str, Sequence[Floats]], expected: int) -> list[Contrast]:
@@ -104,8 +117,8 @@ def paired_claim(
 def paired_contrasts(measure: Measure, pairs: Pairs, sides: Sides, sign: int) -> list[Contrast]:
     """`contrasts` of these pairs, each with the means of both sides; those over all presses with the full cache's too,
     since a model that never follows has nothing to lose."""
-    rows = contrasts(measure, differences(measure, pairs), sign * measure.better)
     values, full = _values(measure, pairs), _full_cache(measure)
+    rows = contrasts(measure, _differences(values), sign * measure.better)
     described = []
     for row in rows:
         means = dict(zip(sides, levels(values, row.group), strict=True))
@@ -116,7 +129,7 @@ def paired_contrasts(measure: Measure, pairs: Pairs, sides: Sides, sign: int) ->
     return described
 
 
-def levels(values: Mapping[str, Sequence[tuple[Floats, Floats]]], group: str) -> tuple[float, float]:
+def levels(values: Values, group: str) -> tuple[float, float]:
     """The means of policies and of their twins, over the documents, ratios and presses of a group's contrast."""
     presses = values if group == ALL else (group,)
     first, second = (averaged([averaged([of[side] for of in values[press]]) for press in presses]) for side in (0, 1))
