@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> None:
     from fairkv_eval.sweep.config import read_keys, read_sweep
     from fairkv_eval.sweep.finished import FinishedSweep
 
-    path, flags, shard = _path(args), _flags(args), _shard(args)
+    path, flags, shard = yaml_of(args), flags_of(args), _shard(args)
     keys = read_keys(path, flags)
     finished = FinishedSweep(keys)
     if not args.dry_run and (cells := finished.cells()) is not None:
@@ -146,7 +146,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {seconds:02} s"
 
 
-def _path(args: argparse.Namespace) -> str | None:
+def yaml_of(args: argparse.Namespace) -> str | None:
     """The YAML, also if it stands where --apply_chat_template would take it for the name of a template."""
     if isinstance(args.apply_chat_template, str) and _is_yaml(args.apply_chat_template):
         args.sweep.append(args.apply_chat_template)
@@ -163,7 +163,7 @@ def _is_yaml(word: str) -> bool:
     return word.endswith((".yaml", ".yml"))
 
 
-def _flags(args: argparse.Namespace) -> dict[str, Any]:
+def flags_of(args: argparse.Namespace) -> dict[str, Any]:
     """The flags of the command line, as the YAML would have them."""
     from fairkv_eval import strict_yaml
 
