@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +51,15 @@ def start(args: argparse.Namespace, k: int) -> subprocess.Popen[bytes]:
 
 def answer(lines: list[str], shard: str) -> int:
     """Run each line's sweep for one shard's documents; return how many sweeps failed."""
+    import gguf
+
     from fairkv_eval.commands import sweep as command
     from fairkv_eval.commands.parser import parser_of
     from fairkv_eval.sweep.config import read_sweep
     from fairkv_eval.sweep.loaded_model import LoadedModel
     from fairkv_eval.sweep.shard import Shard, run_shard
 
+    gguf.GGUFReader = cache(gguf.GGUFReader)  # transformers reads a file's description four times
     load, loaded = LoadedModel.load, {}
 
     def kept(sweep: Any, arguments: Any) -> LoadedModel:
