@@ -155,7 +155,9 @@ class Context:
         held = _held(layer, window)
         cache.full_bytes += held * _entry_bytes(layer)
         cache.full_pairs += held * layer.kv_heads
-        if layer.index == layer.count - 1 and variant in self._rates:
+        if layer.index == layer.count - 1 and variant in self._plans:
+            with naming(self.label):
+                self._plans[variant].check()
             cache.keep_rates = self._rates[variant].by_segment()
 
     def _stored(self, variant: Variant, layer: Layer, window: int | None, kept: Sequence[Pairs]) -> LayerPairs:

@@ -16,7 +16,7 @@ from fairkv_eval.eviction.layer import Layer, Span, attention_weights
 from fairkv_eval.eviction.merging import Merged, merge, merge_cam
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.press import accepted
-from fairkv_eval.eviction.quotas import rank
+from fairkv_eval.eviction.quotas import numbers, rank
 from fairkv_eval.eviction.read_only import read_only
 from fairkv_eval.storage.pairs import Pairs
 
@@ -142,7 +142,7 @@ class DecodeBudget:
         # The whitelist goes before what the press protects.
         scores = scores.float().clamp(max=torch.finfo(torch.float32).max)
         scores = scores.masked_fill(history.whitelisted, float("inf"))
-        ranking = rank(scores, span, None)
+        ranking = rank(numbers(scores), span)
         index = ranking[:, : self.budget].sort(-1).values
         merged = self._merged(layer, index, ranking[:, self.budget :][:, : self.every])
         self.evicted_pairs += layer.kv_heads * (len(span) - self.budget)

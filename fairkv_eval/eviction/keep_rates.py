@@ -22,7 +22,8 @@ class KeepRates:
         """Count the kept positions of one layer, as `Plan.choose` returns them."""
         self._counts = self._counts.to(index[0].device)
         for positions in index:
-            self._counts += torch.bincount(positions.flatten(), minlength=len(self._counts))
+            flat = positions.flatten()
+            self._counts.index_add_(0, flat, torch.ones_like(flat))  # a bincount would wait for its device
             self._n_heads += len(positions)
 
     def by_segment(self) -> dict[str, float]:
@@ -30,7 +31,8 @@ class KeepRates:
         none. Segments of the same name count as one."""
         lengths: dict[str, int] = {}
         kept: dict[str, int] = {}
+        counts = self._counts.cpu()
         for name, start, stop in self.segments:
             lengths[name] = lengths.get(name, 0) + stop - start
-            kept[name] = kept.get(name, 0) + int(self._counts[start:stop].sum())
+            kept[name] = kept.get(name, 0) + int(counts[start:stop].sum())
         return {name: kept[name] / (self._n_heads * n) if self._n_heads * n else 1.0 for name, n in lengths.items()}

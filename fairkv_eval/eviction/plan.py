@@ -11,8 +11,10 @@ from torch import Tensor
 
 from fairkv_eval.eviction.layer import Layer, Span
 from fairkv_eval.eviction.merging import Merged, merge
+from fairkv_eval.eviction.must_stay import MustStay
 from fairkv_eval.eviction.policy import Policy
 from fairkv_eval.eviction.quotas import (
+    NO_NUMBER,
     ScoreSpan,
     check_keep,
     choose,
@@ -49,24 +51,33 @@ class Plan:
         self.n = n
         self.budget = policy.n_kept(n, entries)
         self.spans = ranges([segment.start for segment in segments], n)
-        self._whitelisted = _mask(whitelist(segments, marks, policy.keep, n), n)
-        self._n_whitelisted = 0 if self._whitelisted is None else int(self._whitelisted.sum())
+        self._must_stay = MustStay.of(whitelist(segments, marks, policy.keep, n), n)
+        self._n_whitelisted = self._must_stay.within(0, n) if self._must_stay else 0
         self._division = policy.division
         budgets = self._division.layers(n, self.budget, len(layers), self._n_whitelisted)
         smallest = self.budget if self._division.own is None else min(budgets, default=self.budget)
         check_keep(self._n_whitelisted, n, smallest, amount=policy.amount)
         self._budgets = dict(zip(layers, budgets, strict=True))
         self._head_budgets: dict[int, list[int]] = {}
+        self._nan: list[tuple[int, Tensor]] = []  # layers, and whether a score of theirs is no number
 
     def choose(self, layer: Layer) -> list[Tensor]:
         """Kept positions of one layer, ascending: one int64 ``[kv_heads, m]``, or ``[1, m_h]`` for each head if they
         differ in number."""
         score = self._score(layer)
-        whitelisted = self._whitelisted_on(layer)
         if not self._division.pooled and self._division.least is None:
-            return [choose(score, self.spans, self._budgets[layer.index], self.policy.fair, whitelisted)]
+            return [choose(score, self.spans, self._budgets[layer.index], self.policy.fair, self._must_stay)]
         budgets = self._budgets_by_head(layer, score)
-        return _merged(choose_by_head(score, self.spans, budgets, self.policy.fair, whitelisted))
+        return _merged(choose_by_head(score, self.spans, budgets, self.policy.fair, self._must_stay))
+
+    def check(self) -> None:
+        """ValueError if a score so far is no number. A device is asked once for all layers; choices by such scores
+        mean nothing."""
+        layers, self._nan = self._nan, []
+        found = torch.stack([flag.to(layers[0][1].device) for _, flag in layers]).tolist() if layers else []
+        for (index, _), bad in zip(layers, found, strict=True):
+            if bad:
+                raise ValueError(f"layer {index}: {NO_NUMBER}")
 
     def merge(self, layer: Layer, index: Sequence[Tensor]) -> Merged:
         """The layer with the pairs that `choose` evicts merged into those at ``index``, as the policy says."""
@@ -79,12 +90,20 @@ class Plan:
             return
         device = layers[0].k.device
         worth = [self._worth(layer, self._score(layer), self.budget).to(device) for layer in layers]
+        self.check()
         budgets = self._division.model(worth, self.budget, self._floor(self.budget))
         self._head_budgets = {layer.index: of_layer for layer, of_layer in zip(layers, budgets, strict=True)}
 
     def _score(self, layer: Layer) -> ScoreSpan:
         """The press's rule, with each span scored once. Where scores decide the budget, rules see that of all pairs."""
-        score = cache(self.policy.scorer(layer))
+        rule = self.policy.scorer(layer)
+
+        @cache
+        def score(span: Span) -> Tensor:
+            scores = rule(span)
+            self._nan.append((layer.index, scores.isnan().any()))
+            return scores
+
         if self._division.least is None:
             return score
         return lambda span: score(replace(span, budget=len(span), head_budgets=()))
@@ -109,7 +128,7 @@ class Plan:
         """Scores from the best down, head by head, those of whitelisted positions first: ``[kv_heads, n]``."""
         whole = Span(0, self.n, budget=budget)
         scores = score(whole)
-        return scores.float().gather(-1, rank(scores, whole, self._whitelisted_on(layer)))
+        return scores.float().gather(-1, rank(scores, whole, self._must_stay))
 
     def _floor(self, budget: int) -> int:
         """Pairs that every head keeps: at least one if there is a safeguard."""
@@ -117,17 +136,7 @@ class Plan:
         return max(self._n_whitelisted, floor_of(budget, safeguard), 1 if safeguard else 0)
 
     def _whitelisted_on(self, layer: Layer) -> Tensor | None:
-        return None if self._whitelisted is None else self._whitelisted.to(layer.k.device)
-
-
-def _mask(whitelisted: Sequence[tuple[int, int]], n: int) -> Tensor | None:
-    """Boolean ``[n]``, True inside the ranges; None if there are none."""
-    if not whitelisted:
-        return None
-    mask = torch.zeros(n, dtype=torch.bool)
-    for start, stop in whitelisted:
-        mask[start:stop] = True
-    return mask
+        return None if self._must_stay is None else self._must_stay.on(layer.k.device)
 
 
 def _merged(index: list[Tensor]) -> list[Tensor]:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from fairkv_eval.errors import UsageError
 from fairkv_eval.eviction.layer import Span
+from fairkv_eval.eviction.must_stay import MustStay
+
+NO_NUMBER = "a press must give a number for each position, got nan"
 
 ScoreSpan = Callable[[Span], Tensor]  # a press's rule on one layer: a span to its scores [kv_heads, len(span)]
 
@@ -66,27 +69,28 @@ def ranges(starts: Sequence[int], n: int) -> list[Span]:
     return [Span(a, b, i, len(pairs)) for i, (a, b) in enumerate(pairs)]
 
 
-def choose(score: ScoreSpan, spans: Sequence[Span], budget: int, fair: float, whitelisted: Tensor | None) -> Tensor:
+def choose(
+    score: ScoreSpan, spans: Sequence[Span], budget: int, fair: float, must_stay: MustStay | None = None
+) -> Tensor:
     """Kept positions of one layer, ascending: int64 ``[kv_heads, budget]``.
 
     ``spans`` cover the context. ``fair`` in [0, 1] moves each span's quota, head by head, from what the plain press
-    keeps there to the span's proportional share. ``whitelisted``: the positions that must stay, boolean ``[n]``, or
-    None; they count inside the budget.
+    keeps there to the span's proportional share. ``must_stay``: the whitelist, or None; it counts inside the budget.
     """
     n = spans[-1].stop
     if fair == 0:
-        return plain_ranking(score, n, budget, whitelisted)[:, :budget].sort(-1).values
+        return plain_ranking(score, n, budget, must_stay)[:, :budget].sort(-1).values
     if fair == 1:
-        proportional = _proportional(spans, budget, whitelisted)
-        rankings = _span_rankings(score, spans, proportional, whitelisted)
+        proportional = _proportional(spans, budget, must_stay)
+        rankings = _span_rankings(score, spans, proportional, must_stay)
         quotas = largest_remainder(proportional, budget)
         return torch.cat([r[:, :quota] for r, quota in zip(rankings, quotas, strict=True)], -1).sort(-1).values
-    plain = plain_ranking(score, n, budget, whitelisted)
-    return torch.cat(choose_by_head(score, spans, [budget] * len(plain), fair, whitelisted))
+    plain = plain_ranking(score, n, budget, must_stay)
+    return torch.cat(choose_by_head(score, spans, [budget] * len(plain), fair, must_stay))
 
 
 def choose_by_head(
-    score: ScoreSpan, spans: Sequence[Span], budgets: Sequence[int], fair: float, whitelisted: Tensor | None
+    score: ScoreSpan, spans: Sequence[Span], budgets: Sequence[int], fair: float, must_stay: MustStay | None = None
 ) -> list[Tensor]:
     """Kept positions of one layer whose heads have different budgets, ascending: int64 ``[1, budgets[h]]`` per head.
 
@@ -95,15 +99,15 @@ def choose_by_head(
     """
     n, mean = spans[-1].stop, round(sum(budgets) / len(budgets))
     whole = Span(0, n, budget=mean, head_budgets=tuple(budgets))
-    plain = rank(score(whole), whole, whitelisted)
+    plain = rank(score(whole), whole, must_stay)
     if fair == 0:
         return [ranking[:budget].sort().values[None] for ranking, budget in zip(plain, budgets, strict=True)]
-    rankings = _span_rankings(score, spans, _proportional(spans, mean, whitelisted), whitelisted, budgets)
-    heads = []
+    rankings = _span_rankings(score, spans, _proportional(spans, mean, must_stay), must_stay, budgets)
+    heads, on_host = [], plain.cpu()  # so that a device is asked once
     for head, budget in enumerate(budgets):
-        positions = plain[head, :budget]
+        positions = on_host[head, :budget]
         counts = [int(((positions >= s.start) & (positions < s.stop)).sum()) for s in spans]
-        proportional = _proportional(spans, budget, whitelisted)
+        proportional = _proportional(spans, budget, must_stay)
         mixed = [(1 - fair) * count + fair * share for count, share in zip(counts, proportional, strict=True)]
         quotas = largest_remainder(mixed, budget)
         best = [ranking[head, :quota] for ranking, quota in zip(rankings, quotas, strict=True)]
@@ -124,25 +128,32 @@ def pooled(worth: Tensor, total: int, floor: int) -> list[int]:
     return [floor + count for count in torch.bincount(best % lanes, minlength=lanes).tolist()]
 
 
-def rank(scores: Tensor, span: Span, whitelisted: Tensor | None) -> Tensor:
+def rank(scores: Tensor, span: Span, must_stay: MustStay | None = None) -> Tensor:
     """Positions of a span from the most to the least worth keeping, by its scores: int64 ``[kv_heads, len(span)]``.
 
     Whitelisted positions come first, then higher scores; among equals the later position wins. ValueError unless there
-    is one number per position.
+    is one score per position. Whether all are numbers is for the caller to say (`numbers`): it takes a device's time.
     """
-    if scores.shape[-1] != len(span) or scores.isnan().any():
-        raise ValueError(f"a press must give one number for each of {len(span)} positions, got {tuple(scores.shape)}")
+    if scores.shape[-1] != len(span):
+        raise ValueError(f"a press must give a score for each of {len(span)} positions, got {tuple(scores.shape)}")
     order = len(span) - 1 - scores.float().flip(-1).argsort(dim=-1, descending=True, stable=True)
-    if whitelisted is not None:
-        must_stay = whitelisted[span.start : span.stop][order]
-        order = order.gather(-1, must_stay.to(torch.int8).argsort(dim=-1, descending=True, stable=True))
+    if must_stay is not None:
+        stays = must_stay.on(scores.device)[span.start : span.stop][order]
+        order = order.gather(-1, stays.to(torch.int8).argsort(dim=-1, descending=True, stable=True))
     return order + span.start
 
 
-def plain_ranking(score: ScoreSpan, n: int, budget: int, whitelisted: Tensor | None) -> Tensor:
+def numbers(scores: Tensor) -> Tensor:
+    """These scores; ValueError if one is no number."""
+    if scores.isnan().any():
+        raise ValueError(NO_NUMBER)
+    return scores
+
+
+def plain_ranking(score: ScoreSpan, n: int, budget: int, must_stay: MustStay | None) -> Tensor:
     """All positions of a context from the most to the least worth keeping, the context being one span: see `rank`."""
     whole = Span(0, n, budget=budget)
-    return rank(score(whole), whole, whitelisted)
+    return rank(score(whole), whole, must_stay)
 
 
 def check_keep(whitelisted: int, n: int, budget: int, amount: str = "ratio") -> None:
@@ -163,19 +174,19 @@ def _span_rankings(
     score: ScoreSpan,
     spans: Sequence[Span],
     proportional: Sequence[float],
-    whitelisted: Tensor | None,
+    must_stay: MustStay | None,
     head_budgets: Sequence[int] = (),
 ) -> list[Tensor]:
     budgets = largest_remainder(proportional, round(sum(proportional)))
-    by_head = [largest_remainder(_proportional(spans, budget, whitelisted), budget) for budget in head_budgets]
+    by_head = [largest_remainder(_proportional(spans, budget, must_stay), budget) for budget in head_budgets]
     by_span = list(zip(*by_head, strict=True)) or [()] * len(spans)
     budgeted = [
         replace(span, budget=budget, head_budgets=heads)
         for span, budget, heads in zip(spans, budgets, by_span, strict=True)
     ]
-    return [rank(score(span), span, whitelisted) for span in budgeted]
+    return [rank(score(span), span, must_stay) for span in budgeted]
 
 
-def _proportional(spans: Sequence[Span], budget: int, whitelisted: Tensor | None) -> list[float]:
-    floors = [0 if whitelisted is None else int(whitelisted[span.start : span.stop].sum()) for span in spans]
+def _proportional(spans: Sequence[Span], budget: int, must_stay: MustStay | None) -> list[float]:
+    floors = [0 if must_stay is None else must_stay.within(span.start, span.stop) for span in spans]
     return shares([len(span) for span in spans], floors, budget)

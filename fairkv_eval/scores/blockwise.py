@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairkv_eval.eviction.layer import Layer, Span
-from fairkv_eval.eviction.quotas import rank
+from fairkv_eval.eviction.quotas import numbers, rank
 
 
 def blockwise(layer: Layer, span: Span, base: Callable[[Span, Layer], Tensor], *, block_size: int) -> Tensor:
@@ -32,7 +32,7 @@ def blockwise(layer: Layer, span: Span, base: Callable[[Span, Layer], Tensor], *
         places = torch.cat([kept, added.expand(heads, -1)], 1)
         of_places = Span(span.start, span.start + places.shape[1], span.index, span.count, budget)
         scores = base(of_places, without_others(layer, span.start, places + span.start))
-        order = places.gather(1, rank(scores, of_places, None) - span.start)
+        order = places.gather(1, rank(numbers(scores), of_places) - span.start)
         worst_first = order[:, budget:].flip(1)
         worth.scatter_(
             1, worst_first, torch.arange(evicted, evicted + len(added), device=device).expand(heads, -1) * 1.0

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fairkv_eval.eviction.layer import PROTECTED, Layer, Span, block_rows
-from fairkv_eval.eviction.quotas import floor_of, rank
+from fairkv_eval.eviction.quotas import floor_of, numbers, rank
 
 
 def chunkkv(layer: Layer, span: Span, base: Callable[[Span], Tensor], *, chunk: int) -> Tensor:
@@ -60,7 +60,7 @@ def criticalkv(
     budgets = span.head_budgets or [span.budget] * len(scores)
     guarded = floor_of(span.budget, safeguard) if pooled else 0
     chosen = torch.tensor([max(floor_of(budget, first), guarded) for budget in budgets], device=scores.device)
-    place = (rank(scores, span, None) - span.start).argsort(-1)  # of each pair, the best first
+    place = (rank(numbers(scores), span) - span.start).argsort(-1)  # of each pair, the best first
     protected = (scores == PROTECTED) | (place < chosen[:, None])
     lowest = scores.masked_fill(protected, 0).amin(-1, keepdim=True).clamp(max=0)
     return ((scores - lowest + epsilon) * _output_sizes(layer, span)).masked_fill(protected, PROTECTED)

@@ -221,6 +221,17 @@ class TestLayersThatDoNotEvict:
         assert context.caches[variant].keep_rates == pytest.approx(loops)
         assert context.caches[variant].keep_rates["a"] == 0.5
 
+    @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
+    def test_what_is_no_number_names_the_document_and_the_layer(self, fair: float) -> None:
+        variant = Variant(policy("knorm", ratio=0.5, fair=fair), SEGMENTS)
+        context = Context(tuple(range(N)), "doc", [variant], (None, None, None))
+        layers = [make_layer(index=index) for index in range(3)]
+        layers[1].k[0, 3] = float("nan")
+        context.store(layers[0], None)
+        context.store(layers[1], None)
+        with pytest.raises(RequestError, match=r"doc: layer 1: a press must give a number for each position, got nan"):
+            context.store(layers[2], None)
+
     def test_a_press_that_fails_names_the_document(self) -> None:
         with pytest.raises(RequestError, match=r"doc: dividing the budget failed: "):
             variant = Variant(policy("kvzip", ratio=0.5), SEGMENTS)

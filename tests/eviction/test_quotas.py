@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fairkv_eval.errors import UsageError
-from fairkv_eval.eviction.quotas import check_keep, choose, choose_by_head, largest_remainder, n_kept, ranges, shares
+from fairkv_eval.eviction.must_stay import MustStay
+from fairkv_eval.eviction.quotas import (
+    check_keep,
+    choose,
+    choose_by_head,
+    largest_remainder,
+    n_kept,
+    numbers,
+    ranges,
+    shares,
+)
 from fairkv_eval.scores import PROTECTED, Span
 
 RATIOS = ["0", "0.1", "0.2", "0.3", "0.4", "0.5", "0.6", "0.7", "0.8", "0.9", "0.95", "0.99"]
@@ -165,7 +175,7 @@ class TestKept:
     def test_equals_the_rule_in_loops(self, fair: float, case: tuple) -> None:
         tables, spans, budget, keep = case
         n = len(keep)
-        whitelist = torch.tensor(keep) if any(keep) else None
+        whitelist = MustStay(torch.tensor(keep)) if any(keep) else None
         result = choose(scorer(tables, n), spans, budget, fair, whitelist)
         assert result.dtype == torch.int64 and result.shape == (len(tables[0]), budget)
         for row in result.tolist():
@@ -182,7 +192,7 @@ class TestKept:
     @settings(max_examples=30)
     def test_inside_each_span_the_highest_scores_are_kept(self, case: tuple) -> None:
         tables, spans, budget, keep = case
-        result = choose(scorer(tables, len(keep)), spans, budget, 1.0, torch.tensor(keep))
+        result = choose(scorer(tables, len(keep)), spans, budget, 1.0, MustStay(torch.tensor(keep)))
         for head, row in enumerate(result.tolist()):
             for span in spans:
                 table = tables[0 if len(span) == len(keep) else 1][head].tolist()
@@ -202,12 +212,12 @@ class TestKept:
 
     def test_the_whitelist_comes_before_protection(self) -> None:
         table = torch.tensor([[-5.0, PROTECTED, PROTECTED, 1.0]])
-        keep = torch.tensor([True, False, False, False])
+        keep = MustStay(torch.tensor([True, False, False, False]))
         assert choose(scorer((table, table), 4), ranges([], 4), 2, 0, keep).tolist() == [[0, 2]]
 
     def test_a_whitelist_is_paid_for_by_its_own_segment(self) -> None:
         table = torch.arange(8.0)[None]
-        keep = torch.tensor([True, True] + [False] * 6)
+        keep = MustStay(torch.tensor([True, True] + [False] * 6))
         assert choose(scorer((table, table), 8), ranges([0, 4], 8), 4, 1, keep).tolist() == [[0, 1, 6, 7]]
 
     def test_half_fair_lies_between(self) -> None:
@@ -222,10 +232,14 @@ class TestKept:
         table = torch.tensor([[-math.inf, 1e-30, 1e30, -math.inf]])
         assert choose(scorer((table, table), 4), ranges([], 4), 3, 0, None).tolist() == [[1, 2, 3]]
 
-    @pytest.mark.parametrize("scores", [torch.zeros(2, 3), torch.tensor([[0.0, math.nan, 0.0, 1.0]])])
-    def test_a_press_that_gives_no_number_for_a_position_is_refused(self, scores: Tensor) -> None:
-        with pytest.raises(ValueError, match="one number for each of 4 positions"):
-            choose(lambda span: scores, ranges([], 4), 2, 0, None)
+    def test_a_press_that_leaves_out_a_position_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="a score for each of 4 positions"):
+            choose(lambda span: torch.zeros(2, 3), ranges([], 4), 2, 0, None)
+
+    def test_what_is_no_number_is_refused(self) -> None:
+        assert numbers(torch.tensor([-math.inf, math.inf, 0.0])).tolist() == [-math.inf, math.inf, 0.0]
+        with pytest.raises(ValueError, match="got nan"):
+            numbers(torch.tensor([[0.0, math.nan, 0.0, 1.0]]))
 
 
 class TestKeptByHead:
@@ -236,7 +250,7 @@ class TestKeptByHead:
         tables, spans, _, keep = case
         n, heads = len(keep), len(tables[0])
         head_budgets = [data.draw(st.integers(sum(keep), n), label="budget") for _ in range(heads)]
-        whitelist = torch.tensor(keep) if any(keep) else None
+        whitelist = MustStay(torch.tensor(keep)) if any(keep) else None
         result = choose_by_head(scorer(tables, n), spans, head_budgets, fair, whitelist)
         assert [tuple(row.shape) for row in result] == [(1, budget) for budget in head_budgets]
         for head, budget in enumerate(head_budgets):
@@ -246,7 +260,7 @@ class TestKeptByHead:
     @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
     def test_equal_budgets_are_the_even_rule(self, fair: float) -> None:
         table = torch.rand(3, 40, generator=torch.Generator().manual_seed(0))
-        spans, keep = ranges([0, 11, 30], 40), torch.arange(40) % 9 == 0
+        spans, keep = ranges([0, 11, 30], 40), MustStay(torch.arange(40) % 9 == 0)
         rows = choose_by_head(scorer((table, -table), 40), spans, [13] * 3, fair, keep)
         assert torch.cat(rows).tolist() == choose(scorer((table, -table), 40), spans, 13, fair, keep).tolist()
 
