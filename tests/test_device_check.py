@@ -153,3 +153,22 @@ def test_the_command_names_its_steps_and_its_bundle(tmp_path: Path) -> None:
     stub.chmod(0o755)
     bad = run("presses", DRY="1", PYTHON=str(stub))
     assert bad.returncode == 1 and "FAILED presses: step: exit status 3" in bad.stdout
+
+
+@pytest.mark.e2e
+def test_a_grid_loads_its_model_once_and_goes_on_after_a_sweep_that_fails(tmp_path: Path) -> None:
+    demo = "--tasks sys_ifeval_demo --limit 2 --gen_kwargs max_gen_toks=2 --batch_size 4 --device cpu --output_path"
+    (tmp_path / "sweeps.txt").write_text(
+        f"--presses tova --ratios 0.5 {demo} {tmp_path}/one\n"
+        f"# not a sweep\n--presses tofa --ratios 0.5 {demo} {tmp_path}/none\n"
+        f"--presses knorm --ratios 0.5 --fair true {demo} {tmp_path}/two\n"
+    )
+    command = [sys.executable, FOLDER / "grid.py", tmp_path / "sweeps.txt", "--logs", tmp_path]
+    run = subprocess.run([*map(str, command)], cwd=FOLDER.parents[1], capture_output=True, text=True, timeout=300)
+    log = (tmp_path / "sweeps-1.log").read_text()
+    assert run.returncode == 1, run.stderr + log
+    assert log.count("== 1/1 2 answers") == 2 and "== 1/1 failed answers" in log and "tofa" in log
+    journals = [tmp_path / name / ".sweep" / "journal-1-of-1.jsonl" for name in ("one", "two")]
+    assert [len(journal.read_text().splitlines()) for journal in journals] == [2, 2]
+    (said,) = tmp_path.glob("*/identity-*.json")  # in the first one's folder alone: the second took the loaded model
+    assert said.parent.name == "one" and json.loads(said.read_text())["identity"]["device"] == "cpu"
