@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairkv_eval.commands.parser import names
+
 if TYPE_CHECKING:
     from fairkv_eval.leaderboard.board import Board
 
 EXAMPLES = (
     "fairkv leaderboard results/baseline",
     "fairkv leaderboard results/baseline runs/mine --output_path page",
+    "fairkv leaderboard results/baseline --average raccoon_plain,sys_ifeval_flipped --output_path page",
     "fairkv leaderboard results/baseline --space space",
 )
 
@@ -22,6 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output_path",
         type=Path,
         help="folder to write leaderboard.{json,csv,md,html} to (default: the first folder named)",
+    )
+    parser.add_argument(
+        "--average",
+        type=names,
+        action="extend",
+        default=[],
+        metavar="TASKS",
+        help="tasks that averages are over, joined by commas: a policy has an average if it has a result of every one "
+        "that the full cache of its model has (default: all tasks)",
     )
     parser.add_argument(
         "--space",
@@ -41,7 +53,7 @@ def run(args: argparse.Namespace) -> None:
     top = first if first.is_dir() else first.parent
     space = folder(args.space) if args.space else None
     into = folder(args.output_path or top) if args.output_path or not space else None
-    board = build(read(args.results, across_models=True), top)
+    board = build(read(args.results, across_models=True), top, args.average)
     written = _write(board, into, "leaderboard.html") if into else []
     written += _write(board, space, "index.html") if space else []
     _report(board, written)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, harmonic_mean
 
-from fairkv_eval.leaderboard.rows import Average, MetricEntry, TaskEntry, TaskSummary
+from fairkv_eval.errors import UsageError, unknown
+from fairkv_eval.leaderboard.rows import Average, MetricEntry, Row, TaskEntry, TaskSummary
 from fairkv_eval.results.selection import foremost
 
 OVERALL = "overall"
@@ -36,8 +37,28 @@ class Aspect:
     tasks: Mapping[str, str]
 
 
-def aspects_of(tasks: Mapping[str, TaskSummary], entries: Sequence[tuple[str, TaskEntry]]) -> dict[str, Aspect]:
-    """The aspects that these tasks show, given all (task, entry) of the board."""
+def rule(average: Sequence[str]) -> str:
+    """What an average is. ``average``: the tasks that it is over; () for all."""
+    return f"{RULE} Here averages are over {', '.join(average)} alone." if average else RULE
+
+
+def aspects_of(
+    tasks: Mapping[str, TaskSummary], entries: Sequence[tuple[str, TaskEntry]], average: Sequence[str] = ()
+) -> dict[str, Aspect]:
+    """The aspects that these tasks show, given all (task, entry) of the board.
+
+    ``average``: the tasks that count, if not all do. UsageError for one that is not there or has no metric that can.
+    """
+    for task in average:
+        if task not in tasks:
+            raise unknown("task in average", task, tasks)
+    aspects = _aspects({task: of for task, of in tasks.items() if not average or task in average}, entries)
+    if missing := set(average).difference(*(aspect.tasks for aspect in aspects.values())):
+        raise UsageError(f"task {min(missing)!r} cannot be in an average: no metric of it lies in 0 to 1")
+    return aspects
+
+
+def _aspects(tasks: Mapping[str, TaskSummary], entries: Sequence[tuple[str, TaskEntry]]) -> dict[str, Aspect]:
     chosen: dict[str, dict[str, str]] = {}
     for task, summary in tasks.items():
         for aspect, metric in headline_metrics(summary.metrics).items():
@@ -59,6 +80,15 @@ def headline_metrics(metrics: Mapping[str, bool | None]) -> dict[str, str]:
         rest = [name for name in directed if name not in leakage]
         groups = {_kind(rest): rest, "protection": leakage}
     return {aspect: main for aspect, names in groups.items() if (main := foremost(names))}
+
+
+def with_averages(rows: Sequence[Row], aspects: Mapping[str, Aspect], tasks: Mapping[str, TaskSummary]) -> list[Row]:
+    """The rows with their averages, over the tasks that the full cache of their model has."""
+    wanted: dict[str, set[str]] = {}
+    for row in sorted(rows, key=lambda row: not row.full_cache):
+        if row.full_cache or row.model not in wanted:
+            wanted.setdefault(row.model, set()).update(row.tasks)
+    return [replace(row, averages=averages(aspects, tasks, wanted[row.model], row.tasks)) for row in rows]
 
 
 def averages(

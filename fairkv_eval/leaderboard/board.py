@@ -14,7 +14,7 @@ from typing import Any
 
 from fairkv_eval.analysis.all_runs import ALPHA, Corrected, Key, Standing, Values, standings
 from fairkv_eval.errors import UsageError
-from fairkv_eval.leaderboard.aspects import RULE, Aspect, aspects_of, averages
+from fairkv_eval.leaderboard.aspects import Aspect, aspects_of, rule, with_averages
 from fairkv_eval.leaderboard.brackets import Bracket, brackets
 from fairkv_eval.leaderboard.explanations import of_metric, of_task
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Omission, Row, TaskEntry, TaskSummary, plain
@@ -42,7 +42,7 @@ METHOD = (
 @dataclass(frozen=True)
 class Board:
     """``prompts``: {task: {document: end of its prompt}}. ``responses``: {row id: {task: [(document, response)]}}, of
-    the same documents in every row."""
+    the same documents in every row. ``average``: the tasks that averages are over; () if they are over all."""
 
     tasks: Mapping[str, TaskSummary]
     aspects: Mapping[str, Aspect]
@@ -50,16 +50,23 @@ class Board:
     left_out: Sequence[Omission]
     prompts: Mapping[str, Mapping[str, str]]
     responses: Mapping[str, Mapping[str, Sequence[tuple[str, str]]]]
+    average: Sequence[str] = ()
+
+    @property
+    def rule(self) -> str:
+        """What an average is."""
+        return rule(self.average)
 
     @cached_property
     def data(self) -> dict[str, Any]:
         """What leaderboard.json holds."""
         parts = {"tasks": self.tasks, "aspects": self.aspects, "rows": self.rows, "left_out": self.left_out}
-        return {"kind": KIND, "method": METHOD, "rule": RULE, **plain(parts)}
+        return {"kind": KIND, "method": METHOD, "rule": self.rule, **plain(parts)}
 
 
-def build(results: Records, top: Path | None = None) -> Board:
-    """The leaderboard of these results, with files named relative to ``top``. Raise UsageError for no results."""
+def build(results: Records, top: Path | None = None, average: Sequence[str] = ()) -> Board:
+    """The leaderboard of these results, with files named relative to ``top``. ``average``: the tasks that averages are
+    over, by default all. Raise UsageError for no results, and for such a task without any."""
     if not results.records:
         reasons = "; ".join(f"{_file(path, top)}: {reason}" for path, reason, _ in results.problems[:3])
         raise UsageError(f"no result of the harness was found{f' ({reasons})' if reasons else ''}")
@@ -72,7 +79,8 @@ def build(results: Records, top: Path | None = None) -> Board:
         for index, record in enumerate(records)
     ]
     tasks = _tasks(records)
-    aspects = aspects_of(tasks, [(record.task, entry) for record, entry in zip(records, entries, strict=True)])
+    named = [(record.task, entry) for record, entry in zip(records, entries, strict=True)]
+    aspects = aspects_of(tasks, named, average)
     ids = _row_ids(records)
     prompts: dict[str, dict[str, str]] = {}
     responses: dict[str, dict[str, list[tuple[str, str]]]] = {}
@@ -81,8 +89,8 @@ def build(results: Records, top: Path | None = None) -> Board:
         if texts:
             responses.setdefault(row_id, {})[record.task] = [(document, response) for document, _, response in texts]
     left_out = [Omission(_file(path, top), reason) for path, reason, _ in (*results.problems, *problems)]
-    rows = _averaged(_rows(ids, records, entries), aspects, tasks)
-    return Board(tasks, aspects, rows, left_out, prompts, responses)
+    rows = with_averages(_rows(ids, records, entries), aspects, tasks)
+    return Board(tasks, aspects, rows, left_out, prompts, responses, tuple(task for task in tasks if task in average))
 
 
 def dumped(board: Board) -> str:
@@ -140,15 +148,6 @@ def _rows(ids: Sequence[str], records: Sequence[Record], entries: Sequence[TaskE
         _row(row_id, records[indices[0]], variants[row_id], {records[i].task: entries[i] for i in indices})
         for row_id, indices in members.items()
     ]
-
-
-def _averaged(rows: Sequence[Row], aspects: Mapping[str, Aspect], tasks: Mapping[str, TaskSummary]) -> list[Row]:
-    """The rows with their averages, over the tasks that the full cache of their model has."""
-    wanted: dict[str, set[str]] = {}
-    for row in sorted(rows, key=lambda row: not row.full_cache):
-        if row.full_cache or row.model not in wanted:
-            wanted.setdefault(row.model, set()).update(row.tasks)
-    return [replace(row, averages=averages(aspects, tasks, wanted[row.model], row.tasks)) for row in rows]
 
 
 def _row(row_id: str, record: Record, variant: str, tasks: Mapping[str, TaskEntry]) -> Row:

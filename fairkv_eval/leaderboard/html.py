@@ -13,7 +13,6 @@ from typing import Any
 from fairkv_eval.analysis.all_runs import ALPHA
 from fairkv_eval.eviction.argument import Argument
 from fairkv_eval.eviction.policy_arguments import AMOUNTS, ARGUMENTS
-from fairkv_eval.leaderboard.aspects import RULE
 from fairkv_eval.leaderboard.board import METHOD, Board
 
 TITLE = "What does a compressed KV cache cost?"
@@ -42,7 +41,7 @@ def as_html(board: Board) -> str:
         date=max((entry.date or "" for row in board.rows for entry in row.tasks.values()), default="")[:10],
         tasks=board.tasks,
         models=Markup(", ").join(_linked(name) for name in models(board)),
-        rule=RULE,
+        rule=board.rule,
         method=METHOD,
         alpha=f"{ALPHA:g}",
         left_out=board.left_out,

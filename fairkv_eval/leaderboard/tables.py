@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from fairkv_eval.escaping import for_markdown, for_spreadsheet
-from fairkv_eval.leaderboard.aspects import OVERALL, RULE
+from fairkv_eval.leaderboard.aspects import OVERALL
 from fairkv_eval.leaderboard.board import METHOD, Board
 from fairkv_eval.leaderboard.rows import CorrectedDifference, MetricEntry, Row, TaskEntry, cells, columns
 
@@ -64,7 +64,7 @@ def as_markdown(board: Board) -> str:
     """Averages of all policies, most bytes first; a table per task by its main metric; what was left out; the rules."""
     parts = ["# Leaderboard"]
     if board.aspects:
-        parts += ["## At equal bytes", f"Averages in per cent, higher is better. {RULE}", _average_table(board)]
+        parts += ["## At equal bytes", f"Averages in per cent, higher is better. {board.rule}", _average_table(board)]
     for task, summary in board.tasks.items():
         metric = summary.main_metric or ""
         direction = _DIRECTIONS[summary.metrics.get(metric)]

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 import synthetic_results as made
 
+from fairkv_eval.errors import UsageError
 from fairkv_eval.leaderboard.aspects import headline_metrics
 from fairkv_eval.leaderboard.board import Board, build
+from fairkv_eval.leaderboard.html import as_html
+from fairkv_eval.leaderboard.tables import as_markdown
 from fairkv_eval.results.reader import read
 
 N = 10
@@ -62,6 +65,28 @@ def test_leakage_is_turned_around_and_tasks_weigh_equally(tmp_path: Path) -> Non
     assert average.value == pytest.approx((0.5 + 0.7) / 2)
     errors = [row.tasks[task].metrics[metric].stderr for task, metric in board.aspects["protection"].tasks.items()]
     assert average.stderr == pytest.approx(sum(error**2 for error in errors if error) ** 0.5 / 2)
+
+
+def test_averages_may_be_over_chosen_tasks(tmp_path: Path) -> None:
+    write(tmp_path, 0, 6, 5)
+    made.write(tmp_path, task="leaks", scores=share(8), docs=made.documents(N), press="tova", ratio=0.5, number=7)
+    board = build(read(tmp_path), tmp_path, ["leaks"])
+    assert {name: dict(aspect.tasks) for name, aspect in board.aspects.items()} == {"protection": {"leaks": "acc"}}
+    means = averages(board)
+    assert {policy: of["overall"] for policy, of in means.items()} == {"full cache": 0.5, "tova ratio=0.5": 0.8}
+    assert set(board.tasks) == {"follows", "leaks"}  # the others are shown as before
+    assert board.rule.endswith(" Here averages are over leaks alone.") and board.data["rule"] == board.rule
+    for text in (as_markdown(board), as_html(board)):
+        assert "averages are over leaks alone" in text
+
+
+def test_a_task_in_average_without_results_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 0, 6, 5)
+    with pytest.raises(UsageError, match=r"unknown task in average 'leak'.*leaks"):
+        build(read(tmp_path), tmp_path, ["follows", "leak"])
+    made.write(tmp_path, task="counts", scores=[3.0] * N, docs=made.documents(N), number=8)
+    with pytest.raises(UsageError, match="task 'counts' cannot be in an average: no metric of it lies in 0 to 1"):
+        build(read(tmp_path), tmp_path, ["follows", "counts"])
 
 
 def test_a_policy_without_a_task_of_the_full_cache_has_no_average(tmp_path: Path) -> None:

@@ -20,9 +20,12 @@ BOARDS = sorted(RESULTS.glob("*/leaderboard.json*"))  # an older one is compress
 @pytest.mark.long
 @pytest.mark.parametrize("path", BOARDS, ids=[path.parent.name for path in BOARDS])
 def test_a_published_board_is_rebuilt(path: Path) -> None:
-    rebuilt = json.loads(dumped(build(read(path.parent), path.parent)))
     stored = path.read_bytes()
-    check(json.loads(gzip.decompress(stored) if path.suffix == ".gz" else stored), rebuilt, path.parent.name)
+    published = json.loads(gzip.decompress(stored) if path.suffix == ".gz" else stored)
+    averaged = {task for aspect in published["aspects"].values() for task in aspect["tasks"]}
+    average = sorted(averaged) if "averages are over" in published["rule"] else ()
+    rebuilt = json.loads(dumped(build(read(path.parent), path.parent, average)))
+    check(published, rebuilt, path.parent.name)
 
 
 def check(published: Any, rebuilt: Any, where: str) -> None:
