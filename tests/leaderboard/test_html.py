@@ -158,6 +158,21 @@ def test_a_mark_says_what_the_tests_say_if_the_average_agrees(driver: Any, tmp_p
     assert "2 ▲ better, 1 ▼ worse of 4" in " ".join(visible(driver, ".card"))
 
 
+def test_the_page_opens_where_most_averages_can_be_compared(driver: Any, tmp_path: Path) -> None:
+    """Not at the size of most presses, if they have one of two averages there."""
+    both, one = [("none", 0.0), ("tova", 0.5), ("knorm", 0.5)], [("tova", 0.7), ("knorm", 0.7), ("h2o", 0.7)]
+    shares = {"follows": "prompt_level_strict_acc", "leaks": "margin"}
+    cells = [(*cell, task) for cell in both for task in shares] + [(*cell, "leaks") for cell in one]
+    for number, (press, ratio, task) in enumerate(cells):
+        more = {shares[task]: [0.0, 1.0] * 4}
+        made.write(tmp_path, press=press, ratio=ratio, task=task, more=more, number=number)
+    path = tmp_path / "leaderboard.html"
+    path.write_text(as_html(build(read(tmp_path), tmp_path)), encoding="utf-8")
+    opened_at(driver, path.as_uri(), "")
+    assert texts(driver, "#levels label") == ["50 %", "30 %"]
+    assert driver.find_element("css selector", "#levels input:checked").get_attribute("value") == "50"
+
+
 def test_measured_bytes_decide_what_is_equal_not_ratios(driver: Any, tmp_path: Path) -> None:
     """Pairs stored in fewer bits hold fewer bytes than their ratio says; what holds other bytes is not drawn beside."""
     policies = (("none", 0.0, 4e6), ("tova", 0.75, 1e6), ("knorm", 0.5, 1e6), ("h2o", 0.5, 2e6))

@@ -18,9 +18,9 @@ function offerMetrics() {
 let offered = '';
 
 /** Offer the shares of bytes at which these rows can be compared, and return the one nearest to the reader's choice. */
-function offerLevels(rows, choice) {
+function offerLevels(rows, measures, choice) {
   const levels = levelsOf(rows, choice);
-  const level = wantedLevel === null ? openingLevel(levels) : nearest(levels, wantedLevel);
+  const level = wantedLevel === null ? openingLevel(levels, measures) : nearest(levels, wantedLevel);
   const labels = levels.map(([share, pairs]) => [share, `${share} % of the full cache's bytes, ${pairs.length} presses`]);
   if (offered !== String(labels)) {
     byId('levels').replaceChildren(...labels.map(([share, label]) => radioButton('level', String(share), `${share} %`, false, label)));
@@ -44,7 +44,7 @@ function drawFigures(rows, choice) {
   const model = ofOneModel(rows);
   const measures = measuresOf(choice, model);
   const drawn = model.filter((row) => row.full_cache || measures.some((measure) => has(row, measure)));
-  choice.level = offerLevels(drawn, choice);
+  choice.level = offerLevels(drawn, measures, choice);
   byId('figures-of').textContent = figuresOf(rows, model, drawn, choice);
   // The panel beside the figures at equal bytes takes its place before they are measured.
   byId('pareto').hidden = choice.task !== '' || measures.length < 2;

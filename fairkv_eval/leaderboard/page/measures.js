@@ -51,10 +51,12 @@ function levelsOf(rows, choice) {
   return levels.sort((a, b) => b - a).map((level) => [level, pairsAt(rows, level, choice)]);
 }
 
-/** The level nearest to half, of those at which most presses can be compared. */
-function openingLevel(levels) {
-  const most = Math.max(0, ...levels.map(([, pairs]) => pairs.length));
-  return nearest(levels.filter(([, pairs]) => pairs.length >= 0.8 * most), 50);
+/** The level nearest to half, of those at which most presses can be compared by most of the measures. */
+function openingLevel(levels, measures) {
+  const shown = (pairs) => pairs.flatMap(({ plain, fair }) =>
+    measures.filter((measure) => [plain, fair].some((row) => row && has(row, measure)))).length;
+  const most = Math.max(0, ...levels.map(([, pairs]) => shown(pairs)));
+  return nearest(levels.filter(([, pairs]) => shown(pairs) >= 0.8 * most), 50);
 }
 
 const nearest = (levels, wanted) => levels.map(([level]) => level).reduce((best, level) =>
