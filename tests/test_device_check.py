@@ -10,10 +10,12 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
+
+from fairkv_eval.sweep.loaded_model import LoadedModel
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "device"
 STEPS = ("invariants", "speed", "peers", "presses")
@@ -156,7 +158,7 @@ def test_the_command_names_its_steps_and_its_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
-def test_a_grid_loads_its_model_once_and_goes_on_after_a_sweep_that_fails(tmp_path: Path) -> None:
+def test_a_grid_writes_its_cells_and_goes_on_after_a_sweep_that_fails(tmp_path: Path) -> None:
     demo = "--tasks sys_ifeval_demo --limit 2 --gen_kwargs max_gen_toks=2 --batch_size 4 --device cpu --output_path"
     (tmp_path / "sweeps.txt").write_text(
         f"--presses tova --ratios 0.5 {demo} {tmp_path}/one\n"
@@ -165,10 +167,21 @@ def test_a_grid_loads_its_model_once_and_goes_on_after_a_sweep_that_fails(tmp_pa
     )
     command = [sys.executable, FOLDER / "grid.py", tmp_path / "sweeps.txt", "--logs", tmp_path]
     run = subprocess.run([*map(str, command)], cwd=FOLDER.parents[1], capture_output=True, text=True, timeout=300)
-    log = (tmp_path / "sweeps-1.log").read_text()
-    assert run.returncode == 1, run.stderr + log
-    assert log.count("== 1/1 2 answers") == 2 and "== 1/1 failed answers" in log and "tofa" in log
-    journals = [tmp_path / name / ".sweep" / "journal-1-of-1.jsonl" for name in ("one", "two")]
-    assert [len(journal.read_text().splitlines()) for journal in journals] == [2, 2]
-    (said,) = tmp_path.glob("*/identity-*.json")  # in the first one's folder alone: the second took the loaded model
-    assert said.parent.name == "one" and json.loads(said.read_text())["identity"]["device"] == "cpu"
+    answers, cells = ((tmp_path / f"sweeps-{part}.log").read_text() for part in ("1", "cells"))
+    assert run.returncode == 1, run.stderr + answers + cells
+    assert answers.count("== 1/1: 2 answers") == 2 and "== 1/1: failed" in answers and "tofa" in answers
+    assert cells.count("== cells: 1 cells") == 2 and "== cells: failed" in cells
+    assert len([*tmp_path.glob("one/*/*/tova*/results_*.json"), *tmp_path.glob("two/*/*/knorm*/results_*.json")]) == 2
+    for name in ("one", "two"):
+        journal = tmp_path / name / ".sweep" / "journal-1-of-1.jsonl"
+        assert len(journal.read_text().splitlines()) == 2 and not (tmp_path / "none").exists()
+
+
+def test_a_grid_loads_a_model_once(script, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict] = []
+    monkeypatch.setattr(LoadedModel, "load", lambda sweep, arguments: calls.append(arguments) or len(calls))
+    script("grid").load_once()
+    one, other = SimpleNamespace(batch_size=4, device="cpu"), SimpleNamespace(batch_size=8, device="cpu")
+    arguments, others = {"dtype": "bfloat16", "pretrained": "a"}, {"pretrained": "a"}
+    kept = [LoadedModel.load(sweep, of) for sweep in (one, one, other) for of in (arguments, others)]
+    assert kept == [1, 2, 1, 2, 3, 4] and calls == [arguments, others] * 2

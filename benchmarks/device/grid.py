@@ -1,14 +1,13 @@
 """Several sweeps one after another on one loaded model, in several processes that each answer a part of the documents.
 
-FILE has the arguments of one `fairkv sweep` per line. No cell is written: `identity-<model>.json`, in the output folder
-of a model's first sweep, says what a machine without the device needs to write them. A sweep that fails does not keep
-the next from running; the exit status says that one did.
+FILE has the arguments of one `fairkv sweep` per line. Once all answers are there, one more process writes the cells. A
+sweep that fails does not keep the next from running; the exit status says that one did. What was answered is in the
+journals: the same command goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import subprocess
@@ -19,20 +18,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+CELLS = "cells"  # the part that writes them
+
 
 def main() -> None:
     args = parse()
     lines = [line for line in args.file.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    if args.shard:
-        sys.exit(answer(lines, args.shard))
-    sys.exit(any(process.wait() for process in [start(args, k) for k in range(1, args.processes + 1)]))
+    if args.part:
+        sys.exit(run(lines, args.part))
+    failed = any(
+        [process.wait() for process in [start(args, f"{k + 1}/{args.processes}") for k in range(args.processes)]]
+    )
+    sys.exit(start(args, CELLS).wait() or failed)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--shard", help="k/n: of a process that this program starts")
+    parser.add_argument("--part", help=f"of a process that this program starts: k/n or {CELLS}")
     parser.add_argument("--logs", type=Path, default=Path("build/device/grid"), help="folder of a log per process")
     args = parser.parse_args()
     if args.processes < 1:
@@ -40,60 +44,58 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def start(args: argparse.Namespace, k: int) -> subprocess.Popen[bytes]:
-    """Start one process; it ends with this one's lines or by a signal."""
+def start(args: argparse.Namespace, part: str) -> subprocess.Popen[bytes]:
+    """Start the process of one part."""
     args.logs.mkdir(parents=True, exist_ok=True)
-    log = (args.logs / f"{args.file.stem}-{k}.log").open("wb")
-    command = [sys.executable, __file__, str(args.file), "--shard", f"{k}/{args.processes}"]
+    log = (args.logs / f"{args.file.stem}-{part.partition('/')[0]}.log").open("wb")
+    command = [sys.executable, __file__, str(args.file), "--part", part]
     environment = {"OMP_NUM_THREADS": "2", **os.environ}
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
-def answer(lines: list[str], shard: str) -> int:
-    """Run each line's sweep for one shard's documents; return how many sweeps failed."""
+def run(lines: list[str], part: str) -> int:
+    """Answer each line's sweep for one shard's documents, or write its cells; return how many sweeps failed."""
     import gguf
 
     from fairkv_eval.commands import sweep as command
     from fairkv_eval.commands.parser import parser_of
     from fairkv_eval.sweep.config import read_sweep
-    from fairkv_eval.sweep.loaded_model import LoadedModel
+    from fairkv_eval.sweep.run import run_sweep
     from fairkv_eval.sweep.shard import Shard, run_shard
 
     gguf.GGUFReader = cache(gguf.GGUFReader)  # transformers reads a file's description four times
-    load, loaded = LoadedModel.load, {}
-
-    def kept(sweep: Any, arguments: Any) -> LoadedModel:
-        key = repr((sorted(arguments.items()), sweep.batch_size, sweep.device))
-        if key not in loaded:
-            loaded[key] = load(sweep, arguments)
-            identify(loaded[key], Path(sweep.output_path))
-        return loaded[key]
-
-    LoadedModel.load = kept  # type: ignore[method-assign]
+    load_once()
     failed = 0
     for line in lines:
         began = time.monotonic()
         try:
             args = parser_of("sweep").read(shlex.split(line))
             sweep = read_sweep(command.yaml_of(args), command.flags_of(args))
-            count: Any = run_shard(sweep, Shard.read(shard))
-        except BaseException:
+            if part == CELLS:
+                done = f"{len(run_sweep(sweep))} cells"
+            else:
+                done = f"{run_shard(sweep, Shard.read(part))} answers"
+        except Exception:
             failed += 1
-            count = "failed"
+            done = "failed"
             traceback.print_exc()
-        print(f"== {shard} {count} answers, {time.monotonic() - began:.1f} s: {line}", flush=True)
+        print(f"== {part}: {done}, {time.monotonic() - began:.1f} s: {line}", flush=True)
     return failed
 
 
-def identify(model: Any, folder: Path) -> None:
-    """Write what results say of the machine that answers."""
-    from fairkv_eval.sweep.cell_files import environment
+def load_once() -> None:
+    """Let sweeps on the same model take the one that is loaded."""
+    from fairkv_eval.sweep.loaded_model import LoadedModel
 
-    info = {"identity": model.identity(), "info": model.lm.get_model_info(), "environment": environment()}
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".identity-{os.getpid()}"
-    draft.write_text(json.dumps(info, default=str, indent=1))
-    draft.rename(folder / f"identity-{model.name.replace('/', '__')}.json")
+    load, loaded = LoadedModel.load, {}
+
+    def kept(sweep: Any, arguments: Any) -> LoadedModel:
+        key = repr((sorted(arguments.items()), sweep.batch_size, sweep.device))
+        if key not in loaded:
+            loaded[key] = load(sweep, arguments)
+        return loaded[key]
+
+    LoadedModel.load = kept  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

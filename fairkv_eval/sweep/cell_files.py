@@ -51,7 +51,7 @@ class CellWriter:
         yaml = Path(str((results["configs"][cell.task].get("metadata") or {}).get("config_source") or ""))
         results["config"] = self._config(cell, answers, self.folder.config(cell), yaml)
         results["config"]["fairkv"]["answers_cut"] = answers_cut
-        results |= {"git_hash": _git_hash(), "date": self.began, **environment()}
+        results |= {"git_hash": _git_hash(), "date": self.began, **_environment()}
         add_tokenizer_info(results, self.model.lm)
         for config in results["configs"].values():
             provenance.shorten_source(config.get("metadata") or {})
@@ -190,7 +190,7 @@ def _git_hash() -> str | None:
 
 
 @cache
-def environment() -> dict[str, Any]:
+def _environment() -> dict[str, Any]:
     """The harness's description of the machine, which takes seconds and is the same for every cell."""
     environment: dict[str, Any] = {}
     add_env_info(environment)
