@@ -60,10 +60,13 @@ def test_products_are_those_of_loops(tokens: int, inputs: int, outputs: int, bia
 
 @pytest.mark.parametrize("dtype", sorted(ATOL, key=str))
 def test_products_of_a_token_do_not_depend_on_the_tokens_beside_it(dtype: torch.dtype) -> None:
+    """In bfloat16 on a processor with AMX they may, by the rounding of a sum."""
     layer = ReorderedLinear(nn.Linear(576, 192, bias=False).to(dtype))
     states = torch.randn(64, 576).to(dtype)
     together = layer(states)
-    assert all(torch.equal(layer(states[:n]), together[:n]) for n in (2, 3, 17, 40))
+    rounding = {"atol": 2**-8, "rtol": 2**-7} if dtype == torch.bfloat16 else {"atol": 0, "rtol": 0}
+    for n in (2, 3, 17, 40):
+        torch.testing.assert_close(layer(states[:n]), together[:n], **rounding)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma2"])
