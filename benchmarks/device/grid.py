@@ -25,7 +25,7 @@ def main() -> None:
     args = parse()
     lines = [line for line in args.file.read_text().splitlines() if line.strip() and not line.startswith("#")]
     if args.part:
-        sys.exit(run(lines, args.part))
+        sys.exit(run(lines, args.part) > 0)
     failed = any(
         [process.wait() for process in [start(args, f"{k + 1}/{args.processes}") for k in range(args.processes)]]
     )

@@ -21,7 +21,7 @@ from fairkv_eval.prompts.segments import Segment
 
 N = 48
 SEGMENTS = [Segment("defense", 0, 20), Segment("directive", 20, N)]
-# A number of a tensor, or sizes that depend on values. (`tolist` on a CPU is no operation: `Questions` shows it.)
+# A number of a tensor, or sizes that depend on values. (`tolist` is no operation on a CPU, and is not seen.)
 WAITS = ("_local_scalar_dense", "bincount", "nonzero", "is_nonzero", "masked_select", "unique")
 
 
