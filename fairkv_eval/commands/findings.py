@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairkv_eval.commands.parser import names
+from fairkv_eval.commands.parser import names, numbers
 from fairkv_eval.commands.terminal import console, plain_table, show
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "fairkv findings results/baseline",
     "fairkv findings results/baseline --tasks raccoon_preference --by_press",
+    "fairkv findings results/baseline --tasks sys_ifeval_defended --ratios 0.75,0.9",
     "fairkv findings results/baseline --format markdown --output_path findings.md",
 )
 _FORMATS = ("text", "markdown", "json")
@@ -32,6 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="model to report on (default: all)")
     parser.add_argument(
         "--tasks", type=names, action="extend", default=[], help="tasks to use, joined by commas (default: all)"
+    )
+    parser.add_argument(
+        "--presses", type=names, action="extend", default=[], help="presses to use, joined by commas (default: all)"
+    )
+    parser.add_argument(
+        "--ratios", type=numbers, action="extend", default=[], help="ratios to use, joined by commas (default: all)"
     )
     parser.add_argument(
         "--size", type=float, default=0.02, help="least difference that matters (default: 0.02, two points)"
@@ -46,10 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fairkv_eval.files import write
-    from fairkv_eval.findings.report import reports
+    from fairkv_eval.findings.report import Choice, reports
     from fairkv_eval.findings.verdict import Goal
 
-    of_models = reports(args.results, args.model, args.tasks, Goal(args.size, args.power))
+    chosen = Choice(args.model, args.tasks, args.presses, args.ratios)
+    of_models = reports(args.results, chosen, Goal(args.size, args.power))
     if not args.output_path:
         _print(of_models, args)
         return

@@ -61,5 +61,13 @@ def names(text: str) -> list[str]:
     return parts
 
 
+def numbers(text: str) -> list[float]:
+    """The type of an option that takes numbers joined by commas."""
+    try:
+        return [float(part) for part in names(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers; it takes 0.5,0.7") from None
+
+
 def _shown(examples: Sequence[str]) -> str:
     return "\n".join(["examples:", *(f"  {example}" for example in examples)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from fairkv_eval.findings.remedies import fairness, whitelisting
 from fairkv_eval.findings.sample_sizes import SampleSize, sample_sizes
 from fairkv_eval.findings.verdict import Goal, JudgedFinding, judged
 from fairkv_eval.results.reader import Problem
-from fairkv_eval.results.selection import selected
+from fairkv_eval.results.selection import of_policies, selected
 
 FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
     *(class_rates, single_and_multi, peak, order, whitelisting, fairness, bias),
@@ -35,6 +36,16 @@ class TaskOf(NamedTuple):
 
     version: str
     documents: frozenset[Hashable]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The results to report on: of this model, these tasks, presses and ratios; None and () for all."""
+
+    model: str | None = None
+    tasks: Sequence[str] = ()
+    presses: Sequence[str] = ()
+    ratios: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
@@ -51,22 +62,26 @@ class ModelReport:
 
 
 def reports(
-    paths: str | Path | Iterable[str | Path],
-    model: str | None = None,
-    tasks: Sequence[str] = (),
-    goal: Goal | None = None,
+    paths: str | Path | Iterable[str | Path], choice: Choice | None = None, goal: Goal | None = None
 ) -> list[ModelReport]:
-    """The findings of each model in these results, or of one. Raise UsageError for results or a goal that cannot be."""
-    goal = _checked(goal or Goal())
-    records, problems = selected(paths, model, tasks)
+    """The findings of each model in these results. Raise UsageError for results, a choice or a goal that cannot be."""
+    choice, goal = choice or Choice(), _checked(goal or Goal())
+    records, problems = selected(paths, choice.model, choice.tasks)
+    chosen = of_policies(records, choice.presses, choice.ratios)
+    others = Counter(record.model for record in records) - Counter(record.model for record in chosen)
     return [
         ModelReport(
             *(cells.model, {task: _task_of(of) for task, of in cells.tasks.items()}),
             *(goal, tuple(judged(finding(cells), goal) for finding in FINDINGS)),
-            *(tuple(sample_sizes(cells, goal)), (*_left_out(problems, cells.model), *cells.left_out)),
+            tuple(sample_sizes(cells, goal)),
+            (*_not_chosen(others[cells.model]), *_left_out(problems, cells.model), *cells.left_out),
         )
-        for cells in arrange(records)
+        for cells in arrange(chosen)
     ]
+
+
+def _not_chosen(count: int) -> list[str]:
+    return [f"{count} results of other presses or ratios"] * bool(count)
 
 
 def _left_out(problems: Iterable[Problem], model: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from typing import Any
 from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.results.reader import Records, read
 from fairkv_eval.results.record import IDENTITY, Record, direction
+from fairkv_eval.results.recorded_policy import RecordedPolicy
 
 # The metrics that the pitfalls paper draws (arXiv 2510.00231), and the first of the harness's own tables.
 _FIRST = ("prompt_level_strict_acc", "rougeL_recall_directive", "acc")
@@ -31,6 +32,18 @@ def selected(paths: str | Path | Iterable[str | Path], model: str | None = None,
     _check("task with results", tasks, {record.task for record in records})
     records = [record for record in records if not tasks or record.task in tasks]
     return Records(records, [problem for problem in problems if model is None or problem.model in (None, model)])
+
+
+def of_policies(records: Iterable[Record], presses: Sequence[str] = (), ratios: Sequence[float] = ()) -> list[Record]:
+    """The results of these presses at these ratios (default: all), and those of the full cache.
+
+    A policy whose amount is a budget or bytes has no ratio. Raise UsageError for a press or ratio that no result has.
+    """
+    records = list(records)
+    evicting = [record.policy for record in records if record.policy.evicts]
+    _check("press with results", presses, {policy.press for policy in evicting})
+    _check_ratios(ratios, {policy.ratio for policy in evicting if policy.amount == "ratio"})
+    return [record for record in records if record.policy.full or _is_of(record.policy, presses, ratios)]
 
 
 def one_run(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -118,6 +131,18 @@ def values(record: Record, metric: str) -> dict[str, float]:
     if not scores:
         raise UsageError(f"{record.path.name}: metric {metric} of task {record.task} is not a mean over its documents")
     return scores
+
+
+def _is_of(policy: RecordedPolicy, presses: Sequence[str], ratios: Sequence[float]) -> bool:
+    at_ratio = policy.evicts and policy.amount == "ratio" and policy.ratio in ratios
+    return (not presses or policy.press in presses) and (not ratios or at_ratio)
+
+
+def _check_ratios(ratios: Iterable[float], present: set[float]) -> None:
+    for ratio in ratios:
+        if ratio not in present:
+            there = ", ".join(f"{of:g}" for of in sorted(present)) or "none"
+            raise UsageError(f"no results at ratio {ratio:g}; there are results at: {there}")
 
 
 def _check(what: str, names: Iterable[str], allowed: set[str]) -> None:

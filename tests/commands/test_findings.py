@@ -52,3 +52,10 @@ def test_a_file_holds_what_would_be_printed(
     assert path.read_text(encoding="utf-8") == printed
     if kind == "json":
         assert json.loads(printed)[0]["model"]
+
+
+def test_presses_and_ratios_are_chosen_by_lists(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["findings", str(sweep), "--presses", "tova,snapkv", "--ratios", "0.3,0.6"]) == 0
+    assert "30 results of other presses or ratios" in capsys.readouterr().out
+    assert main(["findings", str(sweep), "--ratios", "half"]) == 2
+    assert "'half' is not a list of numbers; it takes 0.5,0.7" in capsys.readouterr().err

@@ -12,7 +12,7 @@ import synthetic_sweep
 
 from fairkv_eval.cli import main
 from fairkv_eval.errors import UsageError
-from fairkv_eval.findings.report import FINDINGS, reports
+from fairkv_eval.findings.report import FINDINGS, Choice, reports
 from fairkv_eval.findings.tables import as_json, as_markdown
 from fairkv_eval.findings.verdict import Goal
 from fairkv_eval.results.publish import publish
@@ -76,7 +76,7 @@ def test_what_is_left_out_of_one_model_is_not_said_of_another(tmp_path: Path) ->
     moved = synthetic_results.write(tmp_path, press="tova", ratio=0.3, number=2, model="other", version=2.0)
     (tmp_path / "broken.json").write_text("{")
     for chosen in ([None], ["one", "other"]):
-        of_models = [report for model in chosen for report in reports(tmp_path, model)]
+        of_models = [report for model in chosen for report in reports(tmp_path, Choice(model))]
         one, other = ([entry.partition(":")[0] for entry in report.left_out] for report in of_models)
         assert one == ["broken.json"]
         assert len(other) == 2 and "broken.json" in other and moved.name.startswith("results_")
@@ -106,7 +106,7 @@ def test_names_of_others_stay_text_in_markdown(sweep: Path) -> None:
 
 
 def test_tasks_that_are_named_alone_count(sweep: Path) -> None:
-    (report,) = reports(sweep, tasks=["raccoon_plain"])
+    (report,) = reports(sweep, Choice(tasks=["raccoon_plain"]))
     tasks = {row.contrast.task for judged in report.findings for claim in judged.claims for row in claim.rows}
     assert tasks == {"raccoon_plain"}
 
@@ -115,3 +115,23 @@ def test_tasks_that_are_named_alone_count(sweep: Path) -> None:
 def test_goals_that_cannot_be(sweep: Path, goal: Goal) -> None:
     with pytest.raises(UsageError, match=r"size|power"):
         reports(sweep, goal=goal)
+
+
+def test_chosen_presses_and_ratios_are_reported_as_if_there_were_no_others(sweep: Path, tmp_path: Path) -> None:
+    synthetic_sweep.write(tmp_path, presses=("tova",), ratios=(0.6,), n=40, fidelity=True)
+    (chosen,), (alone,) = reports(sweep, Choice(presses=["tova"], ratios=[0.6])), reports(tmp_path)
+    assert chosen.findings == alone.findings and chosen.sizes == alone.sizes
+    policies = 4 * 3 * 3 - 3  # presses, ratios, settings, without the chosen ones
+    assert chosen.left_out == (f"{policies * len(synthetic_sweep.TASKS)} results of other presses or ratios",)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        (Choice(presses=["tovaa"]), "press with results 'tovaa'.*tova"),
+        (Choice(ratios=[0.5]), "no results at ratio 0.5; there are results at: 0.3, 0.6, 0.9"),
+    ],
+)
+def test_a_press_or_ratio_without_results_is_an_error(sweep: Path, choice: Choice, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        reports(sweep, choice)
