@@ -11,6 +11,7 @@ from typing import NamedTuple
 from fairkv_eval.errors import UsageError
 from fairkv_eval.findings.cells import ModelCells, TaskCells, arrange
 from fairkv_eval.findings.classes import class_rates
+from fairkv_eval.findings.directive_share import directive_share
 from fairkv_eval.findings.equal_bytes import equal_bytes
 from fairkv_eval.findings.fairness_price import flipped_following, price
 from fairkv_eval.findings.finding import Finding
@@ -27,7 +28,7 @@ from fairkv_eval.results.selection import of_policies, selected
 
 FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
     *(class_rates, single_and_multi, peak, order, whitelisting, fairness, bias),
-    *(equal_bytes, price, flipped_following, places),
+    *(equal_bytes, price, flipped_following, directive_share, places),
 )
 
 
