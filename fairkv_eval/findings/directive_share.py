@@ -1,8 +1,8 @@
 """A question of ours: is the directive followed by as much as is kept of it?
 
-Fair eviction changes how much of the directive a press keeps at a ratio, and how many prompts are followed. The slope of
-the second over the first, fair − plain, is that of least squares over presses and ratios. It is a weighted mean of the
-changes in following, document by document, so it is tested as every difference is. The shares, which hardly differ
+Fair eviction changes how much of the directive a press keeps at a ratio, and how many prompts are followed. The slope
+of the second over the first, fair − plain, is that of least squares over presses and ratios. It is a weighted mean of
+the changes in following, document by document, so it is tested as every difference is. The shares, which hardly differ
 between documents, count as known.
 """
 
