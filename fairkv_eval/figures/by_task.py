@@ -10,6 +10,7 @@ from fairkv_eval.figures.lines import PLAIN, simple
 from fairkv_eval.figures.model_results import ModelResults, TaskResults
 from fairkv_eval.figures.panels import (
     DEFENSE_LEAKED,
+    DIRECTIVE_KEPT,
     FOLLOWED,
     KL,
     LEAKED,
@@ -103,6 +104,25 @@ def keep_rates(results: ModelResults) -> Iterator[Figure]:
             sentence = "Lines apart: one segment pays for the other. Fair eviction lays them on one another."
             question = "Which segment is evicted first?"
             yield of_presses(assembled(results, f"keep_rates_{task.name}", question, sentence, [task], rows))
+
+
+def directive_share(results: ModelResults) -> Iterator[Figure]:
+    """Following over what is left of the directive, whatever was evicted beside it."""
+    tasks = _measuring(_measuring(results.tasks, FOLLOWED), DIRECTIVE_KEPT)
+    axis = Horizontal("share of the directive's pairs kept (less to the right)", True)
+    rows = [
+        row(
+            results,
+            task,
+            metric(task, FOLLOWED, f"{task.name}: {called(task, FOLLOWED)}"),
+            main_lines(results, task),
+            _kept,
+        )
+        for task in tasks
+    ]
+    question = "Is the directive followed by as much as is kept of it?"
+    sentence = "Lines on one another: what is left of the directive decides, not whether eviction was fair."
+    yield assembled(results, "directive_share", question, sentence, tasks, rows, axis)
 
 
 def fidelity(results: ModelResults) -> Iterator[Figure]:
@@ -204,6 +224,11 @@ def _attacked(tasks: Sequence[TaskResults]) -> list[TaskResults]:
     """The leakage tasks of the paper's attack, "plain", if there are any; else all."""
     leaking = _measuring(tasks, LEAKED)
     return [task for task in leaking if "plain" in task.name] or leaking
+
+
+def _kept(record: Record) -> float | None:
+    entry = record.metrics.get(DIRECTIVE_KEPT)
+    return None if entry is None else entry.value
 
 
 def _mebibytes(record: Record) -> float | None:

@@ -10,7 +10,7 @@ from fairkv_eval.errors import UsageError, unknown
 from fairkv_eval.figures import by_class, by_task
 from fairkv_eval.figures.figure import Figure
 from fairkv_eval.figures.model_results import ModelResults
-from fairkv_eval.figures.panels import DEFENSE_LEAKED, FOLLOWED, LEAKED
+from fairkv_eval.figures.panels import DEFENSE_LEAKED, DIRECTIVE_KEPT, FOLLOWED, LEAKED
 
 MOST = 10  # figures that are drawn unless more are asked for
 
@@ -34,6 +34,7 @@ KINDS = (
     Kind("spread", "acc_<class> under the full cache and a press", by_class.spread),
     Kind("fidelity", "fidelity_kl (a sweep with fidelity)", by_task.fidelity),
     Kind("storage", "a press with fewer bits, merging or another setting", by_task.storage),
+    Kind("directive_share", f"{FOLLOWED} and {DIRECTIVE_KEPT}", by_task.directive_share),
     Kind("whitelist", "a press with and without keep", by_task.whitelist),
     Kind("defense_leakage", DEFENSE_LEAKED, by_task.defense_leakage),
     Kind("flipped", f"{FOLLOWED} or {LEAKED} of a flipped task", by_task.flipped),

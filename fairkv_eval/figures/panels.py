@@ -17,6 +17,7 @@ from fairkv_eval.results.selection import main_metric
 FOLLOWED = "prompt_level_strict_acc"
 LEAKED = "rougeL_recall_directive"
 DEFENSE_LEAKED = "rougeL_recall_defense"
+DIRECTIVE_KEPT = "keep_rate_directive"
 REFUSED = "refusal"
 KL = "fidelity_kl"
 # The labels of axes; a metric that is not here is called by its own name.

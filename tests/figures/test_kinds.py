@@ -134,6 +134,18 @@ def test_kl_is_logarithmic_above_what_is_almost_nothing(drawn):
     assert all(row.linear_to is None for row in drawn["overview"].rows)
 
 
+def test_following_stands_over_the_share_of_the_directive(drawn):
+    figure = drawn["directive_share"]
+    assert [label.split(":")[0] for label in labels(figure)] == [
+        "sys_ifeval_defended",
+        "sys_ifeval_flipped",
+        "sys_multi",
+    ]
+    plain, fair = (lines(figure)[label] for label in ("plain", "fair"))
+    assert plain.x == pytest.approx([1 - 0.6 * ratio for ratio in synthetic_sweep.RATIOS]) and fair.x == SHARES
+    assert plain.y == lines(drawn["following_and_leakage"])["plain"].y
+
+
 def test_relative_accuracy_is_divided_by_the_full_caches(drawn):
     absolute = drawn["class_accuracy_sys_ifeval_defended"]
     divided = drawn["class_accuracy_sys_ifeval_defended_relative"]
@@ -281,7 +293,7 @@ def test_bytes_have_one_unit(drawn):
     figure = drawn["quality_bytes_raccoon_plain"]
     assert "MiB" in figure.x.label and not figure.x.share
     assert lines(figure)["plain"].x == pytest.approx([3e6 * (1 - r) / 2**20 for r in synthetic_sweep.RATIOS])
-    others = [figure for name, figure in drawn.items() if not name.startswith("quality_bytes")]
+    others = [figure for name, figure in drawn.items() if not name.startswith(("quality_bytes", "directive_share"))]
     assert {figure.x.label for figure in others} == {drawn["overview"].x.label} and drawn["overview"].x.ratio
 
 
