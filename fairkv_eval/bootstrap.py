@@ -51,6 +51,12 @@ def interval(resampled: Floats, ends: tuple[float, float] = ENDS) -> tuple[Float
     return low, high
 
 
+def p_value(resampled: Floats) -> float:
+    """Two-sided, that a statistic is 0, of which these are the resamples ``[resamples]``."""
+    less, more = (resampled <= 0).sum(), (resampled >= 0).sum()
+    return float(min(1.0, (2 * min(less, more) + 1) / (len(resampled) + 1)))
+
+
 def mean_intervals(values: Floats, resamples: int, seed: int = 0) -> tuple[Floats, Floats]:
     """The ends of the interval of each column's mean, values ``[n, columns]``; NaN if n is below 2.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fairkv_eval import bootstrap
+from fairkv_eval.analysis.spearman import spearman
 from fairkv_eval.bootstrap import Floats
 from fairkv_eval.figures.figure import Point
 from fairkv_eval.figures.model_results import TaskResults
@@ -40,20 +41,9 @@ def single_with_multi(task: TaskResults, record: Record) -> Point | None:
 
 
 def _point(a: Floats, b: Floats, resampled_a: Floats | None, resampled_b: Floats | None) -> Point | None:
-    value = float(_spearman(a, b)[0])
+    value = float(spearman(a, b)[0])
     if not np.isfinite(value):
         return None
     if resampled_a is None or resampled_b is None or resampled_a.shape != resampled_b.shape:
         return value, None, None
-    return value, *interval(_spearman(resampled_a, resampled_b))
-
-
-def _spearman(a: Floats, b: Floats) -> Floats:
-    """The correlation of each row of a and b ``[rows, classes]``; NaN if a row is constant or incomplete."""
-    from scipy.stats import rankdata
-
-    # Rounded, so that equal shares of documents are ties however they were summed.
-    x, y = (rankdata(np.round(rows, 9), axis=1, nan_policy="propagate") for rows in (a, b))
-    x, y = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (x, y))
-    size = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
-    return np.divide((x * y).sum(axis=1), size, out=np.full(len(x), np.nan), where=size > 0)
+    return value, *interval(spearman(resampled_a, resampled_b))

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy.stats import spearmanr
 
+from fairkv_eval.analysis.spearman import spearman
 from fairkv_eval.bootstrap import Floats
 from fairkv_eval.findings.cells import ModelCells
 from fairkv_eval.findings.contrast import ALL, Contrast, of_documents
@@ -71,6 +71,6 @@ def slopes(changes: Floats, shares: Floats) -> Floats:
 
 
 def _described(row: Contrast, shares: Floats, means: Floats) -> Contrast:
-    correlation = float(spearmanr(shares, means).statistic)
+    (correlation,) = spearman(shares[None], means[None])
     words = f"{len(shares)} pairs of policies, directive kept {shares.min():+.2f} to {shares.max():+.2f}"
     return replace(row, detail=f"{words}, rank correlation {correlation:+.2f}")

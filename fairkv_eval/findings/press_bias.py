@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fairkv_eval.analysis.paired import sign_flip
-from fairkv_eval.bootstrap import Floats, interval, resampled_means
+from fairkv_eval.bootstrap import Floats, interval, p_value, resampled_means
 from fairkv_eval.findings.cells import ModelCells, TaskCells
 from fairkv_eval.findings.contrast import ALL, Contrast
 from fairkv_eval.findings.extremes import Extreme, ends, least
@@ -93,7 +93,9 @@ def _above(cells: TaskCells, biases: dict[str, Bias], upper: Sequence[str], lowe
         return []
     gaps = np.stack([a.resampled - b.resampled for a, b in pairs], axis=1)
     low, high = ends(gaps, above=len(pairs))
-    each = [Extreme(a.value - b.value, float(low[i]), float(high[i]), _p(gaps[:, i])) for i, (a, b) in enumerate(pairs)]
+    each = [
+        Extreme(a.value - b.value, float(low[i]), float(high[i]), p_value(gaps[:, i])) for i, (a, b) in enumerate(pairs)
+    ]
     smallest = least(each)
     first, second = pairs[smallest.place]
     closest = Bias(smallest.estimate, gaps[:, smallest.place], first.by_document - second.by_document)
@@ -104,12 +106,6 @@ def _above(cells: TaskCells, biases: dict[str, Bias], upper: Sequence[str], lowe
 
 def _of_presses(cells: TaskCells, biases: dict[str, Bias], names: Iterable[str]) -> Iterator[Bias]:
     yield from (biases[label] for press, label in cells.presses.items() if press.press in names and label in biases)
-
-
-def _p(resampled: Floats) -> float:
-    """Two-sided, of a difference of which these are the resamples."""
-    less, more = (resampled <= 0).sum(), (resampled >= 0).sum()
-    return float(min(1.0, (2 * min(less, more) + 1) / (len(resampled) + 1)))
 
 
 def _contrast(group: str, cells: TaskCells, of: Extreme, by: Bias, detail: str = "") -> Contrast:

@@ -14,6 +14,7 @@ from fairkv_eval.findings.classes import class_rates
 from fairkv_eval.findings.directive_share import directive_share
 from fairkv_eval.findings.equal_bytes import equal_bytes
 from fairkv_eval.findings.fairness_price import flipped_following, price
+from fairkv_eval.findings.fidelity_proxy import fidelity_proxy
 from fairkv_eval.findings.finding import Finding
 from fairkv_eval.findings.leakage_peak import peak
 from fairkv_eval.findings.numbers import single_and_multi
@@ -28,7 +29,7 @@ from fairkv_eval.results.selection import of_policies, selected
 
 FINDINGS: tuple[Callable[[ModelCells], Finding], ...] = (
     *(class_rates, single_and_multi, peak, order, whitelisting, fairness, bias),
-    *(equal_bytes, price, flipped_following, directive_share, places),
+    *(equal_bytes, price, fidelity_proxy, flipped_following, directive_share, places),
 )
 
 
