@@ -27,14 +27,22 @@ _LEAST_SPREAD = 0.05  # of the shares, largest − smallest: a slope over less i
 
 
 def directive_share(model: ModelCells) -> Finding:
-    needs = "sys_ifeval_flipped or sys_ifeval_defended under three presses or ratios, each with fair=1 and with fair=0"
-    rows = [row for of in following(model, None) for row in _rows(of)]
-    measured = "prompts or instructions followed per share of the directive kept, fair − plain"
+    claims = [
+        claim(
+            f"followed per share of the directive kept, fair − plain, {first} first",
+            f"{task} under three presses or ratios, each with fair=1 and with fair=0",
+            [row for of in following(model, flipped) for row in _rows(of)],
+        )
+        for first, task, flipped in (
+            ("directive", "sys_ifeval_flipped", True),
+            ("defense", "sys_ifeval_defended", False),
+        )
+    ]
     return Finding(
         "directive_share",
         "What fair eviction adds to the directive, it adds to following, and what it takes there, it takes",
         "",
-        (claim(measured, needs, rows),),
+        tuple(claims),
     )
 
 

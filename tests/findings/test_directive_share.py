@@ -19,7 +19,7 @@ def followed(share: float, seed: int) -> list[float]:
     return (np.random.default_rng(seed).random(N) < share).astype(float).tolist()
 
 
-def made(sign: float = 1.0, pairs: int = len(SHARES)) -> TaskCells:
+def made(sign: float = 1.0, pairs: int = len(SHARES), task: str = "sys_ifeval_flipped") -> TaskCells:
     """Each pair's plain and fair policy follow as often as they keep the directive, or (sign −1) as they drop it."""
     tables = {}
     for seed, ((press, ratio), shares) in enumerate(list(SHARES.items())[:pairs]):
@@ -30,7 +30,7 @@ def made(sign: float = 1.0, pairs: int = len(SHARES)) -> TaskCells:
                 "prompt_level_strict_acc": follows,
                 "keep_rate_directive": kept,
             }
-    return task_cells("sys_ifeval_flipped", tables)
+    return task_cells(task, tables)
 
 
 def slope_by_loops(cells: TaskCells) -> list[float]:
@@ -50,8 +50,9 @@ def slope_by_loops(cells: TaskCells) -> list[float]:
 
 def test_the_slope_by_loops() -> None:
     cells = made()
-    (claim,) = directive_share(model_cells(cells)).claims
-    (row,) = claim.rows
+    first, second = directive_share(model_cells(cells)).claims
+    (row,) = first.rows
+    assert not second.rows and "sys_ifeval_defended" in second.needs
     wanted = difference(slope_by_loops(cells), [0.0] * N)
     assert (row.estimate, row.low, row.high, row.p) == pytest.approx((wanted.mean, wanted.low, wanted.high, wanted.p))
     means = [
@@ -66,7 +67,8 @@ def test_the_slope_by_loops() -> None:
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1.0, "appears"), (-1.0, "opposite")])
 def test_following_that_rises_or_falls_with_what_is_kept(sign: float, verdict: str) -> None:
-    assert judged(directive_share(model_cells(made(sign))), Goal()).verdict == verdict
+    finding = judged(directive_share(model_cells(made(sign), made(sign, task="sys_ifeval_defended"))), Goal())
+    assert [claim.verdict for claim in finding.claims] == [verdict, verdict]
 
 
 def test_two_pairs_and_equal_shares_make_no_slope() -> None:
@@ -74,5 +76,5 @@ def test_two_pairs_and_equal_shares_make_no_slope() -> None:
     flat = made()
     for table in flat.tables.values():
         table["keep_rate_directive"][:] = 0.5
-    (claim,) = directive_share(model_cells(flat)).claims
+    claim = directive_share(model_cells(flat)).claims[0]
     assert not claim.rows and "three presses or ratios" in claim.needs
