@@ -120,7 +120,7 @@ def directive_share(results: ModelResults) -> Iterator[Figure]:
         )
         for task in tasks
     ]
-    question = "Is the directive followed by as much as is kept of it?"
+    question = "Is the directive followed more if more of it is kept?"
     sentence = "Lines on one another: what is left of the directive decides, not whether eviction was fair."
     yield assembled(results, "directive_share", question, sentence, tasks, rows, axis)
 

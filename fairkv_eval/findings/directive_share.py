@@ -1,4 +1,4 @@
-"""A question of ours: is the directive followed by as much as is kept of it?
+"""A question of ours: is the directive followed more if more of it is kept?
 
 Fair eviction changes how much of the directive a press keeps at a ratio, and how many prompts are followed. The slope
 of the second over the first, fair − plain, is that of least squares over presses and ratios. It is a weighted mean of
