@@ -56,8 +56,10 @@ def _rows(measure: Measure) -> Iterator[Contrast]:
         return
     changes = np.stack(followed, axis=1)
     whole = ~np.isnan(changes).any(axis=1)
+    if not whole.any():
+        return
     means = np.asarray([np.nanmean(change[whole]) for change in kept])
-    if not whole.any() or not np.ptp(means) > _LEAST_SPREAD:
+    if not np.ptp(means) > _LEAST_SPREAD:
         return
     row = of_documents(
         slopes(changes[whole], means),
