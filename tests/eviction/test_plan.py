@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fairkv_eval.attention.output_projection import OutputProjection
 from fairkv_eval.engine.context import Context, Variant
 from fairkv_eval.errors import RequestError, UsageError
 from fairkv_eval.eviction.layer import Layer
@@ -120,6 +123,20 @@ class TestBudget:
             layers = [make_layer(n, i) for i in range(3)]
             plan.divide(layers)
             assert [rows(plan.choose(layer)) for layer in layers] == [[[*range(n)]] * KV_HEADS] * 3
+
+    @pytest.mark.parametrize("name, base", [("snapkv", None), ("pyramidkv", None), ("criticalkv", "snapkv")])
+    @pytest.mark.parametrize("fair, kept", [(0.0, range(14, 20)), (1.0, [6, 7, 16, 17, 18, 19])])
+    def test_a_window_that_fills_it_keeps_the_last_tokens(
+        self, name: str, base: str | None, fair: float, kept: Sequence[int]
+    ) -> None:
+        """As presses/README.md says; fair, the last of each segment."""
+        attention = nn.Module()
+        attention.o_proj = nn.Linear(KV_HEADS * 4, 8)
+        segments = (Segment("a", 0, 8), Segment("b", 8, N))
+        plan = Plan(policy(name, base, {"window": 16}, budget=6, fair=fair), segments, N, range(3))
+        layers = [replace(make_layer(index=i), output=OutputProjection(attention)) for i in range(3)]
+        plan.divide(layers)
+        assert [rows(plan.choose(layer)) for layer in layers] == [[[*kept]] * KV_HEADS] * 3
 
     @pytest.mark.parametrize("name, base", PRESSES)
     @pytest.mark.parametrize("fair", [0.0, 0.5, 1.0])
