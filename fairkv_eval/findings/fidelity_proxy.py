@@ -24,7 +24,7 @@ _FEWEST = 5  # policies: a ranking of fewer says little
 
 def fidelity_proxy(model: ModelCells) -> Finding:
     rows = [row for cells in tasks(model) if cells.has(KL) for row in _rows(cells)]
-    needs = f"{_FEWEST} policies with fidelity on raccoon_plain or sys_ifeval_defended"
+    needs = f"{_FEWEST} policies with fidelity on raccoon_plain, sys_ifeval_defended or sys_ifeval_flipped"
     return Finding(
         "fidelity_proxy",
         "The further from the full cache a policy is, the more it loses",

@@ -64,3 +64,13 @@ def test_four_policies_and_equal_outcomes_rank_nothing() -> None:
     for table in same.tables.values():
         table["refusal"][:] = 1
     assert not fidelity_proxy(model_cells(same)).claims[0].rows
+
+
+def test_each_task_with_fidelity_has_its_own_row() -> None:
+    refusals, followed = made(-0.9), made(-0.9, metric="prompt_level_strict_acc")
+    without = made(-0.9, metric="prompt_level_strict_acc")
+    for table in without.tables.values():
+        del table["fidelity_kl"]
+    flipped = task_cells("sys_ifeval_flipped", without.tables)
+    rows = fidelity_proxy(model_cells(refusals, followed, flipped)).claims[0].rows
+    assert sorted(row.task for row in rows) == ["raccoon_plain", "sys_ifeval_defended"]
