@@ -20,6 +20,7 @@ SCRIPTS = (
     *("state.js", "policies.js", "choice.js", "measures.js", "drawing.js", "equal_bytes.js", "pareto.js", "sizes.js"),
     *("table.js", "details.js", "main.js"),
 )
+_DIGITS = 7  # of a number on the page, which shows at most four; leaderboard.json has all
 _HUB_NAME = re.compile(r"[\w.-]{1,60}/[\w.-]{1,60}")
 
 
@@ -35,7 +36,7 @@ def as_html(board: Board) -> str:
         style=Markup(_file("leaderboard.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        data=Markup(embedded(_payload(board))),
+        data=Markup(embedded(_rounded(_payload(board)))),
         results=sum(len(row.tasks) for row in board.rows),
         rows=len(board.rows),
         date=max((entry.date or "" for row in board.rows for entry in row.tasks.values()), default="")[:10],
@@ -86,6 +87,15 @@ def _payload(board: Board) -> dict[str, Any]:
         "rows": rows,
         "prompts": board.prompts,
     }
+
+
+def _rounded(value: Any) -> Any:
+    """A value of JSON whose numbers have as many digits as the page needs: digits are most of its bytes."""
+    if isinstance(value, dict):
+        return {key: _rounded(of) for key, of in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(of) for of in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
 
 
 def _differing(rows: Sequence[Mapping[str, Any]]) -> list[Argument]:

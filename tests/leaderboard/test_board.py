@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,23 @@ def test_no_text_breaks_out_of_the_page(tmp_path: Path) -> None:
     assert json.loads(data)["rows"][0]["responses"][made.TASK][0][1] == NASTY
     assert json.loads(embedded(NASTY)) == NASTY
     assert not set(embedded(NASTY)) & set("<>&\u2028")
+
+
+def test_the_page_has_the_rows_of_the_json_in_seven_digits(tmp_path: Path) -> None:
+    board = board_of(some(tmp_path))
+    page = as_html(board).split('id="data">')[1].split("</script>")[0]
+    numbers, exact = (list(_floats(json.loads(text)["rows"])) for text in (page, dumped(board)))
+    assert numbers == pytest.approx(exact, rel=1e-6)
+    assert {number for number in exact if len(repr(number)) > 12}
+    assert all(number == float(f"{number:.7g}") for number in numbers)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for of in value.values() if isinstance(value, dict) else value:
+            yield from _floats(of)
 
 
 def test_nothing_tells_this_machines_paths(tmp_path: Path) -> None:
